@@ -1,0 +1,1 @@
+//! Record types shared by the kernel programs and the agent, and the built kernel objects.

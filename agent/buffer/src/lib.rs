@@ -1,0 +1,1 @@
+//! Durable, bounded queue of batches in SQLite segments.

@@ -1,0 +1,1 @@
+//! Who and where the telemetry comes from: host, process, container and service attributes.

@@ -1,0 +1,1 @@
+//! Freeze reduced telemetry into buffered batches and send them as OTLP/gRPC.

@@ -1,0 +1,1 @@
+//! What the kernel sees: processes, TCP connections and HTTP requests, without touching an application.

@@ -1,0 +1,1 @@
+//! Host metrics: system, process and container, each second.

@@ -1,0 +1,1 @@
+//! Log files: tailing with rotation and durable offsets.

@@ -1,0 +1,1 @@
+//! OTLP from applications on this host.

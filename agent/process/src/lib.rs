@@ -1,0 +1,1 @@
+//! Reduce telemetry at the source: fold metrics, derive RED metrics, tail-sample traces.

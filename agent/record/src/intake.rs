@@ -1,0 +1,145 @@
+//! The door into the agent: a bounded queue between the inputs and `process`.
+//!
+//! Bounded in batches and in records, so that memory is bounded whatever the inputs do. An input that can hold its source
+//! back (OTLP, log files) waits with [`Intake::send`]; one that cannot (host samples, kernel events) uses [`Intake::offer`],
+//! which drops and counts when the queue is full. Invariant: every record is counted as seen exactly once, here.
+
+use crate::{Batch, DropReason, Ledger, Place};
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+/// The inputs' end. Clones share the queue.
+#[derive(Clone, Debug)]
+pub struct Intake {
+    sender: mpsc::Sender<Received>,
+    room: Arc<Semaphore>,
+    records_max: u32,
+    ledger: Arc<Ledger>,
+}
+
+/// A batch as `process` receives it; the room it took is given back when this is dropped.
+#[derive(Debug)]
+pub struct Received {
+    /// The batch.
+    pub batch: Batch,
+    _room: OwnedSemaphorePermit,
+}
+
+/// Why a batch was not taken.
+#[derive(Debug, PartialEq, Eq)]
+pub enum IntakeError {
+    /// The agent is stopping.
+    Closed,
+    /// No room, and the caller asked not to wait.
+    Full,
+}
+
+impl Intake {
+    /// A queue of at most `batches_max` batches holding at most `records_max` records in all.
+    pub fn new(batches_max: usize, records_max: u32, ledger: Arc<Ledger>) -> (Intake, mpsc::Receiver<Received>) {
+        let (sender, receiver) = mpsc::channel(batches_max);
+        (Intake { sender, room: Arc::new(Semaphore::new(records_max as usize)), records_max, ledger }, receiver)
+    }
+
+    /// The ledger that counts what comes in.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    /// Wait for room, then queue. Cancel-safe: nothing is counted until the batch is in.
+    pub async fn send(&self, batch: Batch) -> Result<(), IntakeError> {
+        let room = self.room.clone().acquire_many_owned(self.weight(&batch)).await.map_err(|_| IntakeError::Closed)?;
+        let slot = self.sender.reserve().await.map_err(|_| IntakeError::Closed)?;
+        self.count(&batch);
+        slot.send(Received { batch, _room: room });
+        Ok(())
+    }
+
+    /// Queue if there is room now; else give the caller the choice, nothing counted.
+    pub fn try_send(&self, batch: Batch) -> Result<(), (IntakeError, Batch)> {
+        let Ok(room) = self.room.clone().try_acquire_many_owned(self.weight(&batch)) else {
+            return Err((IntakeError::Full, batch));
+        };
+        match self.sender.try_reserve() {
+            Ok(slot) => {
+                self.count(&batch);
+                slot.send(Received { batch, _room: room });
+                Ok(())
+            }
+            Err(mpsc::error::TrySendError::Full(())) => Err((IntakeError::Full, batch)),
+            Err(mpsc::error::TrySendError::Closed(())) => Err((IntakeError::Closed, batch)),
+        }
+    }
+
+    /// Queue if there is room now; else count the records as seen and dropped. True if they were queued.
+    pub fn offer(&self, batch: Batch) -> bool {
+        match self.try_send(batch) {
+            Ok(()) => true,
+            Err((error, batch)) => {
+                let (signal, records) = (batch.records.signal(), batch.records.count());
+                let reason = if error == IntakeError::Full { DropReason::QueueFull } else { DropReason::Shutdown };
+                self.ledger.seen(signal, records);
+                self.ledger.dropped(signal, reason, records);
+                false
+            }
+        }
+    }
+
+    /// A batch larger than the whole queue takes all of it rather than waiting for ever.
+    fn weight(&self, batch: &Batch) -> u32 {
+        u32::try_from(batch.records.count()).unwrap_or(u32::MAX).clamp(1, self.records_max)
+    }
+
+    fn count(&self, batch: &Batch) {
+        let (signal, records) = (batch.records.signal(), batch.records.count());
+        self.ledger.seen(signal, records);
+        self.ledger.waiting_add(signal, Place::Queue, records as i64);
+    }
+}
+
+impl Received {
+    /// Take the batch out of the queue's account: from here on `process` answers for its records.
+    pub fn take(self, ledger: &Ledger) -> Batch {
+        ledger.waiting_add(self.batch.records.signal(), Place::Queue, -(self.batch.records.count() as i64));
+        self.batch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Ack, Records, Resource, Signal, Source};
+    use opentelemetry_proto::tonic::logs::v1::{LogRecord, ScopeLogs};
+
+    fn batch(records: usize) -> Batch {
+        let scope = ScopeLogs { log_records: vec![LogRecord::default(); records], ..ScopeLogs::default() };
+        Batch {
+            source: Source::Logs,
+            resource: Arc::new(Resource::default()),
+            records: Records::Logs(vec![scope]),
+            ack: Ack::none(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_is_counted_as_seen_and_dropped() {
+        let ledger = Arc::new(Ledger::default());
+        let (intake, mut receiver) = Intake::new(8, 10, ledger.clone());
+        assert!(intake.offer(batch(7)));
+        assert!(!intake.offer(batch(4)));
+        let reading = ledger.read().signals[Signal::Logs as usize].clone();
+        assert_eq!((reading.seen, reading.dropped_total(), reading.waiting_total()), (11, 4, 7));
+        assert_eq!(reading.balance(), 0);
+        let taken = receiver.recv().await.unwrap().take(&ledger);
+        assert_eq!(taken.records.count(), 7);
+        assert!(intake.offer(batch(4)), "room is given back once the batch was taken");
+    }
+
+    #[tokio::test]
+    async fn a_batch_larger_than_the_queue_passes_alone() {
+        let ledger = Arc::new(Ledger::default());
+        let (intake, mut receiver) = Intake::new(8, 10, ledger.clone());
+        intake.send(batch(50)).await.unwrap();
+        assert_eq!(receiver.recv().await.unwrap().batch.records.count(), 50);
+    }
+}

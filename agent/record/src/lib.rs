@@ -1,0 +1,25 @@
+//! What crosses the agent's stages: batches of telemetry, their acknowledgements and the ledger.
+//!
+//! Inputs build [`Batch`]es and hand them to the [`Intake`]; `enrich` completes their resource; `process` reduces them to
+//! [`Reduced`] batches; `export` freezes those into the buffer and sends them. Stages know this crate and never each other.
+//!
+//! Invariant: whatever enters through the intake is counted as seen there, and leaves through exactly one outcome of the
+//! [`Ledger`].
+
+pub mod ack;
+pub mod availability;
+pub mod batch;
+pub mod intake;
+pub mod ledger;
+pub mod metric;
+pub mod resource;
+pub mod value;
+
+pub use ack::{Ack, Outcome, Pending};
+pub use availability::{Availability, State};
+pub use batch::{Batch, Class, Records, Reduced, ReducedRecords, Signal, Source};
+pub use intake::{Intake, IntakeError, Received};
+pub use ledger::{DropReason, Ledger, Place};
+pub use metric::{Kind, Metric, Sample, Scope, Series, Value};
+pub use resource::Resource;
+pub use opentelemetry_proto::tonic as otlp;

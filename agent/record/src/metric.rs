@@ -1,0 +1,181 @@
+//! Metrics as the agent holds them: a series described once, and samples that point to it.
+//!
+//! An input builds each [`Series`] once and keeps the `Arc`; a sample then costs no allocation. `process` folds by series.
+//! Invariant: a series' attributes are sorted, so equal series are equal and hash alike whatever order they came in.
+
+use crate::otlp::{
+    common::v1::{InstrumentationScope, KeyValue},
+    metrics::v1::{Exemplar, ExponentialHistogramDataPoint, HistogramDataPoint, SummaryDataPoint},
+};
+use crate::value::{attributes_hash, feed_text, sort_attributes};
+use std::sync::Arc;
+use xxhash_rust::xxh3::Xxh3;
+
+/// An instrumentation scope with its hash.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scope {
+    /// OTLP's own message.
+    pub proto: InstrumentationScope,
+    /// `schema_url` of the enclosing ScopeMetrics.
+    pub schema_url: String,
+}
+
+/// What kind of number a metric is. Temporality is as received; folding emits delta.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A current value.
+    Gauge,
+    /// A sum: `monotonic` is a counter; `delta` says the samples are increases, else totals since their start.
+    Sum {
+        /// Never goes down but for resets.
+        monotonic: bool,
+        /// Increases rather than totals.
+        delta: bool,
+    },
+    /// Explicit-bucket histogram.
+    Histogram {
+        /// Increases rather than totals.
+        delta: bool,
+    },
+    /// Exponential histogram.
+    ExponentialHistogram {
+        /// Increases rather than totals.
+        delta: bool,
+    },
+    /// Quantiles computed by the sender: passed through.
+    Summary,
+}
+
+/// A metric's description, shared by its series.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// OTel name, for example `system.cpu.time`.
+    pub name: String,
+    /// UCUM unit.
+    pub unit: String,
+    /// For humans.
+    pub description: String,
+    /// What its numbers are.
+    pub kind: Kind,
+}
+
+/// One time series within a resource: scope, metric and attributes.
+#[derive(Clone, Debug)]
+pub struct Series {
+    /// Who measured.
+    pub scope: Arc<Scope>,
+    /// What is measured.
+    pub metric: Arc<Metric>,
+    attributes: Vec<KeyValue>,
+    hash: u64,
+}
+
+impl Series {
+    /// Sort the attributes and hash the whole. The hash is stable across restarts.
+    pub fn new(scope: Arc<Scope>, metric: Arc<Metric>, mut attributes: Vec<KeyValue>) -> Series {
+        sort_attributes(&mut attributes);
+        let mut hasher = Xxh3::new();
+        feed_text(&mut hasher, &scope.proto.name);
+        feed_text(&mut hasher, &scope.proto.version);
+        feed_text(&mut hasher, &metric.name);
+        feed_text(&mut hasher, &metric.unit);
+        feed_text(&mut hasher, &format!("{:?}", metric.kind));
+        hasher.update(&attributes_hash(&attributes).to_le_bytes());
+        Series { scope, metric, attributes, hash: hasher.digest() }
+    }
+
+    /// Sorted by key.
+    pub fn attributes(&self) -> &[KeyValue] {
+        &self.attributes
+    }
+
+    /// Equal for equal series.
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+}
+
+impl PartialEq for Series {
+    fn eq(&self, other: &Series) -> bool {
+        self.hash == other.hash
+            && self.metric == other.metric
+            && self.attributes == other.attributes
+            && self.scope == other.scope
+    }
+}
+
+impl Eq for Series {}
+
+impl std::hash::Hash for Series {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+/// One measurement of a series.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// Whose.
+    pub series: Arc<Series>,
+    /// Start of the interval for sums and histograms, 0 when unknown. Nanoseconds since the epoch.
+    pub start_unix_nano: u64,
+    /// When. Nanoseconds since the epoch.
+    pub time_unix_nano: u64,
+    /// OTLP data point flags.
+    pub flags: u32,
+    /// How much.
+    pub value: Value,
+    /// Exemplars of number points; those of histograms stay in their points.
+    pub exemplars: Vec<Exemplar>,
+}
+
+/// A sample's value. Histogram points are OTLP's own with attributes, times, flags left empty (the sample has them).
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// An integer.
+    Int(i64),
+    /// A float.
+    Double(f64),
+    /// Explicit buckets.
+    Histogram(Box<HistogramDataPoint>),
+    /// Exponential buckets.
+    ExponentialHistogram(Box<ExponentialHistogramDataPoint>),
+    /// Quantiles.
+    Summary(Box<SummaryDataPoint>),
+    /// A point flagged "no recorded value": the series ended or was not measured.
+    Missing,
+}
+
+impl Sample {
+    /// A plain number without exemplars.
+    pub fn number(series: &Arc<Series>, start_unix_nano: u64, time_unix_nano: u64, value: Value) -> Sample {
+        Sample { series: Arc::clone(series), start_unix_nano, time_unix_nano, flags: 0, value, exemplars: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value::string;
+
+    fn metric(kind: Kind) -> Arc<Metric> {
+        Arc::new(Metric { name: "m".into(), unit: "By".into(), description: String::new(), kind })
+    }
+
+    #[test]
+    fn attribute_order_does_not_make_another_series() {
+        let scope = Arc::new(Scope::default());
+        let one = Series::new(scope.clone(), metric(Kind::Gauge), vec![string("a", "1"), string("b", "2")]);
+        let two = Series::new(scope, metric(Kind::Gauge), vec![string("b", "2"), string("a", "1")]);
+        assert_eq!(one, two);
+        assert_eq!(one.hash(), two.hash());
+    }
+
+    #[test]
+    fn kind_makes_another_series() {
+        let scope = Arc::new(Scope::default());
+        let one = Series::new(scope.clone(), metric(Kind::Gauge), vec![]);
+        let two = Series::new(scope, metric(Kind::Sum { monotonic: true, delta: true }), vec![]);
+        assert_ne!(one, two);
+    }
+}

@@ -1,0 +1,2 @@
+//! The OllyStack host agent.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The OTLP face: gRPC and HTTP, protobuf and JSON, gzip and zstd, within limits.

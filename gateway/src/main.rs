@@ -1,0 +1,2 @@
+//! The OllyStack gateway: OTLP in, ClickHouse out.
+fn main() {}

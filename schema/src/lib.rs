@@ -1,0 +1,1 @@
+//! Contracts: names, rows and migrations.

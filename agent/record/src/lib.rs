@@ -13,6 +13,7 @@ pub mod intake;
 pub mod ledger;
 pub mod metric;
 pub mod resource;
+pub mod service_name;
 pub mod value;
 
 pub use ack::{Ack, Outcome, Pending};

@@ -1,1 +1,26 @@
-//! The OTLP face: gRPC and HTTP, protobuf and JSON, gzip and zstd, within limits.
+//! The OTLP face of both processes: what arrives on a socket becomes a decoded [`Export`], and what a service says about it
+//! becomes the exact answer of gRPC or of OTLP/HTTP.
+//!
+//! One port speaks everything (gRPC over HTTP/2; OTLP/HTTP over HTTP/1.1 or HTTP/2; protobuf and JSON; gzip, zstd and
+//! identity), so 4317 and 4318 are two listeners of one [`Server`]. A service implements [`OtlpService`].
+//!
+//! Why not tonic's server: its decoder (0.14) has one limit for the bytes on the wire and after decompression, answers
+//! `OUT_OF_RANGE` when it is passed, which OTLP clients retry for ever, leaves the zstd window at its default of 128 MiB, and
+//! knows nothing of what all requests together hold, nor of how large a message becomes once decoded.
+//!
+//! Invariant: not a byte of a body is read before [`OtlpService::admit`] said yes, and what all requests together hold in
+//! memory (read, decompressed and decoded) stays below [`Limits::in_flight_bytes_max`].
+
+mod answer;
+mod handle;
+mod limits;
+mod refusal;
+mod request;
+mod server;
+mod tls;
+
+pub use limits::{Limits, LimitsError};
+pub use refusal::Refusal;
+pub use request::{Accepted, Event, Export, Message, OtlpService, RequestHead, Signal, Transport};
+pub use server::{Error, Server, bind};
+pub use tls::{Tls, TlsError};

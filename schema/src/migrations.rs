@@ -1,0 +1,145 @@
+//! The numbered migrations: embedded, checksummed, rendered and split into statements; nothing here talks to a database.
+//!
+//! To apply them to a database:
+//! 1. `CREATE DATABASE IF NOT EXISTS` it, then run [`RECORD_TABLE`] in it.
+//! 2. `SELECT Number, Name, Checksum FROM schema_migrations FINAL ORDER BY Number`.
+//! 3. For each of [`MIGRATIONS`] in order: if its number is recorded, its checksum must be the recorded one, or stop: a migration that was
+//!    applied was edited. A recorded number that is not in the list means that a newer version was here: say so and stop. If it
+//!    is not recorded, run each of [`Migration::statements`] in turn, then insert `(Number, Name, Checksum)` into `schema_migrations`.
+//!
+//! There is no transaction and no lock in ClickHouse. Invariant: every statement may be run again (`IF NOT EXISTS`), so two gateways that
+//! start at once, and one that died half-way, both end with the same schema. Forward only: an applied file is never edited.
+
+use sha2::{Digest, Sha256};
+use std::fmt;
+
+/// The table that records what was applied. Its rows replace each other, so recording twice does no harm.
+pub const RECORD_TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (Number UInt32, Name String, Checksum String, \
+                          AppliedAt DateTime64(3) DEFAULT now64(3)) ENGINE = ReplacingMergeTree ORDER BY Number";
+
+/// One numbered file.
+#[derive(Clone, Copy, Debug)]
+pub struct Migration {
+    /// From 1, without gaps.
+    pub number: u32,
+    /// Its file, without the ending.
+    pub name: &'static str,
+    /// The template.
+    pub sql: &'static str,
+}
+
+macro_rules! migrations {
+    ($($number:literal $file:literal),+ $(,)?) => {
+        &[$(Migration { number: $number, name: $file, sql: include_str!(concat!("../migrations/", $file, ".sql")) }),+]
+    };
+}
+
+/// All, in order.
+pub const MIGRATIONS: &[Migration] = migrations![
+    1 "0001_metrics",
+    2 "0002_logs",
+    3 "0003_traces",
+    4 "0004_ingested_batches",
+    5 "0005_service_metrics",
+    6 "0006_error_aggregates",
+    7 "0007_service_topology",
+    8 "0008_metric_anomalies",
+    9 "0009_otel_views",
+];
+
+/// Where the schema is to live: what a template's placeholders become.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Placement {
+    /// One server, or the embedded engine: plain engines, no `ON CLUSTER`.
+    #[default]
+    SingleNode,
+}
+
+/// A template that cannot be rendered: a fault of the migration file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TemplateError {
+    /// The file.
+    pub migration: &'static str,
+    /// What is wrong in it.
+    pub what: String,
+}
+
+impl fmt::Display for TemplateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "migration {}: {}", self.migration, self.what)
+    }
+}
+
+impl std::error::Error for TemplateError {}
+
+impl Migration {
+    /// SHA-256 of the template, hexadecimal: the same for every placement.
+    pub fn checksum(&self) -> String {
+        Sha256::digest(self.sql).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The statements for a placement, without comments and semicolons.
+    pub fn statements(&self, placement: Placement) -> Result<Vec<String>, TemplateError> {
+        split(self.sql)
+            .into_iter()
+            .map(|statement| render(&statement, placement).map_err(|what| TemplateError { migration: self.name, what }))
+            .collect()
+    }
+}
+
+/// Replace `${on_cluster}` and `${<Engine>}` or `${<Engine>(<arguments>)}`.
+fn render(template: &str, placement: Placement) -> Result<String, String> {
+    let Placement::SingleNode = placement;
+    let mut rendered = String::with_capacity(template.len());
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once("${") {
+        let (name, after) = after.split_once('}').ok_or_else(|| "`${` without `}`".to_owned())?;
+        if name == "on_cluster" {
+            // The blank before it goes too.
+            rendered.push_str(before.trim_end_matches(' '));
+        } else if name.split('(').next().is_some_and(|engine| engine.ends_with("MergeTree")) {
+            rendered.push_str(before);
+            rendered.push_str(name);
+        } else {
+            return Err(format!("unknown placeholder `${{{name}}}`, known are `on_cluster` and the MergeTree engines"));
+        }
+        rest = after;
+    }
+    rendered.push_str(rest);
+    Ok(rendered)
+}
+
+/// Split at semicolons outside of quotes and comments; comments go, empty statements too.
+fn split(sql: &str) -> Vec<String> {
+    let mut statements = Vec::new();
+    let mut statement = String::new();
+    let mut chars = sql.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '-' if chars.peek() == Some(&'-') => while chars.next_if(|&c| c != '\n').is_some() {},
+            ';' => statements.push(std::mem::take(&mut statement)),
+            '\'' | '"' | '`' => {
+                statement.push(c);
+                while let Some(quoted) = chars.next() {
+                    statement.push(quoted);
+                    if quoted == c {
+                        break;
+                    }
+                    if quoted == '\\' {
+                        statement.extend(chars.next());
+                    }
+                }
+            }
+            _ => statement.push(c),
+        }
+    }
+    statements.push(statement);
+    statements
+        .iter()
+        .map(|statement| {
+            let lines = statement.lines().map(str::trim_end).filter(|line| !line.is_empty());
+            lines.collect::<Vec<_>>().join("\n")
+        })
+        .filter(|statement| !statement.is_empty())
+        .collect()
+}

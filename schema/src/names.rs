@@ -1,0 +1,148 @@
+//! Every name that more than one crate must spell alike: our metrics, attributes and headers, and OpenTelemetry's keys.
+//!
+//! OpenTelemetry names follow its semantic conventions 1.37. Invariant: a name stands here once; migrations that need one in SQL
+//! repeat it, and a test holds them equal.
+
+/// Metric: duration of every span, before sampling, as a delta exponential histogram in seconds of scale [`HISTOGRAM_SCALE`].
+/// Attributes: `service.name`, `span.name`, `span.kind` ([`SPAN_KINDS`] in lower case), `status.code` ([`STATUS_CODES`] in lower case).
+/// Its count is the requests, its count with status `error` the errors. Feeds `service_metrics_1m`.
+pub const SPAN_DURATION: &str = "ollystack.span.duration";
+
+/// Base scale of the exponential histograms that we build. A bucket's middle is within 2^(2^-7) - 1 = 0.54% of any value in it,
+/// inside the 1% that is promised; 1 ms to 1 min are 1,015 buckets. `service_metrics_1m` uses it for spans.
+pub const HISTOGRAM_SCALE: i32 = 6;
+
+/// Metric metadata key: what the agent folded the metric from. A delta histogram that carries it is not a histogram.
+pub const FOLD: &str = "ollystack.fold";
+
+/// The value of [`FOLD`] for a folded gauge: count, sum, min and max are the window's, its one exemplar the last value and its time.
+pub const FOLD_GAUGE: &str = "gauge";
+
+/// Log attribute: how many equal lines the record stands for; absent means 1. Becomes `LineCount`.
+pub const LOG_COUNT: &str = "ollystack.log.count";
+
+/// Attribute that marks the series that takes the values past a limit on series.
+pub const OVERFLOW: &str = "otel.metric.overflow";
+
+/// Request header: the sending agent's UUID.
+pub const HEADER_AGENT: &str = "x-ollystack-agent";
+
+/// Request header: number of the delivery within the agent, decimal u64.
+pub const HEADER_SEQUENCE: &str = "x-ollystack-sequence";
+
+/// Request header: `1` when an earlier attempt of the same delivery may have arrived.
+pub const HEADER_REDELIVERED: &str = "x-ollystack-redelivered";
+
+/// The vendor key of OpenTelemetry in W3C tracestate (`ot=th:...`).
+pub const TRACESTATE_VENDOR: &str = "ot";
+
+/// The rejection threshold within it: up to 14 hexadecimal digits, trailing zeros left out.
+pub const TRACESTATE_THRESHOLD: &str = "th";
+
+/// `traces_raw.SpanKind` by OTLP's number.
+pub const SPAN_KINDS: [&str; 6] = ["Unspecified", "Internal", "Server", "Client", "Producer", "Consumer"];
+
+/// `traces_raw.StatusCode` by OTLP's number.
+pub const STATUS_CODES: [&str; 3] = ["Unset", "Ok", "Error"];
+
+/// Attribute keys of our own metrics.
+pub mod key {
+    /// Operation of a span.
+    pub const SPAN_NAME: &str = "span.name";
+    /// One of [`SPAN_KINDS`](super::SPAN_KINDS) in lower case.
+    pub const SPAN_KIND: &str = "span.kind";
+    /// One of [`STATUS_CODES`](super::STATUS_CODES) in lower case.
+    pub const STATUS_CODE: &str = "status.code";
+}
+
+/// OpenTelemetry's attribute keys; a constant's name is its key in upper case.
+#[allow(missing_docs, reason = "the semantic conventions document each key")]
+pub mod semconv {
+    pub const CLIENT_ADDRESS: &str = "client.address";
+    pub const CLIENT_PORT: &str = "client.port";
+    pub const CLOUD_ACCOUNT_ID: &str = "cloud.account.id";
+    pub const CLOUD_AVAILABILITY_ZONE: &str = "cloud.availability_zone";
+    pub const CLOUD_PROVIDER: &str = "cloud.provider";
+    pub const CLOUD_REGION: &str = "cloud.region";
+    pub const CONTAINER_ID: &str = "container.id";
+    pub const CONTAINER_IMAGE_NAME: &str = "container.image.name";
+    pub const CONTAINER_NAME: &str = "container.name";
+    pub const CONTAINER_RUNTIME: &str = "container.runtime";
+    pub const CPU_LOGICAL_NUMBER: &str = "cpu.logical_number";
+    pub const CPU_MODE: &str = "cpu.mode";
+    pub const DB_NAMESPACE: &str = "db.namespace";
+    pub const DB_OPERATION_NAME: &str = "db.operation.name";
+    pub const DB_SYSTEM_NAME: &str = "db.system.name";
+    pub const DEPLOYMENT_ENVIRONMENT_NAME: &str = "deployment.environment.name";
+    pub const DISK_IO_DIRECTION: &str = "disk.io.direction";
+    pub const ERROR_TYPE: &str = "error.type";
+    pub const EXCEPTION_MESSAGE: &str = "exception.message";
+    pub const EXCEPTION_STACKTRACE: &str = "exception.stacktrace";
+    pub const EXCEPTION_TYPE: &str = "exception.type";
+    pub const HOST_ARCH: &str = "host.arch";
+    pub const HOST_ID: &str = "host.id";
+    pub const HOST_IP: &str = "host.ip";
+    pub const HOST_NAME: &str = "host.name";
+    pub const HTTP_REQUEST_BODY_SIZE: &str = "http.request.body.size";
+    pub const HTTP_REQUEST_METHOD: &str = "http.request.method";
+    pub const HTTP_RESPONSE_BODY_SIZE: &str = "http.response.body.size";
+    pub const HTTP_RESPONSE_STATUS_CODE: &str = "http.response.status_code";
+    pub const HTTP_ROUTE: &str = "http.route";
+    pub const K8S_CLUSTER_NAME: &str = "k8s.cluster.name";
+    pub const K8S_CONTAINER_NAME: &str = "k8s.container.name";
+    pub const K8S_DEPLOYMENT_NAME: &str = "k8s.deployment.name";
+    pub const K8S_NAMESPACE_NAME: &str = "k8s.namespace.name";
+    pub const K8S_NODE_NAME: &str = "k8s.node.name";
+    pub const K8S_POD_NAME: &str = "k8s.pod.name";
+    pub const K8S_POD_UID: &str = "k8s.pod.uid";
+    pub const LOG_FILE_NAME: &str = "log.file.name";
+    pub const LOG_FILE_PATH: &str = "log.file.path";
+    pub const LOG_IOSTREAM: &str = "log.iostream";
+    pub const MESSAGING_DESTINATION_NAME: &str = "messaging.destination.name";
+    pub const MESSAGING_SYSTEM: &str = "messaging.system";
+    pub const NETWORK_CONNECTION_STATE: &str = "network.connection.state";
+    pub const NETWORK_INTERFACE_NAME: &str = "network.interface.name";
+    pub const NETWORK_IO_DIRECTION: &str = "network.io.direction";
+    pub const NETWORK_LOCAL_ADDRESS: &str = "network.local.address";
+    pub const NETWORK_LOCAL_PORT: &str = "network.local.port";
+    pub const NETWORK_PEER_ADDRESS: &str = "network.peer.address";
+    pub const NETWORK_PEER_PORT: &str = "network.peer.port";
+    pub const NETWORK_PROTOCOL_NAME: &str = "network.protocol.name";
+    pub const NETWORK_PROTOCOL_VERSION: &str = "network.protocol.version";
+    pub const NETWORK_TRANSPORT: &str = "network.transport";
+    pub const NETWORK_TYPE: &str = "network.type";
+    pub const OS_DESCRIPTION: &str = "os.description";
+    pub const OS_NAME: &str = "os.name";
+    pub const OS_TYPE: &str = "os.type";
+    pub const OS_VERSION: &str = "os.version";
+    pub const PEER_SERVICE: &str = "peer.service";
+    pub const PROCESS_COMMAND: &str = "process.command";
+    pub const PROCESS_COMMAND_LINE: &str = "process.command_line";
+    pub const PROCESS_EXECUTABLE_NAME: &str = "process.executable.name";
+    pub const PROCESS_EXECUTABLE_PATH: &str = "process.executable.path";
+    pub const PROCESS_OWNER: &str = "process.owner";
+    pub const PROCESS_PARENT_PID: &str = "process.parent_pid";
+    pub const PROCESS_PID: &str = "process.pid";
+    pub const SERVER_ADDRESS: &str = "server.address";
+    pub const SERVER_PORT: &str = "server.port";
+    pub const SERVICE_INSTANCE_ID: &str = "service.instance.id";
+    pub const SERVICE_NAME: &str = "service.name";
+    pub const SERVICE_NAMESPACE: &str = "service.namespace";
+    pub const SERVICE_VERSION: &str = "service.version";
+    pub const SYSTEM_DEVICE: &str = "system.device";
+    pub const SYSTEM_FILESYSTEM_MODE: &str = "system.filesystem.mode";
+    pub const SYSTEM_FILESYSTEM_MOUNTPOINT: &str = "system.filesystem.mountpoint";
+    pub const SYSTEM_FILESYSTEM_STATE: &str = "system.filesystem.state";
+    pub const SYSTEM_FILESYSTEM_TYPE: &str = "system.filesystem.type";
+    pub const SYSTEM_MEMORY_STATE: &str = "system.memory.state";
+    pub const SYSTEM_PAGING_DIRECTION: &str = "system.paging.direction";
+    pub const SYSTEM_PAGING_FAULT_TYPE: &str = "system.paging.fault.type";
+    pub const SYSTEM_PAGING_STATE: &str = "system.paging.state";
+    pub const SYSTEM_PROCESS_STATUS: &str = "system.process.status";
+    pub const TELEMETRY_SDK_LANGUAGE: &str = "telemetry.sdk.language";
+    pub const TELEMETRY_SDK_NAME: &str = "telemetry.sdk.name";
+    pub const URL_PATH: &str = "url.path";
+    pub const URL_QUERY: &str = "url.query";
+    pub const URL_SCHEME: &str = "url.scheme";
+    pub const USER_AGENT_ORIGINAL: &str = "user_agent.original";
+}

@@ -1,0 +1,424 @@
+//! HTTP/1.x through system calls: recognise heads on TCP sockets, copy them into a ring.
+//!
+//! Two taps reach the same core. Where tracefs can be had, the tracepoints of eight system calls; else the two raw
+//! tracepoints that see every call. At entry the socket behind the descriptor is found and the arguments are kept; at exit
+//! the number of bytes is known and the data is there. Sockets that show no HTTP in their first messages are given up, after
+//! which a call on them costs the walk to the socket and one lookup.
+//! Invariant: per socket, records carry consecutive numbers, so that the reader sees every gap.
+#![no_std]
+#![no_main]
+
+#[path = "http/calls.rs"]
+mod calls;
+
+use aya_ebpf::helpers::{
+    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_ktime_get_ns, bpf_probe_read_user,
+    generated::bpf_probe_read_user as probe_read_user,
+};
+use aya_ebpf::macros::{map, raw_tracepoint, tracepoint};
+use aya_ebpf::maps::{LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
+use aya_ebpf::EbpfContext as _;
+use calls::{Arguments, Shape};
+use kernel::{AVAILABLE, NO_WAKEUP, at, count, ends, field, pointer, port_pair, sock_layout, state};
+use ollystack_ebpf::http::{
+    CLOSE, LARGE_BYTES, Large, Meta, PREFIX_BYTES, RECEIVED, REQUEST, RESPONSE, SENT, SMALL_BYTES, Small, loss,
+};
+use ollystack_ebpf::{COMMAND_BYTES, Ends, layout};
+
+kernel::program_file!();
+
+#[unsafe(no_mangle)]
+static LAYOUT: layout::Http = layout::Http {
+    sock: layout::Sock {
+        skc_family: 0,
+        skc_dport: 0,
+        skc_rcv_saddr: 0,
+        skc_daddr: 0,
+        skc_v6_rcv_saddr: 0,
+        skc_v6_daddr: 0,
+    },
+    task_files: 0,
+    files_fdt: 0,
+    fdtable_max_fds: 0,
+    fdtable_fd: 0,
+    file_inode: 0,
+    file_private_data: 0,
+    inode_mode: 0,
+    socket_type: 0,
+    socket_sk: 0,
+    task_compat: 0,
+    task_compat_mask: 0,
+    agent: 0,
+    ring_bytes: 0,
+    head_bytes: 0,
+    misses_max: 0,
+};
+
+/// A socket, as long as it is used.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Socket {
+    ports: u32,
+    sequence: u32,
+    misses: u16,
+    class: u8,
+    reserved: [u8; 5],
+}
+
+/// Not known yet.
+const UNDECIDED: u8 = 0;
+/// Carried a head.
+const HTTP: u8 = 1;
+/// Not TCP, or no head in its first messages.
+const OTHER: u8 = 2;
+
+/// A call between its entry and its exit.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Call {
+    socket: u64,
+    buffer: u64,
+    time_ns: u64,
+    shape: u8,
+    direction: u8,
+    reserved: [u8; 6],
+}
+
+/// The loader may give another size.
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(2 * 1024 * 1024, 0);
+
+#[map]
+static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(loss::COUNT, 0);
+
+/// By the socket's address. The least used gives way, and is judged anew when it comes back.
+#[map]
+static SOCKETS: LruHashMap<u64, Socket> = LruHashMap::with_max_entries(16 * 1024, 0);
+
+/// By thread: a thread is in one call at a time.
+#[map]
+static CALLS: LruHashMap<u64, Call> = LruHashMap::with_max_entries(8 * 1024, 0);
+
+/// Entry of a traced call: number at 8, six arguments from 16 (the kernel's `syscall_tp_t`).
+#[tracepoint]
+pub fn call_enter(ctx: TracePointContext) -> u32 {
+    let base = ctx.as_ptr().cast::<u64>();
+    // SAFETY: within the context of a system call's entry tracepoint, which has six arguments at most and three at least.
+    let (number, first, second, third) =
+        unsafe { (*base.add(1).cast::<u32>(), *base.add(2), *base.add(3), *base.add(4)) };
+    // SAFETY: as above; only `recvfrom`, which has six, has its flags in the fourth.
+    let fourth = || unsafe { *base.add(5) };
+    enter(Arguments::new(number, first, second, third, fourth));
+    0
+}
+
+/// Exit of a traced call: its result at 16.
+#[tracepoint]
+pub fn call_exit(ctx: TracePointContext) -> u32 {
+    // SAFETY: within the context of a system call's exit tracepoint.
+    let result = unsafe { *ctx.as_ptr().cast::<i64>().add(2) };
+    exit(result);
+    0
+}
+
+/// `sys_enter(registers, number)`.
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub fn any_enter(ctx: RawTracePointContext) -> i32 {
+    let number = ctx.arg::<u64>(1);
+    if calls::is_traced(number as u32) && !is_compat() {
+        enter(calls::from_registers(number as u32, ctx.arg::<u64>(0)));
+    }
+    0
+}
+
+/// `sys_exit(registers, result)`.
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn any_exit(ctx: RawTracePointContext) -> i32 {
+    exit(ctx.arg::<i64>(1));
+    0
+}
+
+/// `inet_sock_set_state(sock, old state, new state)`: tells the reader, and frees what is remembered.
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+pub fn socket_state(ctx: RawTracePointContext) -> i32 {
+    if ctx.arg::<i32>(2) != state::CLOSE {
+        return 0;
+    }
+    let address = ctx.arg::<u64>(0);
+    if let Some(socket) = SOCKETS.get_ptr_mut(address) {
+        // SAFETY: the map gave the address.
+        if unsafe { (*socket).class } == HTTP {
+            if let Some(ends) = ends(address, &sock_layout!(LAYOUT)) {
+                // SAFETY: no preconditions.
+                let now = unsafe { bpf_ktime_get_ns() };
+                let meta = meta(address, socket, CLOSE, SENT, now, 0, ends, [0; PREFIX_BYTES]);
+                put_meta(&meta);
+            }
+        }
+        let _ = SOCKETS.remove(address);
+    }
+    0
+}
+
+/// A 32-bit task numbers its calls otherwise. (The tracepoints of single calls leave such tasks out by themselves.)
+#[inline(always)]
+fn is_compat() -> bool {
+    let mask = field!(LAYOUT.task_compat_mask);
+    // SAFETY: no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    mask != 0 && at::<u32>(task, field!(LAYOUT.task_compat)).is_some_and(|flags| flags & mask != 0)
+}
+
+#[inline(always)]
+fn enter(arguments: Option<Arguments>) {
+    let Some(arguments) = arguments else { return };
+    let thread = bpf_get_current_pid_tgid();
+    if (thread >> 32) as u32 == field!(LAYOUT.agent) {
+        return;
+    }
+    let Some(socket) = socket_behind(arguments.descriptor) else { return };
+    // SAFETY: the value is read at once; see `on_data` for eviction.
+    if let Some(known) = unsafe { SOCKETS.get(socket) } {
+        if known.class == OTHER && port_pair(socket, &sock_layout!(LAYOUT)) == Some(known.ports) {
+            return;
+        }
+    }
+    let call = Call {
+        socket,
+        buffer: arguments.buffer,
+        // SAFETY: no preconditions.
+        time_ns: unsafe { bpf_ktime_get_ns() },
+        shape: arguments.shape as u8,
+        direction: arguments.direction,
+        reserved: [0; 6],
+    };
+    let _ = CALLS.insert(thread, call, 0);
+}
+
+#[inline(always)]
+fn exit(result: i64) {
+    let thread = bpf_get_current_pid_tgid();
+    // SAFETY: copied at once; a thread's own entry changes only in its own calls.
+    let Some(call) = (unsafe { CALLS.get(thread) }).copied() else { return };
+    let _ = CALLS.remove(thread);
+    if result > 0 {
+        on_data(&call, result as u64);
+    }
+}
+
+/// The stream socket behind a descriptor of the running process.
+#[inline(always)]
+fn socket_behind(descriptor: u32) -> Option<u64> {
+    const TYPE: u16 = 0o170000;
+    const SOCKET: u16 = 0o140000;
+    const STREAM: u16 = 1;
+    // SAFETY: no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    let files = pointer(task, field!(LAYOUT.task_files))?;
+    let table = pointer(files, field!(LAYOUT.files_fdt))?;
+    if descriptor >= at::<u32>(table, field!(LAYOUT.fdtable_max_fds))? {
+        return None;
+    }
+    let array = pointer(table, field!(LAYOUT.fdtable_fd))?;
+    let file = pointer(array + u64::from(descriptor) * 8, 0)?;
+    let inode = pointer(file, field!(LAYOUT.file_inode))?;
+    if at::<u16>(inode, field!(LAYOUT.inode_mode))? & TYPE != SOCKET {
+        return None;
+    }
+    let socket = pointer(file, field!(LAYOUT.file_private_data))?;
+    if at::<u16>(socket, field!(LAYOUT.socket_type))? != STREAM {
+        return None;
+    }
+    pointer(socket, field!(LAYOUT.socket_sk))
+}
+
+/// The core: bytes have moved on a socket.
+#[inline(always)]
+fn on_data(call: &Call, moved: u64) {
+    let Some((buffer, available)) = first_piece(call, moved) else { return };
+    let mut prefix = [0u8; PREFIX_BYTES];
+    let wanted = if available < PREFIX_BYTES as u64 { available as u32 } else { PREFIX_BYTES as u32 };
+    // SAFETY: `prefix` has room for `wanted`; the helper checks the user's address.
+    if unsafe { probe_read_user(prefix.as_mut_ptr().cast(), wanted, buffer as *const _) } != 0 {
+        return;
+    }
+    let kind = head_kind(&prefix);
+    let Some(ports) = port_pair(call.socket, &sock_layout!(LAYOUT)) else { return };
+
+    // SAFETY: under eviction the entry may meanwhile be another socket's: then a record carries a wrong number, which the
+    // reader takes for a gap.
+    let known = match SOCKETS.get_ptr_mut(call.socket) {
+        Some(known) if unsafe { (*known).ports } == ports => known,
+        _ => {
+            let class = if ends(call.socket, &sock_layout!(LAYOUT)).is_some() { UNDECIDED } else { OTHER };
+            let fresh = Socket { ports, sequence: 0, misses: 0, class, reserved: [0; 5] };
+            let _ = SOCKETS.insert(call.socket, fresh, 0);
+            let Some(known) = SOCKETS.get_ptr_mut(call.socket) else { return };
+            known
+        }
+    };
+    // SAFETY: as above.
+    unsafe {
+        if (*known).class == OTHER {
+            return;
+        }
+        if kind == 0 {
+            if (*known).class == UNDECIDED {
+                (*known).misses += 1;
+                if u32::from((*known).misses) >= field!(LAYOUT.misses_max) || is_http2(&prefix) {
+                    (*known).class = OTHER;
+                }
+            }
+            return;
+        }
+        (*known).class = HTTP;
+    }
+    let Some(ends) = ends(call.socket, &sock_layout!(LAYOUT)) else { return };
+    let time = if call.direction == RECEIVED {
+        // SAFETY: no preconditions.
+        unsafe { bpf_ktime_get_ns() }
+    } else {
+        call.time_ns
+    };
+    let meta = meta(call.socket, known, kind, call.direction, time, moved as u32, ends, prefix);
+    put_head(meta, buffer, available);
+}
+
+/// Where the data begins, and how much lies there in one piece.
+#[inline(always)]
+fn first_piece(call: &Call, moved: u64) -> Option<(u64, u64)> {
+    let pieces = if call.shape == Shape::Plain as u8 {
+        return Some((call.buffer, moved));
+    } else if call.shape == Shape::Message as u8 {
+        // `struct msghdr` of user space: name, name length, then the array.
+        // SAFETY: the helper checks the user's address.
+        unsafe { bpf_probe_read_user((call.buffer + 16) as *const u64) }.ok()?
+    } else {
+        call.buffer
+    };
+    // SAFETY: as above.
+    let [base, length] = unsafe { bpf_probe_read_user(pieces as *const [u64; 2]) }.ok()?;
+    Some((base, if length < moved { length } else { moved }))
+}
+
+#[inline(always)]
+fn head_kind(prefix: &[u8; PREFIX_BYTES]) -> u8 {
+    let [a, b, c, d, e, f, g, h, ..] = *prefix;
+    match (a, b, c, d) {
+        (b'H', b'T', b'T', b'P') if (e, f, g) == (b'/', b'1', b'.') => RESPONSE,
+        (b'G', b'E', b'T', b' ') | (b'P', b'U', b'T', b' ') => REQUEST,
+        (b'P', b'O', b'S', b'T') | (b'H', b'E', b'A', b'D') if e == b' ' => REQUEST,
+        (b'P', b'A', b'T', b'C') if (e, f) == (b'H', b' ') => REQUEST,
+        (b'T', b'R', b'A', b'C') if (e, f) == (b'E', b' ') => REQUEST,
+        (b'D', b'E', b'L', b'E') if (e, f, g) == (b'T', b'E', b' ') => REQUEST,
+        (b'O', b'P', b'T', b'I') | (b'C', b'O', b'N', b'N') => match (e, f, g, h) {
+            (b'O', b'N', b'S', b' ') if a == b'O' => REQUEST,
+            (b'E', b'C', b'T', b' ') if a == b'C' => REQUEST,
+            _ => 0,
+        },
+        _ => 0,
+    }
+}
+
+/// The preface of HTTP/2: it will never be HTTP/1.
+#[inline(always)]
+fn is_http2(prefix: &[u8; PREFIX_BYTES]) -> bool {
+    let [a, b, c, d, e, f, ..] = *prefix;
+    (a, b, c, d, e, f) == (b'P', b'R', b'I', b' ', b'*', b' ')
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)] // one caller a kind, inlined
+fn meta(
+    address: u64,
+    socket: *mut Socket,
+    kind: u8,
+    direction: u8,
+    time_ns: u64,
+    length: u32,
+    ends: Ends,
+    prefix: [u8; PREFIX_BYTES],
+) -> Meta {
+    let thread = bpf_get_current_pid_tgid();
+    // SAFETY: the map gave the address; see `on_data` for eviction.
+    let sequence = unsafe {
+        (*socket).sequence = (*socket).sequence.wrapping_add(1);
+        (*socket).sequence
+    };
+    Meta {
+        time_ns,
+        socket: address,
+        process: (thread >> 32) as u32,
+        thread: thread as u32,
+        sequence,
+        length,
+        captured: 0,
+        kind,
+        direction,
+        reserved: 0,
+        ends,
+        command: bpf_get_current_comm().unwrap_or([0; COMMAND_BYTES]),
+        prefix,
+    }
+}
+
+/// Under pressure first a shorter head, then none: the record itself still goes out.
+#[inline(always)]
+fn put_head(mut meta: Meta, buffer: u64, available: u64) {
+    let waiting = EVENTS.query(AVAILABLE);
+    let ring = u64::from(field!(LAYOUT.ring_bytes));
+    let allowed = u64::from(field!(LAYOUT.head_bytes));
+    let wanted = if available < allowed { available } else { allowed };
+    if waiting > ring / 4 * 3 {
+        count(&LOSSES, loss::HEAD_CUT);
+        put_meta(&meta);
+    } else if wanted <= SMALL_BYTES as u64 || waiting > ring / 2 {
+        if wanted > SMALL_BYTES as u64 {
+            count(&LOSSES, loss::HEAD_CUT);
+        }
+        let Some(mut entry) = EVENTS.reserve::<Small>(0) else { return lose(meta.kind) };
+        let record = entry.as_mut_ptr();
+        let bytes = if wanted < SMALL_BYTES as u64 { wanted as u32 } else { SMALL_BYTES as u32 };
+        // SAFETY: the ring gave room for one `Small`, and `bytes` is at most its head's size; `captured` tells the reader
+        // how much of the head is valid.
+        unsafe {
+            if probe_read_user((&raw mut (*record).head).cast(), bytes, buffer as *const _) == 0 {
+                meta.captured = bytes as u16;
+            }
+            (&raw mut (*record).meta).write(meta);
+        }
+        entry.submit(NO_WAKEUP);
+    } else {
+        let Some(mut entry) = EVENTS.reserve::<Large>(0) else { return lose(meta.kind) };
+        let record = entry.as_mut_ptr();
+        let bytes = if wanted < LARGE_BYTES as u64 { wanted as u32 } else { LARGE_BYTES as u32 };
+        // SAFETY: as above, for one `Large`.
+        unsafe {
+            if probe_read_user((&raw mut (*record).head).cast(), bytes, buffer as *const _) == 0 {
+                meta.captured = bytes as u16;
+            }
+            (&raw mut (*record).meta).write(meta);
+        }
+        entry.submit(NO_WAKEUP);
+    }
+}
+
+#[inline(always)]
+fn put_meta(meta: &Meta) {
+    let Some(mut entry) = EVENTS.reserve::<Meta>(0) else { return lose(meta.kind) };
+    entry.write(*meta);
+    entry.submit(NO_WAKEUP);
+}
+
+#[inline(always)]
+fn lose(kind: u8) {
+    count(
+        &LOSSES,
+        match kind {
+            REQUEST => loss::REQUEST,
+            RESPONSE => loss::RESPONSE,
+            _ => loss::CLOSE,
+        },
+    );
+}

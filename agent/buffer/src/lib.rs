@@ -1,1 +1,208 @@
-//! Durable, bounded queue of batches in SQLite segments.
+//! A durable, bounded queue of opaque entries in SQLite segment files.
+//!
+//! `export` freezes reduced telemetry into it and sends from it; the gateway spills rows through the same crate. What
+//! comes in is safe on disk when [`Buffer::put`] returns; what goes out stays until [`Buffer::ack`].
+//!
+//! # Invariants
+//!
+//! 1. `put` returns ids only after the bytes were synced. A failed write is an error, never an id.
+//! 2. The files never take more than [`Options::bytes_max`] together: the worst growth of a commit is computed before it
+//!    starts ([`space`]), and room is made first. What was thrown away for it is told to the [`Observer`].
+//! 3. An [`EntryId`] is given once in the life of a directory, and ids grow.
+//! 4. An entry leaves by exactly one of: ack, eviction, damage. The last two are told to the observer, once.
+//! 5. Memory does not follow the backlog: per segment one record of fixed size, per lease a few words, and the
+//!    page caches of a few open segments (at most [`writer::CONNECTIONS_MAX`], 256 KiB each).
+//!
+//! # Layout
+//!
+//! ```text
+//! buffer/
+//!   lock                             flock: one process at a time
+//!   state                            fixed size: the next id block, and what each segment holds (see `state`)
+//!   reserve                          bytes given up to SQLite when the disk is full, so that deletes work
+//!   00000000000001048576-1.segment1  SQLite; named by the first id it may hold and its class
+//!   00000000000001048576-1.segment1-wal
+//!   quarantine/                      damaged segments, for a person to look at; first to go when room is needed
+//! ```
+//!
+//! A segment holds entries of one class only, so that evicting the least valuable data is one `unlink`: no write, no
+//! free space and no rewriting needed. A segment is deleted when its last entry is acked. Up to one segment per
+//! class is open for writing; the others are full, or were closed after a write failed.
+//!
+//! # Writing
+//!
+//! One thread owns all files. Waiting puts are gathered and committed together, one transaction per class among
+//! them. Segments are in WAL mode with `synchronous=FULL`: one sync of one file per commit, where a rollback journal
+//! needs three; what is written twice is only what outlives the next checkpoint. `locking_mode=EXCLUSIVE` keeps the WAL
+//! index on the heap: no `-shm` file, so no memory map that could raise SIGBUS on a full disk.
+//!
+//! Acks are deletes. They ride with the next commit of their segment, or go alone after a second without one; a segment
+//! that becomes empty is unlinked without writing them. A crash before that gives entries again, marked as
+//! [`Stored::redelivered`].
+//!
+//! # When the disk fails
+//!
+//! A put that meets ENOSPC or EIO is an error for its caller and leaves nothing behind. After EIO (a failed sync
+//! included) the segment is closed for writing for good, as the kernel may have dropped the pages that it could not
+//! write; what it held before stays readable. A full disk heals by itself when space returns. A put whose error came from
+//! the sync itself may still be found after a restart: refused, but delivered.
+//!
+//! # Recovery
+//!
+//! Opening scans the rows' lengths (not the payloads) of every segment. A segment that SQLite cannot read is set aside in
+//! `quarantine/`; what it held is counted from `state`. A payload is checked against its XXH3 when it is read: one that
+//! does not match is dropped alone. Ids continue in a fresh block of 2^20, so that a lost tail never repeats one.
+
+mod commit;
+mod error;
+mod handle;
+mod recovery;
+mod segment;
+pub mod space;
+mod state;
+mod store;
+pub mod writer;
+
+pub use error::{Advice, Error};
+pub use handle::Buffer;
+
+use bytes::Bytes;
+use std::path::PathBuf;
+
+/// Classes and signals are numbers from 0 to 7.
+pub const KINDS: usize = 8;
+
+/// Where the buffer is, and how large it may grow.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Created if missing, with its parents. Nothing else may live in it.
+    pub directory: PathBuf,
+    /// The most all files together may take, at least 4 MiB.
+    pub bytes_max: u64,
+    /// A segment is closed once it has grown to this, 256 KiB to a quarter of `bytes_max`. It is also the largest entry.
+    pub segment_bytes_max: u64,
+    /// What happens to a put that does not fit.
+    pub when_full: WhenFull,
+}
+
+impl Options {
+    /// 256 MiB in segments of 8 MiB, evicting when full.
+    pub fn new(directory: impl Into<PathBuf>) -> Options {
+        Options {
+            directory: directory.into(),
+            bytes_max: 256 << 20,
+            segment_bytes_max: 8 << 20,
+            when_full: WhenFull::Evict,
+        }
+    }
+}
+
+/// What happens to a put that does not fit under the cap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Throw away the highest class number first, the oldest of it first. A put of a class above all that is stored
+    /// is itself what goes: it succeeds and is told to the observer as evicted.
+    Evict,
+    /// Throw away nothing: the put fails with [`Error::Full`].
+    Refuse,
+}
+
+/// Identity of an entry: unique and growing for the life of the directory, also when everything was acked and across
+/// restarts. Not dense: a restart skips to the next multiple of 2^20.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntryId(pub u64);
+
+/// What is stored. The buffer looks at none of the bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Worth, 0 (kept longest) to 7.
+    pub class: u8,
+    /// For counting only, 0 to 7.
+    pub signal: u8,
+    /// How many records the payload holds; for counting only.
+    pub records: u32,
+    /// Small description, for the caller.
+    pub meta: Bytes,
+    /// The frozen bytes.
+    pub payload: Bytes,
+}
+
+/// An entry on lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// To ack or release it by.
+    pub id: EntryId,
+    /// It was leased before, by this process or perhaps by an earlier one: an earlier attempt may have arrived.
+    pub redelivered: bool,
+    /// What was put, byte for byte.
+    pub entry: Entry,
+}
+
+/// Why stored entries are gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Loss {
+    /// Room was needed and they were the least valuable.
+    Evicted,
+    /// Their bytes are damaged.
+    Corrupt,
+}
+
+/// Hears of every loss, on the buffer's own thread (and inside [`Buffer::open`]): must not block.
+pub trait Observer: Send + Sync {
+    /// Entries of `signal` that stood for `records` in `bytes` of payload and meta are gone.
+    fn lost(&self, signal: u8, records: u64, bytes: u64, reason: Loss);
+}
+
+/// What was found on opening.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Entries that are there to be leased.
+    pub entries: u64,
+    /// Their records, by signal.
+    pub records_by_signal: [u64; KINDS],
+    /// Their payload and meta bytes.
+    pub bytes: u64,
+    /// Segments that could not be read. The observer was told of their records, which are not in `records_by_signal`: a
+    /// ledger that counts them as dropped must count them as carried first.
+    pub quarantined: Vec<Quarantined>,
+}
+
+/// A segment that was set aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantined {
+    /// Where it was.
+    pub path: PathBuf,
+    /// Entries lost with it.
+    pub entries: u64,
+    /// Their records, by signal.
+    pub records_by_signal: [u64; KINDS],
+    /// Their payload and meta bytes.
+    pub bytes: u64,
+    /// Whether the counts are known to be right; otherwise they are what could still be read: a lower bound.
+    pub exact: bool,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// The buffer at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Not yet acked, leased ones included.
+    pub entries: u64,
+    /// Their records, by signal.
+    pub records: [u64; KINDS],
+    /// Their payload and meta bytes.
+    pub payload_bytes: u64,
+    /// All files together, counted as large as they become at the next checkpoint.
+    pub disk_bytes: u64,
+    /// Segment files.
+    pub segments: u64,
+    /// When the oldest entry was put; 0 when there is none. Exact to a second or so while acks are under way.
+    pub oldest_unix_nano: u64,
+    /// Entries on lease.
+    pub leased: u64,
+    /// Puts that failed since opening.
+    pub put_failures: u64,
+    /// Commits that were synced since opening.
+    pub commits: u64,
+}

@@ -1,0 +1,267 @@
+//! Puts become transactions, and room is made for them first.
+//!
+//! Waiting puts come from the writer's thread; answers go back to it. Invariant: a put is answered with ids only if every
+//! transaction that holds an entry of it has committed; a put that failed leaves no entry behind.
+
+use crate::segment::{Segment, Totals};
+use crate::state::BLOCK_IDS;
+use crate::store::Store;
+use crate::writer::Put;
+use crate::{Entry, EntryId, Error, KINDS, Loss, WhenFull, space};
+use std::collections::BTreeSet;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::oneshot;
+
+/// An answer, and to whom.
+pub(crate) type Answer = (oneshot::Sender<Result<Vec<EntryId>, Error>>, Result<Vec<EntryId>, Error>);
+
+/// A put on its way: its ids, and what became of them.
+struct Pending {
+    put: Put,
+    ids: Vec<u64>,
+    error: Option<Error>,
+}
+
+/// One row of one put.
+#[derive(Clone, Copy)]
+struct Place {
+    put: usize,
+    entry: usize,
+}
+
+impl Store {
+    /// Store puts, as many to a transaction as fit.
+    pub(crate) fn commit(&mut self, puts: Vec<Put>) -> Vec<Answer> {
+        let mut pending: Vec<Pending> =
+            puts.into_iter().map(|put| Pending { put, ids: Vec::new(), error: None }).collect();
+        for put in &mut pending {
+            put.error = self.assign(&put.put.entries, &mut put.ids).err();
+        }
+        let mut group = Vec::new();
+        let mut bytes = 0;
+        let places =
+            |(put, pending): (usize, &Pending)| (0..pending.put.entries.len()).map(move |entry| Place { put, entry });
+        let places: Vec<Place> = pending.iter().enumerate().flat_map(places).collect();
+        for place in places {
+            let Place { put, entry } = place;
+            let size = size(&pending[put].put.entries[entry]);
+            // The most that one transaction carries: what the cap is certain to have room for once all else is evicted.
+            if bytes + size > self.options.segment_bytes_max && !group.is_empty() {
+                self.commit_group(&mut pending, &group);
+                group.clear();
+                bytes = 0;
+            }
+            if pending[put].error.is_none() {
+                group.push(place);
+                bytes += size;
+            }
+        }
+        self.commit_group(&mut pending, &group);
+        pending.into_iter().map(|pending| self.answer(pending)).collect()
+    }
+
+    fn answer(&mut self, pending: Pending) -> Answer {
+        let result = match pending.error {
+            None => Ok(pending.ids.into_iter().map(EntryId).collect()),
+            Some(error) => {
+                self.put_failures += 1;
+                Err(error)
+            }
+        };
+        (pending.put.answer, result)
+    }
+
+    /// Check entries and give them ids.
+    fn assign(&mut self, entries: &[Entry], ids: &mut Vec<u64>) -> Result<(), Error> {
+        let max = self.options.segment_bytes_max;
+        for entry in entries {
+            let kinds = KINDS as u64 - 1;
+            for (field, value, max) in [
+                ("class", u64::from(entry.class), kinds),
+                ("signal", u64::from(entry.signal), kinds),
+                ("meta + payload bytes", size(entry), max),
+            ] {
+                if value > max {
+                    return Err(Error::Entry { field, value, max });
+                }
+            }
+        }
+        for _ in entries {
+            if self.next_id.is_multiple_of(BLOCK_IDS) {
+                self.state.set_block(self.next_id / BLOCK_IDS)?;
+            }
+            ids.push(self.next_id);
+            self.next_id += 1;
+        }
+        Ok(())
+    }
+
+    /// One transaction per class.
+    fn commit_group(&mut self, pending: &mut [Pending], group: &[Place]) {
+        let mut classes: Vec<Vec<Place>> = vec![Vec::new(); KINDS];
+        for place in group {
+            classes[usize::from(pending[place.put].put.entries[place.entry].class)].push(*place);
+        }
+        for (class, mut places) in (0..).zip(classes) {
+            places.retain(|place| pending[place.put].error.is_none());
+            if places.is_empty() {
+                continue;
+            }
+            let row = |p: &Place| (pending[p.put].ids[p.entry], pending[p.put].put.entries[p.entry].clone());
+            let rows: Vec<(u64, Entry)> = places.iter().map(row).collect();
+            if let Err(error) = self.commit_class(class, &rows) {
+                let failed: BTreeSet<usize> = places.iter().map(|place| place.put).collect();
+                for put in failed {
+                    self.take_back(&pending[put]);
+                    pending[put].error = Some(error.clone());
+                }
+            }
+        }
+    }
+
+    /// Delete what other transactions already stored of a put that failed. What cannot be deleted either stays, is
+    /// counted, and arrives although it was refused.
+    fn take_back(&mut self, pending: &Pending) {
+        for (id, entry) in pending.ids.iter().zip(&pending.put.entries) {
+            for segment in self.segments.values_mut().filter(|segment| segment.class == entry.class) {
+                if !matches!(segment.contains(*id), Ok(true)) || segment.delete(&[*id]).is_err() {
+                    continue;
+                }
+                segment.live.subtract(&totals(entry));
+                segment.unleased = segment.unleased.saturating_sub(1);
+                if segment.head == Some(*id) {
+                    segment.head = segment.after(*id).unwrap_or(None);
+                }
+                if let Some(slot) = segment.slot {
+                    self.state.write_slot(slot, segment.first_id, &segment.live);
+                }
+            }
+        }
+    }
+
+    fn commit_class(&mut self, class: u8, rows: &[(u64, Entry)]) -> Result<(), Error> {
+        let growth = space::growth_max(rows.iter().map(|(_, entry)| size(entry))) + space::SEGMENT_BYTES_MIN;
+        if !self.make_room(class, growth)? {
+            // Nothing that is stored is worth less: these are what goes.
+            let mut lost = Totals::default();
+            rows.iter().for_each(|(_, entry)| lost.add(&totals(entry)));
+            self.lost(&lost, Loss::Evicted);
+            return Ok(());
+        }
+        let first_id = self.active(class, rows.first().map_or(self.next_id, |(id, _)| *id))?;
+        self.touch(first_id);
+        let Some(segment) = self.segments.get_mut(&first_id) else { return Err(Error::Closed) };
+        let acked: Vec<u64> = segment.acked.iter().take(space::DELETE_ROWS_MAX).copied().collect();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+        let borrowed: Vec<(u64, &Entry)> = rows.iter().map(|(id, entry)| (*id, entry)).collect();
+        if let Err(error) = segment.append(&borrowed, now, &acked) {
+            if !matches!(error, Error::DiskFull { .. }) {
+                // After a failed write or sync nobody knows what the file holds beyond its last commit.
+                tracing::error!(%error, "a segment cannot be written and is closed for writing");
+                segment.writable = false;
+                segment.disconnect();
+                if segment.live.entries == 0 {
+                    self.drop_segment(first_id);
+                }
+            }
+            return Err(error);
+        }
+        segment.acked.drain(..acked.len());
+        if segment.live.entries == 0 {
+            segment.oldest_unix_nano = now;
+        }
+        for (id, entry) in rows {
+            segment.live.add(&totals(entry));
+            segment.unleased += 1;
+            segment.head.get_or_insert(*id);
+            segment.last = *id;
+        }
+        self.commits += 1;
+        self.note(first_id);
+        self.settle(first_id);
+        Ok(())
+    }
+
+    /// After a commit: keep the WAL short, and close a segment that is full.
+    fn settle(&mut self, first_id: u64) {
+        let wal_bytes_max = (self.options.segment_bytes_max / 2).min(4 << 20);
+        let Some(segment) = self.segments.get_mut(&first_id) else { return };
+        let full = segment.file_bytes >= self.options.segment_bytes_max;
+        if full {
+            segment.writable = false;
+        }
+        if (full || segment.wal_bytes > wal_bytes_max)
+            && let Err(error) = segment.checkpoint()
+        {
+            // The data is safe in the WAL, which counts under the cap as it is.
+            tracing::warn!(%error, "cannot checkpoint a segment");
+        }
+    }
+
+    /// The segment of a class that is open for writing, made now if there is none.
+    fn active(&mut self, class: u8, first_id: u64) -> Result<u64, Error> {
+        if let Some(segment) = self.segments.values().find(|segment| segment.class == class && segment.writable) {
+            return Ok(segment.first_id);
+        }
+        let mut segment = Segment::new(&self.options.directory, first_id, class);
+        self.touch(first_id);
+        // The name must be as durable as what is committed under it.
+        let created = segment.create().and_then(|()| crate::recovery::sync_directory(&self.options.directory));
+        if let Err(error) = created {
+            segment.unlink();
+            return Err(error);
+        }
+        segment.slot = self.state.take_slot();
+        segment.used = self.turn;
+        self.segments.insert(first_id, segment);
+        Ok(first_id)
+    }
+
+    /// Make room for `growth` bytes of `class`. False: the put itself is the least valuable and must go.
+    pub(crate) fn make_room(&mut self, class: u8, growth: u64) -> Result<bool, Error> {
+        let bytes_max = self.options.bytes_max;
+        let fits = |store: &Store| store.disk_bytes() + growth + space::FLUSH_BYTES_MAX <= bytes_max;
+        if fits(self) {
+            return Ok(true);
+        }
+        if self.quarantine_bytes > 0 {
+            self.quarantine_bytes = crate::recovery::empty_quarantine(&self.options.directory);
+        }
+        for segment in self.segments.values_mut().filter(|segment| segment.wal_bytes > 0) {
+            if let Err(error) = segment.checkpoint() {
+                tracing::warn!(%error, "cannot checkpoint a segment to make room");
+            }
+        }
+        while !fits(self) {
+            // Empty ones first, then by worth, then by age.
+            let worth = |s: &Segment| (s.live.entries == 0, s.class, std::cmp::Reverse(s.first_id));
+            let Some((empty, worst, std::cmp::Reverse(first_id))) = self.segments.values().map(worth).max() else {
+                break;
+            };
+            if !empty && self.options.when_full == WhenFull::Refuse {
+                return Err(Error::Full { disk_bytes: self.disk_bytes(), bytes_max });
+            }
+            if !empty && worst < class {
+                return Ok(false);
+            }
+            let lost = self.abandon(first_id, Loss::Evicted);
+            if lost.entries > 0 {
+                tracing::error!(
+                    class = worst,
+                    entries = lost.entries,
+                    "the buffer is full; its least valuable segment is gone"
+                );
+            }
+            self.drop_segment(first_id);
+        }
+        Ok(true)
+    }
+}
+
+fn size(entry: &Entry) -> u64 {
+    (entry.meta.len() + entry.payload.len()) as u64
+}
+
+fn totals(entry: &Entry) -> Totals {
+    Totals::one(entry.signal, u64::from(entry.records), size(entry))
+}

@@ -1,0 +1,132 @@
+//! The `state` file: which block of ids is in use, and what each segment holds.
+//!
+//! Written in place and never grown, so that it works on a full disk. The block is synced before an id of it is given; the
+//! counts are not: they follow every change, survive a crash of the process, and only serve to say how much was in a
+//! segment that can no longer be read. Invariant: every record carries its own XXH3; one that does not match is not there.
+
+use crate::segment::Totals;
+use crate::{Error, KINDS};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Ids of one block: a start takes a fresh one, so that ids which only the lost end of a segment knew never come again.
+/// 2^20 a start leaves ids below 2^53 (exact in JSON) for 8 G starts.
+pub(crate) const BLOCK_IDS: u64 = 1 << 20;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"ollybuf1");
+const SLOTS: usize = 512;
+const WORDS: usize = 4 + KINDS;
+const SLOT_BYTES: u64 = 8 * WORDS as u64;
+/// Two copies of the header, written in turn, each in a disk sector of its own.
+const HEADER_BYTES: u64 = 4096;
+/// All of it.
+pub(crate) const FILE_BYTES: u64 = 2 * HEADER_BYTES + SLOTS as u64 * SLOT_BYTES;
+
+/// The open file.
+#[derive(Debug)]
+pub(crate) struct State {
+    file: File,
+    path: PathBuf,
+    /// In use; 0 when the file is new or unreadable.
+    pub(crate) block: u64,
+    turn: u64,
+    taken: Vec<bool>,
+}
+
+impl State {
+    /// Open, or create at full size. Returns what it says about segments: first id, slot and totals.
+    pub(crate) fn open(directory: &Path) -> Result<(State, Vec<(u64, Totals)>), Error> {
+        let path = directory.join("state");
+        let failed = |error: std::io::Error| Error::io(&path, &error);
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        if file.metadata().map_err(failed)?.len() != FILE_BYTES {
+            file.set_len(0).map_err(failed)?;
+            file.write_all_at(&vec![0; FILE_BYTES as usize], 0).map_err(failed)?;
+            file.sync_all().map_err(failed)?;
+        }
+        let header = |turn: u64| read::<4>(&file, turn * HEADER_BYTES).filter(|words| words[0] == MAGIC);
+        let newest = [header(0), header(1)].into_iter().flatten().max_by_key(|words| words[2]);
+        let (block, turn) = newest.map_or((0, 0), |words| (words[1], words[2]));
+        let segments = (0..SLOTS).filter_map(|slot| read::<WORDS>(&file, offset(slot)));
+        let segments = segments.filter(|words| words[0] != 0).map(|words| {
+            let mut totals = Totals { entries: words[1], bytes: words[2], records: [0; KINDS] };
+            totals.records.copy_from_slice(&words[3..3 + KINDS]);
+            (words[0], totals)
+        });
+        let segments = segments.collect();
+        Ok((State { file, path, block, turn, taken: vec![false; SLOTS] }, segments))
+    }
+
+    /// Take a block into use, synced.
+    pub(crate) fn set_block(&mut self, block: u64) -> Result<(), Error> {
+        self.turn += 1;
+        let words = [MAGIC, block, self.turn];
+        let written = self.file.write_all_at(&sealed(&words), self.turn % 2 * HEADER_BYTES);
+        written.and_then(|()| self.file.sync_data()).map_err(|error| Error::io(&self.path, &error))?;
+        self.block = block;
+        Ok(())
+    }
+
+    /// Forget all counts: recovery has read them and writes them anew.
+    pub(crate) fn clear(&mut self) {
+        (0..SLOTS).for_each(|slot| self.give_back(slot));
+    }
+
+    /// A place to count a segment in; none when all are taken: then it is counted only in memory.
+    pub(crate) fn take_slot(&mut self) -> Option<usize> {
+        let slot = self.taken.iter().position(|taken| !taken)?;
+        self.taken[slot] = true;
+        Some(slot)
+    }
+
+    /// Count.
+    pub(crate) fn write_slot(&self, slot: usize, first_id: u64, totals: &Totals) {
+        let mut words = [0; WORDS - 1];
+        words[..3].copy_from_slice(&[first_id, totals.entries, totals.bytes]);
+        words[3..].copy_from_slice(&totals.records);
+        self.write(slot, &sealed(&words));
+    }
+
+    /// The segment is gone.
+    pub(crate) fn give_back(&mut self, slot: usize) {
+        self.write(slot, &[0; SLOT_BYTES as usize]);
+        self.taken[slot] = false;
+    }
+
+    fn write(&self, slot: usize, bytes: &[u8]) {
+        if let Err(error) = self.file.write_all_at(bytes, offset(slot)) {
+            tracing::debug!(path = %self.path.display(), %error, "cannot note what a segment holds");
+        }
+    }
+
+    /// Sync the counts: on a clean stop.
+    pub(crate) fn sync(&self) {
+        if let Err(error) = self.file.sync_data() {
+            tracing::debug!(path = %self.path.display(), %error, "cannot sync what the segments hold");
+        }
+    }
+}
+
+fn offset(slot: usize) -> u64 {
+    2 * HEADER_BYTES + slot as u64 * SLOT_BYTES
+}
+
+/// Words and their checksum, as bytes.
+fn sealed(words: &[u64]) -> Vec<u8> {
+    let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let checksum = xxh3_64(&bytes);
+    bytes.extend(checksum.to_le_bytes());
+    bytes
+}
+
+fn read<const N: usize>(file: &File, offset: u64) -> Option<[u64; N]> {
+    let mut bytes = vec![0; 8 * N];
+    file.read_exact_at(&mut bytes, offset).ok()?;
+    let mut words = [0; N];
+    for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+        *word = u64::from_le_bytes(bytes.try_into().ok()?);
+    }
+    (words[N - 1] == xxh3_64(&bytes[..8 * (N - 1)])).then_some(words)
+}

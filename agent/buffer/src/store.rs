@@ -1,0 +1,323 @@
+//! All files of one buffer and who holds what: leases, acks, and what is left when entries go.
+//!
+//! Used by the writer's thread alone. Invariant: every stored entry is in exactly one of: never leased (counted by its
+//! segment), on lease, or given back; and an entry whose segment is gone while it is on lease is still answered for.
+
+use crate::segment::{Row, Segment, Totals};
+use crate::state::State;
+use crate::writer::CONNECTIONS_MAX;
+use crate::{EntryId, Error, KINDS, Loss, Observer, Options, Stats, Stored, space};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Reads of a segment that may fail in a row before it is set aside: a bad sector must not hold up the queue for ever.
+const READ_FAILURES_MAX: u32 = 3;
+
+/// An entry on lease, or given back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    /// First id of its segment.
+    segment: u64,
+    totals: Totals,
+    /// Its segment is gone, for this reason: lost unless it is acked.
+    orphaned: Option<Loss>,
+}
+
+/// The files and the leases.
+pub(crate) struct Store {
+    pub(crate) options: Options,
+    pub(crate) observer: Arc<dyn Observer>,
+    /// Held for the lock.
+    pub(crate) _lock: File,
+    pub(crate) state: State,
+    pub(crate) segments: BTreeMap<u64, Segment>,
+    pub(crate) leased: BTreeMap<u64, Held>,
+    pub(crate) released: BTreeMap<u64, Held>,
+    pub(crate) next_id: u64,
+    /// Ids below were put by an earlier process.
+    pub(crate) recovered_below: u64,
+    pub(crate) quarantine_bytes: u64,
+    pub(crate) reserve_bytes: u64,
+    pub(crate) reserve_there: bool,
+    pub(crate) turn: u64,
+    pub(crate) put_failures: u64,
+    pub(crate) commits: u64,
+}
+
+impl Store {
+    pub(crate) fn directory(&self) -> &Path {
+        &self.options.directory
+    }
+
+    /// Everything on disk; the reserve counts also while it is given up, so that it can come back.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        let segments: u64 = self.segments.values().map(Segment::disk_bytes).sum();
+        crate::state::FILE_BYTES + self.reserve_bytes + self.quarantine_bytes + segments
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let mut totals = Totals::default();
+        self.segments.values().for_each(|segment| totals.add(&segment.live));
+        let orphans = self.leased.values().filter(|held| held.orphaned.is_some());
+        orphans.for_each(|held| totals.add(&held.totals));
+        let alive = self.segments.values().filter(|segment| segment.live.entries > 0);
+        Stats {
+            entries: totals.entries,
+            records: totals.records,
+            payload_bytes: totals.bytes,
+            disk_bytes: self.disk_bytes(),
+            segments: self.segments.len() as u64,
+            oldest_unix_nano: alive.map(|segment| segment.oldest_unix_nano).min().unwrap_or(0),
+            leased: self.leased.len() as u64,
+            put_failures: self.put_failures,
+            commits: self.commits,
+        }
+    }
+
+    /// Lease the oldest entry: one given back, or the first of a segment.
+    pub(crate) fn lease(&mut self) -> Result<Option<Stored>, Error> {
+        loop {
+            let released = self.released.first_key_value().map(|(id, held)| (*id, held.segment));
+            let heads = self.segments.values().filter_map(|segment| Some((segment.head?, segment.first_id)));
+            let Some((id, first_id)) = released.into_iter().chain(heads).min() else { return Ok(None) };
+            match self.read(first_id, id) {
+                Ok(Row::Good(mut stored)) => {
+                    stored.redelivered = id < self.recovered_below || self.released.contains_key(&id);
+                    let (signal, records) = (stored.entry.signal, u64::from(stored.entry.records));
+                    let bytes = (stored.entry.meta.len() + stored.entry.payload.len()) as u64;
+                    let held = Held { segment: first_id, totals: Totals::one(signal, records, bytes), orphaned: None };
+                    self.leave_queue(first_id, id)?;
+                    self.leased.insert(id, held);
+                    return Ok(Some(*stored));
+                }
+                Ok(Row::Damaged(totals)) => {
+                    tracing::error!(id, segment = first_id, "an entry is damaged and is dropped");
+                    self.leave_queue(first_id, id)?;
+                    self.lost(&totals, Loss::Corrupt);
+                    self.forget(first_id, id, &totals);
+                }
+                Ok(Row::Missing) => self.set_aside(first_id, "a row is missing"),
+                Err(error) => {
+                    if !self.segments.contains_key(&first_id) {
+                        continue;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Read a row; a segment that cannot be read is set aside and gone when this returns an error for good.
+    fn read(&mut self, first_id: u64, id: u64) -> Result<Row, Error> {
+        self.touch(first_id);
+        let Some(segment) = self.segments.get_mut(&first_id) else { return Ok(Row::Missing) };
+        let read = segment.read(id);
+        match &read {
+            Ok(_) => segment.read_failures = 0,
+            Err(error) => {
+                segment.read_failures += 1;
+                segment.connection = None;
+                if segment.read_failures >= READ_FAILURES_MAX {
+                    let why = error.to_string();
+                    self.set_aside(first_id, &why);
+                }
+            }
+        }
+        read
+    }
+
+    /// The entry is no longer waiting: find what its segment gives next.
+    fn leave_queue(&mut self, first_id: u64, id: u64) -> Result<(), Error> {
+        if self.released.remove(&id).is_some() {
+            return Ok(());
+        }
+        let Some(segment) = self.segments.get_mut(&first_id) else { return Ok(()) };
+        let next = segment.after(id)?;
+        segment.unleased = segment.unleased.saturating_sub(1);
+        segment.head = next;
+        if next.is_none() && segment.unleased > 0 {
+            // The tree lost rows that were counted.
+            self.set_aside(first_id, "rows are missing");
+        }
+        Ok(())
+    }
+
+    /// Give leases back. What lost its segment meanwhile is lost now.
+    pub(crate) fn release(&mut self, ids: &[EntryId]) {
+        for EntryId(id) in ids {
+            match self.leased.remove(id) {
+                Some(Held { orphaned: Some(reason), totals, .. }) => self.lost(&totals, reason),
+                Some(held) => drop(self.released.insert(*id, held)),
+                None => {}
+            }
+        }
+    }
+
+    /// Entries arrived. A lease that was given back meanwhile (its answer came late) counts too.
+    pub(crate) fn ack(&mut self, ids: &[EntryId]) {
+        for EntryId(id) in ids {
+            let Some(held) = self.leased.remove(id).or_else(|| self.released.remove(id)) else { continue };
+            if held.orphaned.is_none() {
+                self.forget(held.segment, *id, &held.totals);
+            }
+        }
+    }
+
+    /// An entry that is neither waiting nor on lease any more leaves its segment; the last one takes the file along.
+    pub(crate) fn forget(&mut self, first_id: u64, id: u64, totals: &Totals) {
+        let Some(segment) = self.segments.get_mut(&first_id) else { return };
+        segment.live.subtract(totals);
+        segment.acked.push(id);
+        if segment.live.entries == 0 {
+            // One that is written to stays while it is small: its pages are used again.
+            if !segment.writable || segment.disk_bytes() > self.options.segment_bytes_max / 8 {
+                self.drop_segment(first_id);
+                return;
+            }
+        }
+        self.note(first_id);
+    }
+
+    /// Write the counts of a segment down.
+    pub(crate) fn note(&mut self, first_id: u64) {
+        if let Some(segment) = self.segments.get(&first_id)
+            && let Some(slot) = segment.slot
+        {
+            self.state.write_slot(slot, first_id, &segment.live);
+        }
+    }
+
+    /// Delete a segment's files.
+    pub(crate) fn drop_segment(&mut self, first_id: u64) {
+        if let Some(segment) = self.segments.remove(&first_id) {
+            if let Some(slot) = segment.slot {
+                self.state.give_back(slot);
+            }
+            segment.unlink();
+        }
+    }
+
+    /// Take a segment's entries out of all accounts: those on lease may still be acked, the others are lost.
+    pub(crate) fn abandon(&mut self, first_id: u64, reason: Loss) -> Totals {
+        let Some(segment) = self.segments.get_mut(&first_id) else { return Totals::default() };
+        let mut lost = std::mem::take(&mut segment.live);
+        (segment.head, segment.unleased) = (None, 0);
+        for held in self.leased.values_mut().filter(|held| held.segment == first_id && held.orphaned.is_none()) {
+            held.orphaned = Some(reason);
+            lost.subtract(&held.totals);
+        }
+        self.released.retain(|_, held| held.segment != first_id);
+        self.lost(&lost, reason);
+        lost
+    }
+
+    /// A segment that cannot be read: count it as lost and keep the file for a person.
+    pub(crate) fn set_aside(&mut self, first_id: u64, why: &str) {
+        let lost = self.abandon(first_id, Loss::Corrupt);
+        let Some(mut segment) = self.segments.remove(&first_id) else { return };
+        tracing::error!(path = %segment.path.display(), why, entries = lost.entries, "a segment is damaged and is set aside");
+        segment.connection = None;
+        segment.measure();
+        if let Some(slot) = segment.slot {
+            self.state.give_back(slot);
+        }
+        self.quarantine_bytes = crate::recovery::quarantine(&self.options, &segment.path);
+    }
+
+    pub(crate) fn lost(&self, totals: &Totals, reason: Loss) {
+        for signal in 0..KINDS {
+            let records = totals.records[signal];
+            // The bytes go to the first signal there is: they are told once, and a class rarely holds more than one.
+            let first = totals.records[..signal].iter().all(|records| *records == 0);
+            if records > 0 {
+                let bytes = if first { totals.bytes } else { 0 };
+                self.observer.lost(signal as u8, records, bytes, reason);
+            }
+        }
+    }
+
+    /// Mark a segment as used now, and close the connection that was not used for longest if there are too many.
+    pub(crate) fn touch(&mut self, first_id: u64) {
+        self.turn += 1;
+        if let Some(segment) = self.segments.get_mut(&first_id) {
+            segment.used = self.turn;
+            if segment.connection.is_some() {
+                return;
+            }
+        }
+        let open =
+            self.segments.values().filter(|segment| segment.connection.is_some() && segment.first_id != first_id);
+        let open: Vec<(u64, u64)> = open.map(|segment| (segment.used, segment.first_id)).collect();
+        if open.len() >= CONNECTIONS_MAX
+            && let Some((_, oldest)) = open.iter().min()
+            && let Some(segment) = self.segments.get_mut(oldest)
+        {
+            segment.disconnect();
+        }
+    }
+
+    /// Once a second or so: write acks down, bring the reserve back.
+    pub(crate) fn idle(&mut self) {
+        self.flush();
+        if !self.reserve_there {
+            self.reserve_there = crate::recovery::reserve(&self.options.directory, self.reserve_bytes);
+        }
+    }
+
+    /// Delete acked rows, a bounded number at a time, so that the WAL stays inside what the cap keeps free.
+    fn flush(&mut self) {
+        let pending: Vec<u64> = self.segments.values().filter(|s| !s.acked.is_empty()).map(|s| s.first_id).collect();
+        for first_id in pending {
+            self.touch(first_id);
+            if let Err(error) = self.flush_segment(first_id) {
+                // The acks stay pending; at worst the entries are given again after a restart.
+                tracing::warn!(%error, "cannot write acknowledgements down; trying again");
+                if matches!(error, Error::DiskFull { .. }) {
+                    self.give_up_reserve();
+                }
+            }
+        }
+    }
+
+    fn flush_segment(&mut self, first_id: u64) -> Result<(), Error> {
+        let Some(segment) = self.segments.get_mut(&first_id) else { return Ok(()) };
+        while !segment.acked.is_empty() {
+            let count = segment.acked.len().min(space::DELETE_ROWS_MAX);
+            let chunk: Vec<u64> = segment.acked[..count].to_vec();
+            segment.delete(&chunk)?;
+            segment.acked.drain(..count);
+            if segment.wal_bytes > space::FLUSH_BYTES_MAX / 2 {
+                segment.checkpoint()?;
+            }
+        }
+        if !segment.writable {
+            segment.checkpoint()?;
+        }
+        segment.oldest_unix_nano = segment.oldest().unwrap_or(segment.oldest_unix_nano);
+        Ok(())
+    }
+
+    /// Let SQLite have the reserved bytes: so deletes work on a disk without space.
+    pub(crate) fn give_up_reserve(&mut self) {
+        if self.reserve_there {
+            tracing::warn!(
+                bytes = self.reserve_bytes,
+                "the disk is full; the reserve is given up until there is space"
+            );
+            self.reserve_there = std::fs::remove_file(self.options.directory.join("reserve")).is_err();
+        }
+    }
+
+    /// Write acks down, close all files, and say what is left.
+    pub(crate) fn close(mut self) -> Stats {
+        self.flush();
+        self.segments.values_mut().for_each(Segment::disconnect);
+        let empty: Vec<u64> =
+            self.segments.values().filter(|s| s.live.entries == 0 && s.acked.is_empty()).map(|s| s.first_id).collect();
+        empty.into_iter().for_each(|first_id| self.drop_segment(first_id));
+        self.state.sync();
+        self.stats()
+    }
+}

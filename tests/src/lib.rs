@@ -1,1 +1,24 @@
-//! End-to-end tests: one property a file.
+//! Starts the real processes (store, gateway, agent) and asks the real ClickHouse: the end-to-end tests, the demo and the
+//! benches stand on it.
+//!
+//! Everything runs on the loopback, on free ports, under a temporary folder. Whoever starts a process owns it: dropping the
+//! handle ends the process, by its id.
+
+mod agent;
+pub mod cache;
+mod gateway;
+mod http;
+mod link;
+mod process;
+mod store;
+mod wait;
+mod world;
+
+pub use agent::{Agent, AgentConfig};
+pub use gateway::{Gateway, GatewayConfig, Key};
+pub use http::{Answer, get, post};
+pub use link::Link;
+pub use process::{Binaries, Process, free_port, port_or_free};
+pub use store::{Store, StoreConfig};
+pub use wait::{until, within};
+pub use world::{Outcome, World};

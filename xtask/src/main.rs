@@ -1,2 +1,72 @@
-//! Every command a developer or CI types.
-fn main() {}
+//! Every command a developer or CI types: `cargo xtask check`, `demo`, `bench`, `ebpf`, `setup`.
+//!
+//! Each module is one command or one of its parts; nothing here is part of the product.
+
+mod bench;
+mod check;
+mod demo;
+mod progress;
+mod rules;
+mod setup;
+mod stack;
+mod usage;
+
+use clap::{Parser, Subcommand};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Every command a developer or CI types")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The gate: set-up, format, lints, licences, house rules, unit, property and end-to-end tests.
+    Check {
+        /// Format, lints, house rules and unit tests only.
+        #[arg(long)]
+        fast: bool,
+    },
+    /// Shows this host's metrics, logs and traces arriving in a real ClickHouse.
+    Demo(demo::Options),
+    /// Measures the release build; `cargo xtask bench` lists what there is to measure.
+    Bench(bench::Options),
+    /// Installs what `check` and `demo` need and is not there yet.
+    Setup,
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Check { fast } => check::run(fast),
+        Command::Demo(options) => demo::run(&options),
+        Command::Bench(options) => bench::run(&options),
+        Command::Setup => setup::run(),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// The folder of the repository: the parent of this crate's.
+fn repository() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// A cargo command in the repository, without the variables that the outer `cargo run` leaves behind: they would make
+/// build scripts run again.
+fn cargo(arguments: &[&str]) -> std::process::Command {
+    let mut command = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(repository()).args(arguments).env("CARGO_TERM_COLOR", "never");
+    for (name, _) in std::env::vars_os() {
+        let inner = name.to_str().is_some_and(|n| n.starts_with("CARGO_PKG_") || n.starts_with("CARGO_MANIFEST_"));
+        if inner {
+            command.env_remove(name);
+        }
+    }
+    command
+}

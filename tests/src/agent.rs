@@ -1,0 +1,165 @@
+//! An agent of its own: configuration file, state folder, OTLP and admin ports.
+//!
+//! Every input is off until a test (or the demo) turns it on, so that what arrives is what was asked for.
+
+use crate::gateway::sum_of;
+use crate::process::{Binaries, Process, free_port};
+use crate::wait::until;
+use crate::{Answer, get, post};
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+
+/// What an agent is started with.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// State, log and configuration lie here.
+    pub folder: PathBuf,
+    /// Where it sends to: `http://127.0.0.1:4317`.
+    pub endpoint: String,
+    /// The API key; it is handed over by the environment.
+    pub api_key: String,
+    /// OTLP/gRPC, OTLP/HTTP, admin.
+    pub ports: [u16; 3],
+    /// Further keys, dotted, with their values as TOML.
+    pub settings: Vec<(String, String)>,
+}
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Agent {
+    binaries: Binaries,
+    config: AgentConfig,
+    process: Process,
+}
+
+impl AgentConfig {
+    /// On free ports.
+    pub fn new(folder: &Path, endpoint: &str, api_key: &str) -> Result<Self> {
+        let ports = [free_port()?, free_port()?, free_port()?];
+        let (endpoint, api_key) = (endpoint.to_owned(), api_key.to_owned());
+        Ok(Self { folder: folder.to_owned(), endpoint, api_key, ports, settings: Vec::new() })
+    }
+
+    /// Sets one more key, its value as TOML.
+    pub fn set(mut self, key: &str, value: &str) -> Self {
+        self.settings.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The configuration file's path.
+    pub fn file(&self) -> PathBuf {
+        self.folder.join("agent.toml")
+    }
+
+    /// Writes the configuration file.
+    pub fn write(&self) -> Result<()> {
+        std::fs::create_dir_all(&self.folder).with_context(|| format!("make {}", self.folder.display()))?;
+        let [grpc, http, admin] = self.ports;
+        let mut text = format!(
+            "endpoint = {:?}\nstate_dir = {:?}\nadmin.listen = \"127.0.0.1:{admin}\"\n\
+             inputs.otlp.grpc_listen = \"127.0.0.1:{grpc}\"\ninputs.otlp.http_listen = \"127.0.0.1:{http}\"\n",
+            self.endpoint,
+            self.folder.join("state"),
+        );
+        for (key, value) in &self.settings {
+            text.push_str(&format!("{key} = {value}\n"));
+        }
+        std::fs::write(self.file(), text).with_context(|| format!("write {}", self.file().display()))
+    }
+
+    /// A command of the agent with this configuration, without the environment's own settings.
+    pub fn command(&self, binaries: &Binaries, arguments: &[&str]) -> Result<Command> {
+        let mut command = Command::new(binaries.path("ollystack-agent")?);
+        command.args(arguments).arg("--config").arg(self.file());
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("OLLYSTACK_") {
+                command.env_remove(name);
+            }
+        }
+        command.env("OLLYSTACK_API_KEY", &self.api_key);
+        Ok(command)
+    }
+
+    /// Writes the configuration, starts the agent and returns at once.
+    pub fn spawn(&self, binaries: &Binaries) -> Result<Agent> {
+        self.write()?;
+        let command = self.command(binaries, &["run"])?;
+        let process = Process::start("agent", command, &self.folder.join("agent.log"))?;
+        Ok(Agent { binaries: binaries.clone(), config: self.clone(), process })
+    }
+
+    /// Starts the agent and waits until its admin port answers.
+    pub fn start(&self, binaries: &Binaries) -> Result<Agent> {
+        let mut agent = self.spawn(binaries)?;
+        agent.wait_until_it_runs()?;
+        Ok(agent)
+    }
+}
+
+impl Agent {
+    /// The `host:port` for OTLP/gRPC.
+    pub fn grpc(&self) -> String {
+        format!("127.0.0.1:{}", self.config.ports[0])
+    }
+
+    /// The base URL for OTLP/HTTP.
+    pub fn http(&self) -> String {
+        format!("http://127.0.0.1:{}", self.config.ports[1])
+    }
+
+    /// What it was started with.
+    pub fn config(&self) -> &AgentConfig {
+        &self.config
+    }
+
+    /// The process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    fn admin(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.config.ports[2])
+    }
+
+    /// Waits until the admin port answers.
+    pub fn wait_until_it_runs(&mut self) -> Result<()> {
+        let url = self.admin("/healthz");
+        until("the agent runs", || {
+            self.process.must_run()?;
+            Ok(get(&url).ok().map(drop))
+        })
+    }
+
+    /// What `/status` says.
+    pub fn status(&self) -> Result<Value> {
+        let answer = get(&self.admin("/status"))?;
+        serde_json::from_slice(&answer.body).with_context(|| format!("/status is not JSON: {}", answer.text()))
+    }
+
+    /// One sum of a Prometheus metric: all its series whose labels contain each of `labels`.
+    pub fn metric(&self, name: &str, labels: &[&str]) -> Result<f64> {
+        Ok(sum_of(&get(&self.admin("/metrics"))?.text(), name, labels))
+    }
+
+    /// POST to the OTLP/HTTP port.
+    pub fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer> {
+        post(&format!("{}{path}", self.http()), headers, body)
+    }
+
+    /// SIGTERM, and how it ended.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        self.process.stop()
+    }
+
+    /// Starts again, with the same state, after it was stopped or killed.
+    pub fn restart(&mut self) -> Result<()> {
+        if self.process.try_wait()?.is_none() {
+            bail!("the agent still runs: stop or kill it before a restart");
+        }
+        let command = self.config.command(&self.binaries, &["run"])?;
+        self.process = Process::start("agent", command, &self.config.folder.join("agent.log"))?;
+        self.wait_until_it_runs()
+    }
+}

@@ -1,0 +1,34 @@
+//! What set-up fetches once and keeps outside the repository: the Python OpenTelemetry SDK, tools.
+
+use anyhow::{Context, Result, bail};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
+
+/// The SDK packages and their versions.
+pub const REQUIREMENTS: &str = include_str!("../e2e/requirements.txt");
+
+/// `$XDG_CACHE_HOME/ollystack`, or `~/.cache/ollystack`.
+pub fn folder() -> Result<PathBuf> {
+    let base = match (std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME")) {
+        (Some(cache), _) if !cache.is_empty() => PathBuf::from(cache),
+        (_, Some(home)) => PathBuf::from(home).join(".cache"),
+        _ => bail!("neither XDG_CACHE_HOME nor HOME is set: set one, set-up keeps what it fetches there"),
+    };
+    Ok(base.join("ollystack"))
+}
+
+/// The virtual environment with exactly [`REQUIREMENTS`]; another set of versions is another folder.
+pub fn python_environment() -> Result<PathBuf> {
+    let mut hasher = DefaultHasher::new();
+    REQUIREMENTS.hash(&mut hasher);
+    Ok(folder()?.join(format!("python-{:016x}", hasher.finish())))
+}
+
+/// The Python that has the SDK; an error says how to get it.
+pub fn python() -> Result<PathBuf> {
+    let python = python_environment()?.join("bin/python");
+    if !python_environment()?.join("complete").is_file() {
+        bail!("the Python OpenTelemetry SDK is not set up; run `cargo xtask check`, or `cargo xtask setup` first");
+    }
+    python.canonicalize().map(|_| python.clone()).with_context(|| format!("{} is gone", python.display()))
+}

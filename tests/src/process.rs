@@ -1,0 +1,164 @@
+//! One child process: its command line, its log file, its end.
+//!
+//! A process is in a group of its own, so that Ctrl-C on the terminal reaches only whoever started it, and is ended by its
+//! id when its handle is dropped: SIGTERM first, SIGKILL when it does not obey.
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs::File;
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::wait::within;
+
+/// How long a process may take to stop after SIGTERM before its handle's drop kills it.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// Where the binaries of the workspace lie.
+#[derive(Clone, Debug)]
+pub struct Binaries(PathBuf);
+
+impl Binaries {
+    /// Those of a target folder's profile, such as `target/release`.
+    pub fn at(folder: impl Into<PathBuf>) -> Self {
+        Self(folder.into())
+    }
+
+    /// Those built beside the running program: `target/debug` for a test binary in `target/debug/deps`.
+    pub fn beside_this_program() -> Result<Self> {
+        let program = std::env::current_exe().context("the path of the running program is unknown")?;
+        let folder = program.parent().context("the running program has no folder")?;
+        Ok(Self(if folder.ends_with("deps") { folder.join("..") } else { folder.to_owned() }))
+    }
+
+    /// The path of one; an error says how to build it.
+    pub fn path(&self, name: &str) -> Result<PathBuf> {
+        let path = self.0.join(name);
+        if !path.is_file() {
+            bail!("{} is not built; run `cargo xtask check`, or `cargo build --workspace` first", path.display());
+        }
+        Ok(path)
+    }
+}
+
+/// A running child process.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    ended: Option<ExitStatus>,
+}
+
+impl Process {
+    /// Starts `command`, standard output and error into `log` (appended, so that a restart keeps the story).
+    pub fn start(name: &str, mut command: Command, log: &Path) -> Result<Self> {
+        let out =
+            File::options().create(true).append(true).open(log).with_context(|| format!("open {}", log.display()))?;
+        let err = out.try_clone()?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(err)
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("start {name}: {command:?}"))?;
+        Ok(Self { name: name.to_owned(), child, log: log.to_owned(), ended: None })
+    }
+
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where it writes its standard output and error.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// What it has written so far.
+    pub fn output(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// An error, with the end of the log, if it has ended.
+    pub fn must_run(&mut self) -> Result<()> {
+        match self.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("{} ended with {status}:\n{}", self.name, tail(&self.output(), 30)),
+        }
+    }
+
+    /// How it ended, if it has.
+    pub fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
+        if self.ended.is_none() {
+            self.ended = self.child.try_wait()?;
+        }
+        Ok(self.ended)
+    }
+
+    /// Waits for its own end.
+    pub fn wait(&mut self, deadline: Duration) -> Result<ExitStatus> {
+        let what = format!("{} (pid {}) has ended", self.name, self.id());
+        within(deadline, &what, || self.try_wait())
+    }
+
+    /// Sends a signal; nothing when it has ended.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        if self.try_wait()?.is_none()
+            && let Some(pid) = Pid::from_raw(self.child.id() as i32)
+        {
+            kill_process(pid, signal).with_context(|| format!("signal {}", self.name))?;
+        }
+        Ok(())
+    }
+
+    /// SIGTERM, then the exit status.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        self.signal(Signal::TERM)?;
+        self.wait(Duration::from_secs(60))
+    }
+
+    /// SIGKILL, and the end.
+    pub fn kill(&mut self) -> Result<()> {
+        self.signal(Signal::KILL)?;
+        self.wait(Duration::from_secs(60)).map(drop)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let start = Instant::now();
+        let _ = self.signal(Signal::TERM);
+        while matches!(self.try_wait(), Ok(None)) {
+            if start.elapsed() > GRACE {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// The last lines of a text.
+pub(crate) fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// A TCP port of the loopback that nobody listens on at this moment.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0").context("no free port on 127.0.0.1")?.local_addr()?.port())
+}
+
+/// `wanted` when nobody listens on it, any free port otherwise.
+pub fn port_or_free(wanted: u16) -> Result<u16> {
+    match TcpListener::bind(("127.0.0.1", wanted)) {
+        Ok(_) => Ok(wanted),
+        Err(_) => free_port(),
+    }
+}

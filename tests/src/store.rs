@@ -1,0 +1,87 @@
+//! The embedded ClickHouse engine as a process of its own, and SQL through its HTTP interface.
+
+use crate::process::{Binaries, Process, free_port};
+use crate::wait::within;
+use crate::{get, post};
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// Loading half a gigabyte of engine from a cold disk takes its time.
+const START: Duration = Duration::from_secs(180);
+
+/// What a store is started with.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// Data and log lie here.
+    pub folder: PathBuf,
+    /// The HTTP interface's port.
+    pub port: u16,
+}
+
+/// A running store.
+#[derive(Debug)]
+pub struct Store {
+    config: StoreConfig,
+    process: Process,
+}
+
+impl StoreConfig {
+    /// On a free port.
+    pub fn new(folder: &Path) -> Result<Self> {
+        Ok(Self { folder: folder.to_owned(), port: free_port()? })
+    }
+
+    /// Starts the store and returns at once.
+    pub fn spawn(&self, binaries: &Binaries) -> Result<Store> {
+        std::fs::create_dir_all(&self.folder).with_context(|| format!("make {}", self.folder.display()))?;
+        let mut command = Command::new(binaries.path("ollystack-gateway")?);
+        command.arg("store").arg("--listen").arg(format!("127.0.0.1:{}", self.port));
+        command.arg("--dir").arg(self.folder.join("data"));
+        let process = Process::start("store", command, &self.folder.join("store.log"))?;
+        Ok(Store { config: self.clone(), process })
+    }
+
+    /// Starts the store and waits until it answers.
+    pub fn start(&self, binaries: &Binaries) -> Result<Store> {
+        let mut store = self.spawn(binaries)?;
+        store.wait_until_it_answers()?;
+        Ok(store)
+    }
+}
+
+impl Store {
+    /// ClickHouse's HTTP interface.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.config.port)
+    }
+
+    /// The port of it.
+    pub fn port(&self) -> u16 {
+        self.config.port
+    }
+
+    /// The process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Waits until `/ping` answers.
+    pub fn wait_until_it_answers(&mut self) -> Result<()> {
+        let ping = format!("{}/ping", self.url());
+        within(START, "the store answers", || {
+            self.process.must_run()?;
+            Ok(get(&ping).is_ok_and(|answer| answer.status == 200).then_some(()))
+        })
+    }
+
+    /// Runs one statement; the answer as text, tab-separated, without the last line's end.
+    pub fn sql(&self, statement: &str) -> Result<String> {
+        let answer = post(&format!("{}/", self.url()), &[], statement.as_bytes())?;
+        if answer.status != 200 {
+            bail!("ClickHouse answered {} to `{statement}`: {}", answer.status, answer.text());
+        }
+        Ok(answer.text().trim_end_matches('\n').to_owned())
+    }
+}

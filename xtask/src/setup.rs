@@ -1,0 +1,91 @@
+//! What `check` and `demo` need beside Rust, and how to get it: by name, through the ordinary clients, kept outside the
+//! repository. What cannot be installed here is named with the command that installs it.
+
+use crate::progress::{Step, Steps};
+use crate::{cargo, repository};
+use anyhow::{Context, Result, bail};
+use ollystack_tests::cache;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+/// cargo-deny's version: another one may judge otherwise.
+const CARGO_DENY: &str = "0.20.2";
+
+/// `cargo xtask setup`.
+pub(crate) fn run() -> Result<ExitCode> {
+    let mut steps = Steps::new(repository().join("target/xtask/setup"))?;
+    steps.step("toolchain", toolchain);
+    steps.step("cargo-deny", |step| cargo_deny(step).map(drop));
+    steps.step("python sdk", python_sdk);
+    Ok(if steps.close() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A C compiler (SQLite, zstd and ring are C), rustfmt and clippy.
+pub(crate) fn toolchain(step: &mut Step) -> Result<()> {
+    if !works("cc", &["--version"]) {
+        packages(step, &["gcc", "libc6-dev"]).context("a C compiler is missing")?;
+    }
+    for (tool, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
+        if !works("cargo", &[tool, "--version"]) {
+            let add = step.run(Command::new("rustup").args(["component", "add", component]));
+            add.with_context(|| format!("{component} is missing; run `rustup component add {component}`"))?;
+        }
+    }
+    Ok(())
+}
+
+/// cargo-deny, installed into the cache unless this very version is there; its path.
+pub(crate) fn cargo_deny(step: &mut Step) -> Result<PathBuf> {
+    let root = cache::folder()?.join(format!("cargo-deny-{CARGO_DENY}"));
+    let program = root.join("bin/cargo-deny");
+    if !program.is_file() {
+        step.line("installing cargo-deny: about a minute, once");
+        // Unoptimised: it builds in a fraction of the time, and runs for two seconds.
+        let mut install = cargo(&["install", "cargo-deny", "--version", CARGO_DENY, "--locked", "--debug", "--root"]);
+        install.arg(&root).env("CARGO_PROFILE_DEV_DEBUG", "0");
+        step.run(&mut install)
+            .with_context(|| format!("run `cargo install cargo-deny --version {CARGO_DENY} --locked`"))?;
+    }
+    Ok(program)
+}
+
+/// The official OpenTelemetry SDK for Python, in a virtual environment in the cache.
+pub(crate) fn python_sdk(step: &mut Step) -> Result<()> {
+    let environment = cache::python_environment()?;
+    let complete = environment.join("complete");
+    if complete.is_file() && works(environment.join("bin/python"), &["--version"]) {
+        return Ok(());
+    }
+    if !works("python3", &["-c", "import venv, ensurepip"]) {
+        packages(step, &["python3", "python3-venv"]).context("Python 3 with venv is missing")?;
+    }
+    step.run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment))?;
+    let requirements = repository().join("tests/e2e/requirements.txt");
+    let mut install = Command::new(environment.join("bin/python"));
+    install.args(["-m", "pip", "install", "--disable-pip-version-check", "--quiet", "-r"]).arg(&requirements);
+    step.run(&mut install).with_context(|| format!("pip could not install {}", requirements.display()))?;
+    std::fs::write(&complete, "").with_context(|| format!("write {}", complete.display()))
+}
+
+/// Installs Debian packages when this user may, and says the command otherwise.
+pub(crate) fn packages(step: &mut Step, names: &[&str]) -> Result<()> {
+    let by_hand = format!("apt-get install -y {}", names.join(" "));
+    let root = Path::new("/proc/self").metadata().is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
+    if !root || !works("apt-get", &["--version"]) {
+        bail!("install it, on Debian and Ubuntu by `sudo {by_hand}`");
+    }
+    step.run(Command::new("apt-get").args(["update", "-q"]))?;
+    let mut install = Command::new("apt-get");
+    install
+        .args(["install", "-y", "-q", "--no-install-recommends"])
+        .args(names)
+        .env("DEBIAN_FRONTEND", "noninteractive");
+    step.run(&mut install).with_context(|| format!("`{by_hand}` failed"))
+}
+
+/// Whether a program is there and answers.
+pub(crate) fn works(program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> bool {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}

@@ -97,7 +97,7 @@ pub(crate) fn wrong_method(transport: Option<Transport>) -> Response<Body> {
 const GRPC: &str = "application/grpc";
 const PROTOBUF: &str = "application/x-protobuf";
 const JSON: &str = "application/json";
-/// What grpc-accept-encoding and Accept-Encoding say when an encoding was not understood.
+/// What a sender is told when its encoding was not understood.
 pub(crate) const ENCODINGS: &str = "identity,gzip,zstd";
 
 fn typed(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {

@@ -1,17 +1,169 @@
 //! One request, from its head to its answer.
+//!
+//! Invariant: the order is route, admit, read, decompress, decode, export; nothing of the body is touched before `admit` said
+//! yes, and whatever goes wrong becomes an answer.
 
 use crate::answer::{self, Body};
+use crate::body::{self, Framing};
+use crate::decode::decode;
+use crate::decompress::{Encoding, decompress};
+use crate::limits::millis;
 use crate::server::Shared;
-use crate::{OtlpService, Refusal, Transport};
-use http::{Request, Response};
+use crate::{Accepted, Event, Export, OtlpService, Refusal, RequestHead, Signal, Transport};
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, Method, Request, Response, request::Parts};
+use std::fmt::Display;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+use tonic::Code;
 
-pub(crate) async fn answer<S: OtlpService, B>(
-    _shared: &Shared<S>,
-    _peer: SocketAddr,
-    _request: Request<B>,
-) -> Response<Body> {
-    let refusal = Refusal::Unavailable { retry_after: Duration::from_secs(1), message: "not yet".to_owned() };
-    answer::refused(Some(Transport::Grpc), &refusal)
+/// Answer one request.
+pub(crate) async fn answer<S, B>(shared: &Shared<S>, peer: SocketAddr, request: Request<B>) -> Response<Body>
+where
+    S: OtlpService,
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Display,
+{
+    let begun = Instant::now();
+    let (parts, body) = request.into_parts();
+    let route = route(&parts);
+    let mut size = Size::default();
+    let outcome = match &route {
+        Route::Export(signal, transport) => {
+            let result = export(shared, peer, *signal, *transport, parts, body, &mut size).await;
+            result.map(|accepted| answer::accepted(*signal, *transport, accepted))
+        }
+        Route::Refuse(_, refusal) => Err(refusal.clone()),
+        Route::NotFound(_) | Route::WrongMethod(_) => Err(Refusal::Unsupported("no such path or method".to_owned())),
+    };
+    let (signal, transport) = match &route {
+        Route::Export(signal, transport) => (Some(*signal), Some(*transport)),
+        Route::Refuse(transport, _) | Route::NotFound(transport) | Route::WrongMethod(transport) => (None, *transport),
+    };
+    let (code, reason) = match &outcome {
+        Ok(_) => (Code::Ok, ""),
+        Err(refusal) => (refusal.code(), refusal.reason()),
+    };
+    let (wire_bytes, decoded_bytes) = (size.wire, size.decoded);
+    let elapsed = begun.elapsed();
+    shared.service.observe(Event::Answered { signal, transport, code, reason, wire_bytes, decoded_bytes, elapsed });
+    match (outcome, route) {
+        (Ok(response), _) => response,
+        (Err(_), Route::NotFound(transport)) => answer::not_found(transport),
+        (Err(_), Route::WrongMethod(transport)) => answer::wrong_method(transport),
+        (Err(refusal), _) => answer::refused(transport, &refusal),
+    }
+}
+
+#[derive(Default)]
+struct Size {
+    wire: u64,
+    decoded: u64,
+}
+
+async fn export<S, B>(
+    shared: &Shared<S>,
+    peer: SocketAddr,
+    signal: Signal,
+    transport: Transport,
+    parts: Parts,
+    body: B,
+    size: &mut Size,
+) -> Result<Accepted, Refusal>
+where
+    S: OtlpService,
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Display,
+{
+    let (service, limits) = (&shared.service, &shared.limits);
+    let caller = service.admit(&RequestHead { headers: &parts.headers, peer, signal, transport })?;
+    let encoding = encoding(&parts.headers, transport)?;
+    let framing = if transport == Transport::Grpc { Framing::Grpc } else { Framing::Whole };
+    let mut share = shared.budget.share();
+    let sent = body::read(body, framing, limits.wire_bytes_max, millis(limits.body_timeout_ms), &mut share).await?;
+    size.wire = sent.bytes.len() as u64;
+    let encoding = match (sent.compressed, encoding) {
+        (false, _) => Encoding::Identity,
+        (true, Encoding::Identity) if framing == Framing::Grpc => {
+            return Err(Refusal::Broken("compressed-flag 1 without a grpc-encoding".to_owned()));
+        }
+        (true, encoding) => encoding,
+    };
+    let bytes = decompress(encoding, sent.bytes, limits.decoded_bytes_max, &mut share)?;
+    size.decoded = bytes.len() as u64;
+    let message = decode(signal, transport == Transport::HttpJson, bytes, &mut share)?;
+    let request =
+        Export { message, headers: parts.headers, peer, transport, wire_bytes: size.wire, decoded_bytes: size.decoded };
+    let time = millis(limits.answer_timeout_ms);
+    timeout(time, service.export(caller, request)).await.unwrap_or_else(|_| {
+        Err(Refusal::Unavailable {
+            retry_after: Duration::from_secs(1),
+            message: format!("no answer within {} ms; the data may or may not have been taken", time.as_millis()),
+        })
+    })
+}
+
+/// Where a request goes, by method, path and content type.
+#[derive(Debug)]
+enum Route {
+    Export(Signal, Transport),
+    Refuse(Option<Transport>, Refusal),
+    NotFound(Option<Transport>),
+    WrongMethod(Option<Transport>),
+}
+
+fn route(parts: &Parts) -> Route {
+    let content_type = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let content_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let transport = match content_type.as_str() {
+        "application/grpc" | "application/grpc+proto" => Some(Transport::Grpc),
+        "application/x-protobuf" => Some(Transport::HttpProtobuf),
+        "application/json" => Some(Transport::HttpJson),
+        _ => None,
+    };
+    let path = parts.uri.path();
+    if transport == Some(Transport::Grpc) {
+        let signal = match path {
+            "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export" => Signal::Metrics,
+            "/opentelemetry.proto.collector.logs.v1.LogsService/Export" => Signal::Logs,
+            "/opentelemetry.proto.collector.trace.v1.TraceService/Export" => Signal::Traces,
+            _ => {
+                let refusal =
+                    Refusal::Unsupported(format!("no method {path}; OTLP's Export of metrics, logs and traces"));
+                return Route::Refuse(transport, refusal);
+            }
+        };
+        return match parts.method == Method::POST {
+            true => Route::Export(signal, Transport::Grpc),
+            false => Route::WrongMethod(transport),
+        };
+    }
+    let signal = match path {
+        "/v1/metrics" => Signal::Metrics,
+        "/v1/logs" => Signal::Logs,
+        "/v1/traces" => Signal::Traces,
+        _ => return Route::NotFound(transport),
+    };
+    if parts.method != Method::POST {
+        return Route::WrongMethod(transport);
+    }
+    match transport {
+        Some(transport) => Route::Export(signal, transport),
+        None => {
+            let message = format!("content-type {content_type:?}; application/x-protobuf or application/json");
+            Route::Refuse(None, Refusal::Unsupported(message))
+        }
+    }
+}
+
+fn encoding(headers: &HeaderMap, transport: Transport) -> Result<Encoding, Refusal> {
+    let name = if transport == Transport::Grpc { "grpc-encoding" } else { CONTENT_ENCODING.as_str() };
+    let Some(value) = headers.get(name) else { return Ok(Encoding::Identity) };
+    value
+        .to_str()
+        .ok()
+        .and_then(Encoding::parse)
+        .ok_or_else(|| Refusal::Unsupported(format!("{name} {value:?}; {} are understood", answer::ENCODINGS)))
 }

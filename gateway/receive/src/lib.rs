@@ -12,12 +12,18 @@
 //! memory (read, decompressed and decoded) stays below [`Limits::in_flight_bytes_max`].
 
 mod answer;
+mod body;
+mod decode;
+mod decompress;
 mod handle;
+mod json;
 mod limits;
 mod refusal;
 mod request;
+mod schema;
 mod server;
 mod tls;
+mod weigh;
 
 pub use limits::{Limits, LimitsError};
 pub use refusal::Refusal;

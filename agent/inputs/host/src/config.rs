@@ -1,5 +1,6 @@
 //! What the host input may be told, with the defaults that suit an unconfigured host.
 
+use crate::Error;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -46,6 +47,52 @@ impl Default for Config {
             containers_max: 100,
             systemd_services: true,
             network_filesystems: false,
+        }
+    }
+}
+
+impl Config {
+    /// Refuse what cannot work, naming the key.
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        let wrong = |key, found: String, allowed| Err(Error::Config { key, found, allowed });
+        if !(100..=60_000).contains(&self.interval_ms) {
+            return wrong("interval_ms", self.interval_ms.to_string(), "100 to 60000");
+        }
+        if !(self.interval_ms..=3_600_000).contains(&self.slow_interval_ms) {
+            return wrong("slow_interval_ms", self.slow_interval_ms.to_string(), "interval_ms to 3600000");
+        }
+        if !self.root_path.is_absolute() {
+            return wrong("root_path", self.root_path.display().to_string(), "an absolute path");
+        }
+        for (key, found) in [
+            ("processes_top", self.processes_top),
+            ("processes_max", self.processes_max),
+            ("containers_max", self.containers_max),
+        ] {
+            if found > 1_000 {
+                return wrong(key, found.to_string(), "0 to 1000");
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_valid_and_an_error_names_key_value_and_what_is_allowed() {
+        assert!(Config::default().validate().is_ok());
+        let table = [
+            (Config { interval_ms: 0, ..Config::default() }, "host.interval_ms is 0: allowed is 100 to 60000"),
+            (Config { slow_interval_ms: 500, ..Config::default() }, "host.slow_interval_ms is 500"),
+            (Config { root_path: "host".into(), ..Config::default() }, "host.root_path is host"),
+            (Config { processes_max: 5_000, ..Config::default() }, "host.processes_max is 5000"),
+        ];
+        for (config, expected) in table {
+            let message = config.validate().unwrap_err().to_string();
+            assert!(message.starts_with(expected), "{message}");
         }
     }
 }

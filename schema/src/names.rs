@@ -24,6 +24,37 @@ pub const LOG_COUNT: &str = "ollystack.log.count";
 /// Attribute that marks the series that takes the values past a limit on series.
 pub const OVERFLOW: &str = "otel.metric.overflow";
 
+/// Metric: TCP connections established; those accepted are counted when they close. Its attributes and those of the others of
+/// TCP: [`key::TCP_DIRECTION`], and what of `server.address`, `server.port` and `client.address` is of low cardinality.
+pub const TCP_CONNECTIONS: &str = "ollystack.tcp.connections";
+
+/// Metric: TCP connections that could not be established, with `error.type`.
+pub const TCP_CONNECTIONS_FAILED: &str = "ollystack.tcp.connections.failed";
+
+/// Metric: payload bytes sent over TCP connections that closed.
+pub const TCP_SENT: &str = "ollystack.tcp.sent";
+
+/// Metric: payload bytes received over TCP connections that closed.
+pub const TCP_RECEIVED: &str = "ollystack.tcp.received";
+
+/// Metric: TCP segments sent again.
+pub const TCP_RETRANSMITS: &str = "ollystack.tcp.retransmits";
+
+/// Metric: smoothed round trip of TCP connections in seconds, at their close, as a delta histogram.
+pub const TCP_ROUND_TRIP: &str = "ollystack.tcp.round_trip";
+
+/// Metric: programs started, by `process.executable.name`.
+pub const PROCESS_STARTS: &str = "ollystack.process.starts";
+
+/// Metric: processes ended, by `process.executable.name` and [`key::PROCESS_OUTCOME`].
+pub const PROCESS_EXITS: &str = "ollystack.process.exits";
+
+/// Event name of the log record of a program's start.
+pub const EVENT_PROCESS_EXEC: &str = "process.exec";
+
+/// Event name of the log record of a process' end.
+pub const EVENT_PROCESS_EXIT: &str = "process.exit";
+
 /// Request header: the sending agent's UUID.
 pub const HEADER_AGENT: &str = "x-ollystack-agent";
 
@@ -53,6 +84,12 @@ pub mod key {
     pub const SPAN_KIND: &str = "span.kind";
     /// One of [`STATUS_CODES`](super::STATUS_CODES) in lower case.
     pub const STATUS_CODE: &str = "status.code";
+    /// Who opened a TCP connection: `outbound` this host, `inbound` the other, `unknown` when it is older than the agent.
+    pub const TCP_DIRECTION: &str = "ollystack.tcp.direction";
+    /// How a process ended: `success`, `failure` (a status other than 0) or `signal`.
+    pub const PROCESS_OUTCOME: &str = "ollystack.process.outcome";
+    /// Number of the signal that ended a process.
+    pub const PROCESS_SIGNAL: &str = "ollystack.process.signal";
 }
 
 /// OpenTelemetry's attribute keys; a constant's name is its key in upper case.
@@ -120,9 +157,11 @@ pub mod semconv {
     pub const PROCESS_COMMAND_LINE: &str = "process.command_line";
     pub const PROCESS_EXECUTABLE_NAME: &str = "process.executable.name";
     pub const PROCESS_EXECUTABLE_PATH: &str = "process.executable.path";
+    pub const PROCESS_EXIT_CODE: &str = "process.exit.code";
     pub const PROCESS_OWNER: &str = "process.owner";
     pub const PROCESS_PARENT_PID: &str = "process.parent_pid";
     pub const PROCESS_PID: &str = "process.pid";
+    pub const PROCESS_USER_ID: &str = "process.user.id";
     pub const SERVER_ADDRESS: &str = "server.address";
     pub const SERVER_PORT: &str = "server.port";
     pub const SERVICE_INSTANCE_ID: &str = "service.instance.id";
@@ -144,5 +183,6 @@ pub mod semconv {
     pub const URL_PATH: &str = "url.path";
     pub const URL_QUERY: &str = "url.query";
     pub const URL_SCHEME: &str = "url.scheme";
+    pub const URL_TEMPLATE: &str = "url.template";
     pub const USER_AGENT_ORIGINAL: &str = "user_agent.original";
 }

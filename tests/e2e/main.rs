@@ -2,6 +2,22 @@
 //!
 //! All share one store process, each has a database of its own. A failure shows the ends of all logs of its processes.
 
+mod configuration;
+mod ebpf;
+mod full_disk;
+mod host;
+mod hostile;
+mod keys;
+mod log_files;
+mod migrations;
+mod offline;
+mod otlp;
+mod outage;
+mod partial_success;
+mod quota;
+mod sdk;
+mod stop;
+
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
 use ollystack_tests::{Binaries, Outcome, Store, StoreConfig, World};
@@ -10,8 +26,35 @@ use std::sync::Arc;
 
 type Property = fn(&World) -> Result<Outcome>;
 
-/// The properties, by module.
-const PROPERTIES: &[(&str, Property)] = &[];
+macro_rules! properties {
+    ($($module:ident :: $name:ident),* $(,)?) => {
+        &[$((concat!(stringify!($module), "::", stringify!($name)), $module::$name as Property)),*]
+    };
+}
+
+/// The properties, by module. The slow ones first, so that they do not end alone.
+const PROPERTIES: &[(&str, Property)] = properties![
+    full_disk::of_the_gateway_is_refused_work_and_no_loss,
+    full_disk::of_the_agent_is_refused_work_and_no_loss,
+    outage::loses_and_doubles_nothing,
+    offline::keeps_and_delivers_once,
+    sdk::reaches_the_gateway_by_grpc,
+    sdk::reaches_the_gateway_by_http,
+    sdk::reaches_the_agent_by_grpc,
+    sdk::reaches_the_agent_by_http,
+    ebpf::sees_each_http_request_once,
+    host::metrics_arrive_folded_and_true,
+    log_files::rotation_and_restart_lose_and_double_no_line,
+    log_files::a_file_that_vanishes_is_no_trouble_for_the_others,
+    stop::of_the_gateway_writes_what_it_took,
+    stop::of_the_agent_sends_or_keeps_what_it_took,
+    keys::only_a_valid_key_gets_in,
+    hostile::is_answered_exactly,
+    partial_success::names_exactly_what_was_left_out,
+    quota::says_when_to_come_back,
+    migrations::a_second_run_changes_nothing,
+    configuration::an_unknown_key_is_refused_by_name,
+];
 
 struct Shared {
     binaries: Binaries,

@@ -1,9 +1,9 @@
 //! An agent of its own: configuration file, state folder, OTLP and admin ports.
 //!
-//! Every input is off until a test (or the demo) turns it on, so that what arrives is what was asked for.
+//! What is not set is at its default; a test turns off what it does not ask for.
 
 use crate::gateway::sum_of;
-use crate::process::{Binaries, Process, free_port};
+use crate::process::{Binaries, Process, SmallDisk, free_port};
 use crate::wait::until;
 use crate::{Answer, get, post};
 use anyhow::{Context, Result, bail};
@@ -24,6 +24,8 @@ pub struct AgentConfig {
     pub ports: [u16; 3],
     /// Further keys, dotted, with their values as TOML.
     pub settings: Vec<(String, String)>,
+    /// A small disk to run with.
+    pub disk: Option<SmallDisk>,
 }
 
 /// A running agent.
@@ -39,11 +41,12 @@ impl AgentConfig {
     pub fn new(folder: &Path, endpoint: &str, api_key: &str) -> Result<Self> {
         let ports = [free_port()?, free_port()?, free_port()?];
         let (endpoint, api_key) = (endpoint.to_owned(), api_key.to_owned());
-        Ok(Self { folder: folder.to_owned(), endpoint, api_key, ports, settings: Vec::new() })
+        Ok(Self { folder: folder.to_owned(), endpoint, api_key, ports, settings: Vec::new(), disk: None })
     }
 
-    /// Sets one more key, its value as TOML.
+    /// Sets a key, its value as TOML; the last word on a key counts.
     pub fn set(mut self, key: &str, value: &str) -> Self {
+        self.settings.retain(|(set, _)| set != key);
         self.settings.push((key.to_owned(), value.to_owned()));
         self
     }
@@ -59,7 +62,7 @@ impl AgentConfig {
         let [grpc, http, admin] = self.ports;
         let mut text = format!(
             "endpoint = {:?}\nstate_dir = {:?}\nadmin.listen = \"127.0.0.1:{admin}\"\n\
-             inputs.otlp.grpc_listen = \"127.0.0.1:{grpc}\"\ninputs.otlp.http_listen = \"127.0.0.1:{http}\"\n",
+             otlp.grpc_address = \"127.0.0.1:{grpc}\"\notlp.http_address = \"127.0.0.1:{http}\"\n",
             self.endpoint,
             self.folder.join("state"),
         );
@@ -82,11 +85,16 @@ impl AgentConfig {
         Ok(command)
     }
 
+    fn run(&self, binaries: &Binaries) -> Result<Process> {
+        let command = self.command(binaries, &["run"])?;
+        let command = self.disk.as_ref().map(|disk| disk.around(&command)).unwrap_or(command);
+        Process::start("agent", command, &self.folder.join("agent.log"))
+    }
+
     /// Writes the configuration, starts the agent and returns at once.
     pub fn spawn(&self, binaries: &Binaries) -> Result<Agent> {
         self.write()?;
-        let command = self.command(binaries, &["run"])?;
-        let process = Process::start("agent", command, &self.folder.join("agent.log"))?;
+        let process = self.run(binaries)?;
         Ok(Agent { binaries: binaries.clone(), config: self.clone(), process })
     }
 
@@ -138,6 +146,25 @@ impl Agent {
         serde_json::from_slice(&answer.body).with_context(|| format!("/status is not JSON: {}", answer.text()))
     }
 
+    /// One signal's ledger of `/status`.
+    pub fn account(&self, signal: &str) -> Result<Value> {
+        let status = self.status()?;
+        let account =
+            status["signals"].as_array().and_then(|all| all.iter().find(|account| account["signal"] == signal));
+        account.cloned().with_context(|| format!("/status has no ledger of {signal}: {status}"))
+    }
+
+    /// Waits until every record is accounted for: a reading is off by what moves while it is made.
+    pub fn ledger_closes(&self) -> Result<()> {
+        let mut last = Value::Null;
+        let closed = until("the ledger closes", || {
+            last = self.status()?["signals"].clone();
+            let accounts = last.as_array().context("/status has no ledger")?;
+            Ok((accounts.len() == 3 && accounts.iter().all(|account| account["balance"] == 0)).then_some(()))
+        });
+        closed.with_context(|| format!("the ledger stays open: {last:#}"))
+    }
+
     /// One sum of a Prometheus metric: all its series whose labels contain each of `labels`.
     pub fn metric(&self, name: &str, labels: &[&str]) -> Result<f64> {
         Ok(sum_of(&get(&self.admin("/metrics"))?.text(), name, labels))
@@ -158,8 +185,7 @@ impl Agent {
         if self.process.try_wait()?.is_none() {
             bail!("the agent still runs: stop or kill it before a restart");
         }
-        let command = self.config.command(&self.binaries, &["run"])?;
-        self.process = Process::start("agent", command, &self.config.folder.join("agent.log"))?;
+        self.process = self.config.run(&self.binaries)?;
         self.wait_until_it_runs()
     }
 }

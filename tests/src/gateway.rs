@@ -1,6 +1,6 @@
 //! A gateway of its own: configuration file, key file, three ports, one database.
 
-use crate::process::{Binaries, Process, free_port};
+use crate::process::{Binaries, Process, SmallDisk, free_port};
 use crate::wait::until;
 use crate::{Answer, get, post};
 use anyhow::{Context, Result, bail, ensure};
@@ -20,6 +20,8 @@ pub struct GatewayConfig {
     pub ports: [u16; 3],
     /// Further keys, dotted, with their values as TOML.
     pub settings: Vec<(String, String)>,
+    /// A small disk to run with.
+    pub disk: Option<SmallDisk>,
 }
 
 /// An API key and the tenant it stands for.
@@ -44,11 +46,12 @@ impl GatewayConfig {
     pub fn new(folder: &Path, clickhouse: &str, database: &str) -> Result<Self> {
         let ports = [free_port()?, free_port()?, free_port()?];
         let (clickhouse, database) = (clickhouse.to_owned(), database.to_owned());
-        Ok(Self { folder: folder.to_owned(), clickhouse, database, ports, settings: Vec::new() })
+        Ok(Self { folder: folder.to_owned(), clickhouse, database, ports, settings: Vec::new(), disk: None })
     }
 
-    /// Sets one more key, its value as TOML.
+    /// Sets a key, its value as TOML; the last word on a key counts.
     pub fn set(mut self, key: &str, value: &str) -> Self {
+        self.settings.retain(|(set, _)| set != key);
         self.settings.push((key.to_owned(), value.to_owned()));
         self
     }
@@ -95,11 +98,16 @@ impl GatewayConfig {
         Ok(Key { tenant: tenant.to_owned(), secret })
     }
 
+    fn run(&self, binaries: &Binaries) -> Result<Process> {
+        let command = self.command(binaries, &["run"])?;
+        let command = self.disk.as_ref().map(|disk| disk.around(&command)).unwrap_or(command);
+        Process::start("gateway", command, &self.folder.join("gateway.log"))
+    }
+
     /// Writes the configuration, starts the gateway and returns at once.
     pub fn spawn(&self, binaries: &Binaries) -> Result<Gateway> {
         self.write()?;
-        let command = self.command(binaries, &["run"])?;
-        let process = Process::start("gateway", command, &self.folder.join("gateway.log"))?;
+        let process = self.run(binaries)?;
         Ok(Gateway { binaries: binaries.clone(), config: self.clone(), process })
     }
 
@@ -148,9 +156,14 @@ impl Gateway {
         })
     }
 
-    /// A new API key for a tenant.
+    /// A new API key for a tenant, once the gateway knows it: it looks for changes of its key file now and then.
     pub fn new_key(&self, tenant: &str) -> Result<Key> {
-        self.config.new_key(&self.binaries, tenant)
+        let key = self.config.new_key(&self.binaries, tenant)?;
+        until("the gateway knows the new key", || {
+            let nothing = self.post("/v1/logs", Some(&key), &[("content-type", "application/x-protobuf")], b"")?;
+            Ok((nothing.status == 200).then_some(()))
+        })?;
+        Ok(key)
     }
 
     /// POST to the OTLP/HTTP port.
@@ -177,8 +190,7 @@ impl Gateway {
         if self.process.try_wait()?.is_none() {
             bail!("the gateway still runs: stop or kill it before a restart");
         }
-        let command = self.config.command(&self.binaries, &["run"])?;
-        self.process = Process::start("gateway", command, &self.config.folder.join("gateway.log"))?;
+        self.process = self.config.run(&self.binaries)?;
         self.wait_until_it_serves()
     }
 }

@@ -18,7 +18,7 @@ pub use agent::{Agent, AgentConfig};
 pub use gateway::{Gateway, GatewayConfig, Key};
 pub use http::{Answer, get, post};
 pub use link::Link;
-pub use process::{Binaries, Process, free_port, port_or_free};
+pub use process::{Binaries, Process, SmallDisk, free_port, port_or_free};
 pub use store::{Store, StoreConfig};
 pub use wait::{until, within};
 pub use world::{Outcome, World};

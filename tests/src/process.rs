@@ -44,6 +44,45 @@ impl Binaries {
     }
 }
 
+/// A disk of a few megabytes for one process alone: a tmpfs in a mount namespace of its own, which ends with the process.
+#[derive(Clone, Debug)]
+pub struct SmallDisk {
+    /// Where the process sees it. Must exist.
+    pub folder: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+}
+
+impl SmallDisk {
+    /// Why this machine cannot make one, if it cannot.
+    pub fn impossible(&self) -> Option<String> {
+        let output = self.around(&Command::new("true")).output();
+        match output {
+            Ok(output) if output.status.success() => None,
+            Ok(output) => Some(format!("no small disk: {}", String::from_utf8_lossy(&output.stderr).trim())),
+            Err(error) => Some(format!("no small disk: unshare: {error}")),
+        }
+    }
+
+    /// The command, with this disk mounted. The process keeps the id that it is started with.
+    pub(crate) fn around(&self, command: &Command) -> Command {
+        let mut wrapped = Command::new("unshare");
+        let mount = format!("mount -t tmpfs -o size={} tmpfs \"$0\" && exec \"$@\"", self.bytes);
+        wrapped
+            .args(["-r", "-m", "sh", "-c", &mount])
+            .arg(&self.folder)
+            .arg(command.get_program())
+            .args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => wrapped.env(name, value),
+                None => wrapped.env_remove(name),
+            };
+        }
+        wrapped
+    }
+}
+
 /// A running child process.
 #[derive(Debug)]
 pub struct Process {

@@ -7,6 +7,20 @@ use std::fmt::Write;
 use std::path::Path;
 use tempfile::TempDir;
 
+/// Every input off, so that what arrives is what a test asks for; and nothing waits longer than it must.
+const QUIET_AND_QUICK: &[(&str, &str)] = &[
+    ("host.enabled", "false"),
+    ("logs.enabled", "false"),
+    ("otlp.enabled", "false"),
+    ("ebpf.enabled", "false"),
+    ("telemetry.enabled", "false"),
+    ("process.window_ms", "1000"),
+    ("process.trace_wait_ms", "500"),
+    ("export.batch_interval_ms", "50"),
+    ("export.retry_initial_ms", "50"),
+    ("export.retry_max_ms", "500"),
+];
+
 /// How a test ended that did not fail.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -80,7 +94,9 @@ impl<'a> World<'a> {
 
     /// Configuration for an agent that sends to any endpoint, with every input off.
     pub fn agent_to(&self, endpoint: &str, api_key: &str) -> Result<AgentConfig> {
-        AgentConfig::new(&self.folder.path().join("agent"), endpoint, api_key)
+        let mut config = AgentConfig::new(&self.folder.path().join("agent"), endpoint, api_key)?;
+        config.settings = QUIET_AND_QUICK.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Ok(config)
     }
 
     /// Runs one statement in this test's database; `{db}` stands for its name.

@@ -1,4 +1,4 @@
-//! Every command a developer or CI types: `cargo xtask check`, `demo`, `bench`, `ebpf`, `setup`.
+//! Every command a developer or CI types: `cargo xtask check`, `demo`, `bench`, `ebpf`, `rules`, `setup`.
 //!
 //! Each module is one command or one of its parts; nothing here is part of the product.
 
@@ -34,6 +34,8 @@ enum Command {
     Demo(demo::Options),
     /// Measures the release build; `cargo xtask bench` lists what there is to measure.
     Bench(bench::Options),
+    /// The house rules alone, in a second.
+    Rules,
     /// Installs what `check` and `demo` need and is not there yet.
     Setup,
 }
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Command::Check { fast } => check::run(fast),
         Command::Demo(options) => demo::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Rules => rules::run(),
         Command::Setup => setup::run(),
     };
     done.unwrap_or_else(|error| {

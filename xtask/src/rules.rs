@@ -7,10 +7,10 @@ mod documents;
 mod graph;
 mod text;
 
-use crate::progress::Step;
+use crate::progress::{Step, Steps};
 use crate::repository;
 use anyhow::{Context, Result, bail};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 /// Every text file of the repository that git tracks or would track.
 #[derive(Debug, Default)]
@@ -32,6 +32,13 @@ const RULES: &[(&str, Rule)] = &[
     ("every loss is explained", documents::drop_reasons_explained),
     ("documents point at files that exist", documents::paths_exist),
 ];
+
+/// `cargo xtask rules`.
+pub(crate) fn run() -> Result<ExitCode> {
+    let mut steps = Steps::new(repository().join("target/xtask/rules"))?;
+    steps.step("house rules", check);
+    Ok(if steps.close() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
 
 /// Checks all rules.
 pub(crate) fn check(step: &mut Step) -> Result<()> {

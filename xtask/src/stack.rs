@@ -137,6 +137,7 @@ impl Stack {
             // The agent has the ports that applications send to.
             ports: [port_or_free(14_317)?, port_or_free(14_318)?, port_or_free(8888)?],
             settings: Vec::new(),
+            disk: None,
         };
         gateway.write()?;
         let key = gateway.new_key(binaries, "demo")?;
@@ -147,6 +148,7 @@ impl Stack {
             api_key: key.secret,
             ports: [port_or_free(4317)?, port_or_free(4318)?, port_or_free(8889)?],
             settings: Vec::new(),
+            disk: None,
         };
         let agent = settings(agent).start(binaries)?;
         Ok(Self { agent, gateway, store, start, _folder: folder })

@@ -1,0 +1,91 @@
+//! Plain HTTP between programs that know nothing of OllyStack becomes spans and exact RED metrics, through eBPF: as many as there
+//! were requests, with their method, path, status and service.
+
+use anyhow::{Context, Result, ensure};
+use ollystack_tests::{Outcome, Process, World, free_port, get, until};
+use std::process::Command;
+
+const FOUND: u64 = 30;
+const MISSING: u64 = 7;
+
+pub(crate) fn sees_each_http_request_once(world: &World) -> Result<Outcome> {
+    if !std::path::Path::new("/sys/kernel/btf/vmlinux").exists() {
+        return Ok(Outcome::Skipped("this kernel has no BTF".to_owned()));
+    }
+    if std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self")?) != 0 {
+        return Ok(Outcome::Skipped("eBPF needs root".to_owned()));
+    }
+    let gateway = world.gateway()?.start(world.binaries())?;
+    // Every trace is kept, so that spans can be counted.
+    let config = world.agent(&gateway, "acme")?.set("ebpf.enabled", "true").set("process.baseline_ratio", "1.0");
+    let agent = config.start(world.binaries())?;
+    let site = world.folder().join("site");
+    std::fs::create_dir(&site)?;
+    std::fs::write(site.join("found.txt"), "found")?;
+    let port = free_port()?;
+    let mut server = Command::new("python3");
+    server.args(["-m", "http.server", "--bind", "127.0.0.1", "--directory"]).arg(&site).arg(port.to_string());
+    let mut server = Process::start("server", server, &world.folder().join("server.log"))?;
+    until("the server listens", || {
+        server.must_run()?;
+        Ok(std::net::TcpStream::connect(("127.0.0.1", port)).ok().map(drop))
+    })?;
+    let spans = |which: &str| {
+        world.count(&format!(
+            "SELECT count() FROM {{db}}.traces_raw WHERE SpanKind = 'Server' AND SpanAttributes['server.port'] = '{port}' {which}"
+        ))
+    };
+    // The programs are attached when a request is seen.
+    until("eBPF sees requests", || {
+        get(&format!("http://127.0.0.1:{port}/warm-up"))?;
+        Ok((spans("AND SpanAttributes['url.path'] = '/warm-up'")? > 0).then_some(()))
+    })?;
+
+    for _ in 0..FOUND {
+        ensure!(curl(port, "/found.txt?secret=1")? == "200", "curl found nothing");
+    }
+    for _ in 0..MISSING {
+        ensure!(curl(port, "/missing.txt")? == "404", "curl found something");
+    }
+    let of = |path: &str, status: u16| {
+        spans(&format!(
+            "AND SpanAttributes['url.path'] = '{path}' AND SpanAttributes['http.request.method'] = 'GET' \
+             AND SpanAttributes['http.response.status_code'] = '{status}'"
+        ))
+    };
+    until("a server span of each request is there", || {
+        Ok((of("/found.txt", 200)? >= FOUND && of("/missing.txt", 404)? >= MISSING).then_some(()))
+    })?;
+    let (found, missing) = (of("/found.txt", 200)?, of("/missing.txt", 404)?);
+    ensure!(found == FOUND && missing == MISSING, "{found} and {missing} spans of {FOUND} and {MISSING} requests");
+    let durations = world.sql(&format!(
+        "SELECT min(Duration) > 0 AND max(Duration) < 60e9, uniqExact(SpanId) FROM {{db}}.traces_raw \
+         WHERE SpanKind = 'Server' AND SpanAttributes['server.port'] = '{port}' AND SpanAttributes['url.path'] = '/found.txt'"
+    ))?;
+    ensure!(durations == format!("1\t{FOUND}"), "durations are not possible, or ids not unique: {durations}");
+
+    let service = world.sql(&format!(
+        "SELECT DISTINCT ServiceName FROM {{db}}.traces_raw WHERE SpanKind = 'Server' AND SpanAttributes['server.port'] = '{port}'"
+    ))?;
+    ensure!(!service.is_empty() && !service.contains('\n'), "one server, and its spans are of: {service}");
+    let counted = |status: u16| {
+        world.count(&format!(
+            "SELECT sum(r.Count) FROM {{db}}.metrics_raw AS r JOIN (SELECT DISTINCT SeriesHash, Attributes FROM {{db}}.metrics_series) AS s \
+             USING (SeriesHash) WHERE r.MetricName = 'ollystack.span.duration' AND r.ServiceName = '{service}' \
+             AND r.SpanKind = 'Server' AND s.Attributes['http.response.status_code'] = '{status}'"
+        ))
+    };
+    until("the RED metrics have counted every request", || Ok((counted(200)? >= FOUND).then_some(())))?;
+    ensure!(counted(200)? == FOUND, "RED metrics count {} of {FOUND} requests", counted(200)?);
+    agent.ledger_closes()?;
+    Ok(Outcome::Held)
+}
+
+/// The status that curl sees.
+fn curl(port: u16, path: &str) -> Result<String> {
+    let mut command = Command::new("curl");
+    command.args(["--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--noproxy", "*"]);
+    let output =
+        command.arg(format!("http://127.0.0.1:{port}{path}")).output().context("curl is missing: install curl")?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -49,6 +49,13 @@ pub const PROCESS_STARTS: &str = "ollystack.process.starts";
 /// Metric: processes ended, by `process.executable.name` and [`key::PROCESS_OUTCOME`].
 pub const PROCESS_EXITS: &str = "ollystack.process.exits";
 
+/// Metric: seconds in which some or all work stood still for want of a resource (Linux PSI), a running total. Attributes:
+/// [`key::PRESSURE_RESOURCE`] and [`key::PRESSURE_SHARE`].
+pub const PRESSURE_STALL_TIME: &str = "system.linux.pressure.stall_time";
+
+/// Log attribute: how many bytes of a line that was too long were cut off its end.
+pub const LOG_BYTES_CUT: &str = "ollystack.log.bytes_cut";
+
 /// Event name of the log record of a program's start.
 pub const EVENT_PROCESS_EXEC: &str = "process.exec";
 
@@ -88,6 +95,10 @@ pub mod key {
     pub const TCP_DIRECTION: &str = "ollystack.tcp.direction";
     /// How a process ended: `success`, `failure` (a status other than 0) or `signal`.
     pub const PROCESS_OUTCOME: &str = "ollystack.process.outcome";
+    /// What work stood still for: `cpu`, `memory` or `io`.
+    pub const PRESSURE_RESOURCE: &str = "system.linux.pressure.resource";
+    /// Whether `some` or all (`full`) work stood still.
+    pub const PRESSURE_SHARE: &str = "system.linux.pressure.share";
     /// Number of the signal that ended a process.
     pub const PROCESS_SIGNAL: &str = "ollystack.process.signal";
 }
@@ -105,6 +116,7 @@ pub mod semconv {
     pub const CONTAINER_IMAGE_NAME: &str = "container.image.name";
     pub const CONTAINER_NAME: &str = "container.name";
     pub const CONTAINER_RUNTIME: &str = "container.runtime";
+    pub const CONTAINER_RUNTIME_NAME: &str = "container.runtime.name";
     pub const CPU_LOGICAL_NUMBER: &str = "cpu.logical_number";
     pub const CPU_MODE: &str = "cpu.mode";
     pub const DB_NAMESPACE: &str = "db.namespace";
@@ -155,12 +167,16 @@ pub mod semconv {
     pub const PEER_SERVICE: &str = "peer.service";
     pub const PROCESS_COMMAND: &str = "process.command";
     pub const PROCESS_COMMAND_LINE: &str = "process.command_line";
+    pub const PROCESS_CONTEXT_SWITCH_TYPE: &str = "process.context_switch.type";
+    pub const PROCESS_CREATION_TIME: &str = "process.creation.time";
     pub const PROCESS_EXECUTABLE_NAME: &str = "process.executable.name";
     pub const PROCESS_EXECUTABLE_PATH: &str = "process.executable.path";
     pub const PROCESS_EXIT_CODE: &str = "process.exit.code";
+    pub const PROCESS_LINUX_CGROUP: &str = "process.linux.cgroup";
     pub const PROCESS_OWNER: &str = "process.owner";
     pub const PROCESS_PARENT_PID: &str = "process.parent_pid";
     pub const PROCESS_PID: &str = "process.pid";
+    pub const PROCESS_STATE: &str = "process.state";
     pub const PROCESS_USER_ID: &str = "process.user.id";
     pub const SERVER_ADDRESS: &str = "server.address";
     pub const SERVER_PORT: &str = "server.port";
@@ -173,6 +189,7 @@ pub mod semconv {
     pub const SYSTEM_FILESYSTEM_MOUNTPOINT: &str = "system.filesystem.mountpoint";
     pub const SYSTEM_FILESYSTEM_STATE: &str = "system.filesystem.state";
     pub const SYSTEM_FILESYSTEM_TYPE: &str = "system.filesystem.type";
+    pub const SYSTEM_MEMORY_LINUX_SLAB_STATE: &str = "system.memory.linux.slab.state";
     pub const SYSTEM_MEMORY_STATE: &str = "system.memory.state";
     pub const SYSTEM_PAGING_DIRECTION: &str = "system.paging.direction";
     pub const SYSTEM_PAGING_FAULT_TYPE: &str = "system.paging.fault.type";

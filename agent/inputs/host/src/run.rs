@@ -27,6 +27,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// A scraper may take this part of its interval in CPU time.
 const COST_MAX: u32 = 1_000;
 
+/// Connections cost most and change least: they are counted at every third slow reading.
+const CONNECTIONS_EVERY: u32 = 3;
+
 /// How long one round may wait for room in the queue before samples are dropped. A round of processes and containers is
 /// many small batches, which the next stage takes off within milliseconds.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -77,10 +80,8 @@ impl Reader {
             Box::new(Disk::new(&roots)),
             Box::new(Network::new(&roots)),
         ];
-        let mut slow: Vec<Box<dyn Scraper>> = vec![
-            Box::new(Filesystem::new(&roots, config.network_filesystems)),
-            Box::new(Connections::new(&roots, catalog_mut, Arc::clone(&listening))),
-        ];
+        let connections: Box<dyn Scraper> = Box::new(Connections::new(&roots, catalog_mut, Arc::clone(&listening)));
+        let mut slow: Vec<Box<dyn Scraper>> = vec![Box::new(Filesystem::new(&roots, config.network_filesystems))];
         if config.processes_top > 0 {
             slow.push(Box::new(Processes::new(&roots, catalog_mut, config, listening)));
         }
@@ -92,8 +93,10 @@ impl Reader {
         let schedule = |every: Duration| {
             move |scraper| Scheduled { scraper, every, due_round: 0, cost: Duration::ZERO, is_failing: false }
         };
-        let scrapers = fast.into_iter().map(schedule(interval)).chain(slow.into_iter().map(schedule(slow_interval)));
-        let scrapers = scrapers.collect();
+        // Connections before processes: they say which sockets listen.
+        let mut scrapers: Vec<Scheduled> = fast.into_iter().map(schedule(interval)).collect();
+        scrapers.push(schedule(slow_interval * CONNECTIONS_EVERY)(connections));
+        scrapers.extend(slow.into_iter().map(schedule(slow_interval)));
         let boot = boot.saturating_mul(1_000_000_000);
         Ok(Reader { roots, catalog, host, scrapers, interval, boot, buffer, samples_before: 0 })
     }

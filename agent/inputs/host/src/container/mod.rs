@@ -13,6 +13,7 @@ use files::Usage;
 use find::Found;
 use hashbrown::HashMap;
 use ollystack_record::{Resource, Series, service_name, value};
+use ollystack_schema::names::semconv;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -126,8 +127,8 @@ fn text<'a>(folder: &Path, file: &str, buffer: &'a mut Vec<u8>) -> Option<&'a [u
 
 impl Containers {
     pub(crate) fn new(roots: &Roots, catalog: &mut Catalog, config: &crate::Config) -> Containers {
-        let mode = |mode: &str| vec![value::string("cpu.mode", mode)];
-        let kind = |kind: &str| vec![value::string("system.paging.fault.type", kind)];
+        let mode = |mode: &str| vec![value::string(semconv::CPU_MODE, mode)];
+        let kind = |kind: &str| vec![value::string(semconv::SYSTEM_PAGING_FAULT_TYPE, kind)];
         Containers {
             hierarchies: Hierarchies::detect(&roots.sys),
             devices: roots.sys.join("dev/block"),
@@ -172,8 +173,8 @@ impl Containers {
         }
         for (device, read, written) in &usage.io {
             let make = || {
-                let device = value::string("system.device", device_name(&self.devices, device));
-                let direction = |name: &str| vec![device.clone(), value::string("disk.io.direction", name)];
+                let device = value::string(semconv::SYSTEM_DEVICE, device_name(&self.devices, device));
+                let direction = |name: &str| vec![device.clone(), value::string(semconv::DISK_IO_DIRECTION, name)];
                 ["read", "write"].map(|name| catalog.series(&DISK_IO, direction(name)))
             };
             if let Some(series) = self.disks.get(device.as_bytes(), make) {
@@ -194,17 +195,17 @@ fn device_name(devices: &Path, number: &str) -> String {
 /// Whose samples they are. The path goes with them, as a service's name need not be its unit's for ever.
 fn resource(found: &Found, host: &Resource) -> Resource {
     let mut attributes = host.attributes().to_vec();
-    attributes.push(value::string("process.linux.cgroup", found.path.as_str()));
+    attributes.push(value::string(semconv::PROCESS_LINUX_CGROUP, found.path.as_str()));
     match &found.container {
         Some(id) => {
-            attributes.push(value::string("container.id", id.as_str()));
-            attributes.extend(service_name::pod_uid(&found.path).map(|uid| value::string("k8s.pod.uid", uid)));
-            attributes.extend(runtime(&found.path).map(|name| value::string("container.runtime.name", name)));
+            attributes.push(value::string(semconv::CONTAINER_ID, id.as_str()));
+            attributes.extend(service_name::pod_uid(&found.path).map(|uid| value::string(semconv::K8S_POD_UID, uid)));
+            attributes.extend(runtime(&found.path).map(|name| value::string(semconv::CONTAINER_RUNTIME_NAME, name)));
         }
         None => {
             let cgroup = format!("0::{}", found.path);
             let process = service_name::Process { cgroup: &cgroup, ..service_name::Process::default() };
-            attributes.push(value::string("service.name", service_name::service_name(process)));
+            attributes.push(value::string(semconv::SERVICE_NAME, service_name::service_name(process)));
         }
     }
     Resource::new(attributes)

@@ -1,7 +1,8 @@
 //! Which processes are reported: those that serve traffic, the top by CPU time, the top by memory, and for a while those
 //! that were among them lately.
 //!
-//! Invariant: at most `max` are chosen, in that order of right.
+//! Kernel threads are never among them: their work is the host's, and their names change with what they do. Invariant: at
+//! most `max` are chosen, in that order of right.
 
 use super::stat::Stat;
 use hashbrown::{HashMap, HashSet};
@@ -33,7 +34,7 @@ pub(crate) fn choose(
         let [user, system] = before.get(&(stat.pid, stat.start)).copied().unwrap_or_default();
         stat.ticks().saturating_sub(user.saturating_add(system))
     };
-    let all = 0..processes.len();
+    let all = (0..processes.len()).filter(|index| !processes[*index].is_kernel_thread());
     let mut chosen: Vec<usize> = all.clone().filter(|index| serving.contains(&key(index))).collect();
     chosen.extend(top(all.clone().map(|index| (worked(index), index)), limits.top));
     chosen.extend(top(all.clone().map(|index| (processes[index].resident_pages, index)), limits.top));
@@ -84,6 +85,13 @@ mod tests {
         assert_eq!(choose(limits(9, 9)), [5, 1, 2, 4, 6], "no CPU time and no memory is no reason");
         assert_eq!(choose(limits(9, 2)), [5, 1]);
         assert_eq!(choose(limits(0, 9)), [5, 6]);
+    }
+
+    #[test]
+    fn a_kernel_thread_is_nobody_s_process() {
+        let mut thread = process(2, 1_000, 0);
+        thread.virtual_bytes = 0;
+        assert!(choose(&[thread], &HashMap::new(), &HashSet::new(), |_| true, Limits { top: 9, max: 9 }).is_empty());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::stat::{self, Stat};
 use crate::read;
 use ollystack_record::otlp::common::v1::KeyValue;
 use ollystack_record::{Resource, service_name, value};
+use ollystack_schema::names::semconv;
 use std::path::Path;
 
 /// Enough for the variables that matter, which a service manager sets first or last of a few kilobytes.
@@ -54,20 +55,21 @@ impl Parts {
         let process =
             service_name::Process { environ: &self.environ, cgroup: &self.cgroup, cmdline: &self.cmdline, executable };
         let mut attributes = vec![
-            value::int("process.pid", i64::from(stat.pid)),
-            value::int("process.parent_pid", i64::from(stat.parent)),
-            value::string("process.executable.name", executable),
-            value::string("process.creation.time", iso_8601(created)),
-            value::string("service.name", service_name::service_name(process)),
+            value::int(semconv::PROCESS_PID, i64::from(stat.pid)),
+            value::int(semconv::PROCESS_PARENT_PID, i64::from(stat.parent)),
+            value::string(semconv::PROCESS_EXECUTABLE_NAME, executable),
+            value::string(semconv::PROCESS_CREATION_TIME, iso_8601(created)),
+            value::string(semconv::SERVICE_NAME, service_name::service_name(process)),
         ];
         let optional = [
-            ("process.executable.path", self.path.clone()),
-            ("container.id", service_name::container_id(&self.cgroup).map(str::to_owned)),
-            ("k8s.pod.uid", service_name::pod_uid(&self.cgroup)),
-            ("process.command_line", arguments.then(|| self.command_line()).filter(|line| !line.is_empty())),
+            (semconv::PROCESS_EXECUTABLE_PATH, self.path.clone()),
+            (semconv::CONTAINER_ID, service_name::container_id(&self.cgroup).map(str::to_owned)),
+            (semconv::K8S_POD_UID, service_name::pod_uid(&self.cgroup)),
+            (semconv::PROCESS_COMMAND_LINE, arguments.then(|| self.command_line()).filter(|line| !line.is_empty())),
         ];
         attributes.extend(optional.into_iter().filter_map(|(key, text)| Some(value::string(key, text?))));
-        attributes.extend(self.user.and_then(|user| Some(value::int("process.user.id", i64::try_from(user).ok()?))));
+        attributes
+            .extend(self.user.and_then(|user| Some(value::int(semconv::PROCESS_USER_ID, i64::try_from(user).ok()?))));
         attributes
     }
 

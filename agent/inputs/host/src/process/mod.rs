@@ -18,6 +18,7 @@ use crate::text;
 use choose::{Key, Limits};
 use hashbrown::HashMap;
 use ollystack_record::{Resource, Series, value};
+use ollystack_schema::names::semconv;
 use serving::Serving;
 use stat::Stat;
 use std::path::PathBuf;
@@ -84,11 +85,11 @@ impl Processes {
         let mut pair = |definition, key: &str, names: [&str; 2]| {
             names.map(|name| catalog.series(definition, vec![value::string(key, name)]))
         };
-        let cpu_time = pair(&CPU_TIME, "cpu.mode", ["user", "system"]);
-        let cpu_utilization = pair(&CPU_UTILIZATION, "cpu.mode", ["user", "system"]);
-        let faults = pair(&FAULTS, "system.paging.fault.type", ["minor", "major"]);
-        let switches = pair(&SWITCHES, "process.context_switch.type", ["voluntary", "involuntary"]);
-        let disk_io = pair(&DISK_IO, "disk.io.direction", ["read", "write"]);
+        let cpu_time = pair(&CPU_TIME, semconv::CPU_MODE, ["user", "system"]);
+        let cpu_utilization = pair(&CPU_UTILIZATION, semconv::CPU_MODE, ["user", "system"]);
+        let faults = pair(&FAULTS, semconv::SYSTEM_PAGING_FAULT_TYPE, ["minor", "major"]);
+        let switches = pair(&SWITCHES, semconv::PROCESS_CONTEXT_SWITCH_TYPE, ["voluntary", "involuntary"]);
+        let disk_io = pair(&DISK_IO, semconv::DISK_IO_DIRECTION, ["read", "write"]);
         let series = AllSeries {
             cpu_time,
             cpu_utilization,
@@ -100,7 +101,7 @@ impl Processes {
             threads: catalog.series(&THREADS, vec![]),
             descriptors: catalog.series(&DESCRIPTORS, vec![]),
             uptime: catalog.series(&UPTIME, vec![]),
-            count: STATES.map(|state| catalog.series(&COUNT, vec![value::string("process.state", state)])),
+            count: STATES.map(|state| catalog.series(&COUNT, vec![value::string(semconv::PROCESS_STATE, state)])),
         };
         Processes {
             proc: roots.proc.clone(),

@@ -30,9 +30,9 @@ impl Stat {
         self.user.saturating_add(self.system)
     }
 
-    /// Kernel threads have no memory of their own.
+    /// Kernel threads have no memory of their own; nor have the dead.
     pub(crate) fn is_kernel_thread(&self) -> bool {
-        self.virtual_bytes == 0 && self.state != b'Z'
+        self.virtual_bytes == 0
     }
 }
 

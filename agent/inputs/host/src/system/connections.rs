@@ -1,7 +1,8 @@
 //! `system.network.connection.count` by state, from the host's /proc/net/tcp and tcp6; and which sockets listen.
 //!
-//! The kernel writes 150 bytes a connection, so this is a slow reading, and at most [`read::BYTES_MAX`] of each table are
-//! looked at. What listens goes to the process scraper: a process that listens serves traffic. Invariant: every state is
+//! The kernel walks its whole hash of connections for each table, 3 ms where memory is plenty, and writes 150 bytes a
+//! connection: so this runs at every third slow reading, tcp6 is left alone where sockstat6 says that it is not used, and at
+//! most [`read::BYTES_MAX`] of each table are looked at. What listens goes to the process scraper: a process that listens serves traffic. Invariant: every state is
 //! sent in every reading, as zero if need be.
 
 use crate::read::{self, KernelFile};
@@ -10,6 +11,7 @@ use crate::series::{Catalog, Definition, amount};
 use crate::text;
 use hashbrown::HashSet;
 use ollystack_record::{Series, value};
+use ollystack_schema::names::semconv;
 use std::sync::{Arc, Mutex, PoisonError};
 
 const CONNECTIONS: Definition = amount("system.network.connection.count", "{connection}", "TCP sockets by state");
@@ -38,6 +40,7 @@ pub(crate) type Listening = Arc<Mutex<HashSet<u64>>>;
 
 pub(crate) struct Connections {
     tables: [KernelFile; 2],
+    in_use: KernelFile,
     series: [Arc<Series>; 11],
     listening: Listening,
 }
@@ -45,10 +48,14 @@ pub(crate) struct Connections {
 impl Connections {
     pub(crate) fn new(roots: &Roots, catalog: &mut Catalog, listening: Listening) -> Connections {
         let attributes = |state: &str| {
-            vec![value::string("network.transport", "tcp"), value::string("network.connection.state", state)]
+            vec![
+                value::string(semconv::NETWORK_TRANSPORT, "tcp"),
+                value::string(semconv::NETWORK_CONNECTION_STATE, state),
+            ]
         };
         Connections {
             tables: ["net/tcp", "net/tcp6"].map(|table| KernelFile::new(roots.own(table))),
+            in_use: KernelFile::new(roots.own("net/sockstat6")),
             series: STATES.map(|state| catalog.series(&CONNECTIONS, attributes(state))),
             listening,
         }
@@ -65,7 +72,9 @@ impl Scraper for Connections {
         let mut listening = HashSet::new();
         let mut read_any = false;
         let mut result = Ok(());
-        for table in &mut self.tables {
+        let is_used = context.read(&mut self.in_use).is_err() || is_used(context.buffer);
+        let tables = if is_used { 2 } else { 1 };
+        for table in &mut self.tables[..tables] {
             match context.read(table) {
                 Ok(()) => {
                     read_any = true;
@@ -91,6 +100,12 @@ impl Scraper for Connections {
         }
         result
     }
+}
+
+/// Whether sockstat6 tells of TCP sockets; a kernel that words it differently is not believed.
+fn is_used(sockets: &[u8]) -> bool {
+    let line = text::lines(sockets).find_map(|line| line.strip_prefix(b"TCP6: inuse "));
+    line.and_then(|line| text::number(line.trim_ascii())) != Some(0)
 }
 
 /// `sl local remote st queues timer retransmits uid timeout inode ...`: the state is hexadecimal.
@@ -122,6 +137,13 @@ mod tests {
         3: 0100007F:07E8 0100007F:1236 0C 00000000:00000000 03:00001770 00000000     0        0 0 3 000\n\
         4: 0100007F:07E8 0100007F:1236 FF 0:0\n\
         5: torn\n";
+
+    #[test]
+    fn the_second_table_is_left_alone_only_if_it_is_surely_empty() {
+        assert!(!is_used(b"TCP6: inuse 0\nUDP6: inuse 1\n"));
+        assert!(is_used(b"TCP6: inuse 1\n"));
+        assert!(is_used(b"TCP6 in use: 0\n"));
+    }
 
     #[test]
     fn states_are_counted_and_what_listens_is_known_by_its_inode() {

@@ -8,6 +8,7 @@ use crate::scrape::{Context, Roots, ScrapeError, Scraper};
 use crate::series::{Catalog, Definition, Groups, amount, counter, gauge};
 use crate::text;
 use ollystack_record::{Series, value};
+use ollystack_schema::names::semconv;
 use std::sync::Arc;
 
 const TIME: Definition = counter("system.cpu.time", "s", "Seconds each logical CPU spent in each mode");
@@ -49,7 +50,7 @@ pub(crate) struct Cpu {
 
 impl Cpu {
     pub(crate) fn new(roots: &Roots, catalog: &mut Catalog, per_cpu: bool) -> Cpu {
-        let mode = |at: usize| vec![value::string("cpu.mode", MODES[at])];
+        let mode = |at: usize| vec![value::string(semconv::CPU_MODE, MODES[at])];
         // Cores do not come and go: sysinfo knows how to count them on every architecture, and is asked once.
         let physical = sysinfo::System::physical_core_count().ok().map(|count| count as u64);
         Cpu {
@@ -83,8 +84,8 @@ impl Scraper for Cpu {
             for (cpu, times) in &now.by_cpu {
                 let catalog = &mut *context.catalog;
                 let make = || {
-                    let number = value::int("cpu.logical_number", i64::from(*cpu));
-                    let attributes = |mode: &str| vec![number.clone(), value::string("cpu.mode", mode)];
+                    let number = value::int(semconv::CPU_LOGICAL_NUMBER, i64::from(*cpu));
+                    let attributes = |mode: &str| vec![number.clone(), value::string(semconv::CPU_MODE, mode)];
                     MODES.map(|mode| catalog.series(&TIME, attributes(mode)))
                 };
                 let Some(series) = self.by_cpu.get(&cpu.to_le_bytes(), make) else { continue };

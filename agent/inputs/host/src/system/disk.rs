@@ -9,6 +9,7 @@ use crate::series::{Definition, Groups, amount, counter};
 use crate::text;
 use hashbrown::HashMap;
 use ollystack_record::value;
+use ollystack_schema::names::semconv;
 use std::path::PathBuf;
 
 const IO: Definition = counter("system.disk.io", "By", "Bytes read and written");
@@ -78,8 +79,8 @@ impl Scraper for Disk {
             let Some(size) = self.size(line.device) else { continue };
             let catalog = &mut *context.catalog;
             let make = || {
-                let device = value::string("system.device", String::from_utf8_lossy(line.device));
-                let direction = |name: &str| vec![device.clone(), value::string("disk.io.direction", name)];
+                let device = value::string(semconv::SYSTEM_DEVICE, String::from_utf8_lossy(line.device));
+                let direction = |name: &str| vec![device.clone(), value::string(semconv::DISK_IO_DIRECTION, name)];
                 let both = ["read", "write"].map(direction);
                 let mut pair = |definition| both.clone().map(|attributes| catalog.series(definition, attributes));
                 let [bytes_read, bytes_written] = pair(&IO);

@@ -8,6 +8,7 @@ use crate::scrape::{Context, Roots, ScrapeError, Scraper};
 use crate::series::{Catalog, Definition, Groups, amount, gauge};
 use crate::{read, text};
 use ollystack_record::{Series, value};
+use ollystack_schema::names::semconv;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -195,14 +196,14 @@ impl Scraper for Filesystem {
 
 fn series(catalog: &mut Catalog, mount: &Mount) -> [Arc<Series>; 5] {
     let attributes = vec![
-        value::string("system.device", &mount.device),
-        value::string("system.filesystem.mountpoint", &mount.mount_point),
-        value::string("system.filesystem.type", &mount.kind),
-        value::string("system.filesystem.mode", if mount.read_only { "ro" } else { "rw" }),
+        value::string(semconv::SYSTEM_DEVICE, &mount.device),
+        value::string(semconv::SYSTEM_FILESYSTEM_MOUNTPOINT, &mount.mount_point),
+        value::string(semconv::SYSTEM_FILESYSTEM_TYPE, &mount.kind),
+        value::string(semconv::SYSTEM_FILESYSTEM_MODE, if mount.read_only { "ro" } else { "rw" }),
     ];
     let [used, free, reserved] = ["used", "free", "reserved"].map(|state| {
         let mut attributes = attributes.clone();
-        attributes.push(value::string("system.filesystem.state", state));
+        attributes.push(value::string(semconv::SYSTEM_FILESYSTEM_STATE, state));
         catalog.series(&USAGE, attributes)
     });
     [used, free, reserved, catalog.series(&UTILIZATION, attributes.clone()), catalog.series(&LIMIT, attributes)]

@@ -8,6 +8,7 @@ use crate::scrape::{Context, Roots, ScrapeError, Scraper};
 use crate::series::{Catalog, Definition, amount, gauge};
 use crate::text;
 use ollystack_record::{Series, value};
+use ollystack_schema::names::semconv;
 use std::sync::Arc;
 
 const USAGE: Definition = amount("system.memory.usage", "By", "Memory by state");
@@ -44,8 +45,8 @@ pub(crate) struct Memory {
 
 impl Memory {
     pub(crate) fn new(roots: &Roots, catalog: &mut Catalog) -> Memory {
-        let state = |state: &str| vec![value::string("system.memory.state", state)];
-        let slab = |state: &str| vec![value::string("system.memory.linux.slab.state", state)];
+        let state = |state: &str| vec![value::string(semconv::SYSTEM_MEMORY_STATE, state)];
+        let slab = |state: &str| vec![value::string(semconv::SYSTEM_MEMORY_LINUX_SLAB_STATE, state)];
         Memory {
             file: KernelFile::new(roots.proc.join("meminfo")),
             usage: STATES.map(|name| catalog.series(&USAGE, state(name))),

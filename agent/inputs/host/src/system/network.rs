@@ -8,6 +8,7 @@ use crate::scrape::{Context, Roots, ScrapeError, Scraper};
 use crate::series::{Catalog, Definition, Groups, counter};
 use crate::text;
 use ollystack_record::{Series, value};
+use ollystack_schema::names::semconv;
 use std::sync::Arc;
 
 const IO: Definition = counter("system.network.io", "By", "Bytes received and transmitted");
@@ -61,12 +62,15 @@ impl Scraper for Network {
 fn series(catalog: &mut Catalog, interface: &[u8]) -> [Arc<Series>; 8] {
     let name = String::from_utf8_lossy(interface);
     let attributes = |direction: &str| {
-        vec![value::string("network.interface.name", name.as_ref()), value::string("network.io.direction", direction)]
+        vec![
+            value::string(semconv::NETWORK_INTERFACE_NAME, name.as_ref()),
+            value::string(semconv::NETWORK_IO_DIRECTION, direction),
+        ]
     };
     // The conventions name the interface `system.device` in this one metric; both are given, so that joins work.
     let packets = |direction: &str| {
         let mut attributes = attributes(direction);
-        attributes.push(value::string("system.device", name.as_ref()));
+        attributes.push(value::string(semconv::SYSTEM_DEVICE, name.as_ref()));
         attributes
     };
     let mut of = |direction: &str| {

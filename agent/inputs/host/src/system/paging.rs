@@ -7,6 +7,7 @@ use crate::scrape::{Context, Roots, ScrapeError, Scraper};
 use crate::series::{Catalog, Definition, Groups, amount, counter, gauge};
 use crate::text;
 use ollystack_record::{Series, value};
+use ollystack_schema::names::semconv;
 use std::sync::Arc;
 
 const FAULTS: Definition = counter("system.paging.faults", "{fault}", "Page faults by type");
@@ -35,8 +36,8 @@ pub(crate) struct Paging {
 
 impl Paging {
     pub(crate) fn new(roots: &Roots, catalog: &mut Catalog) -> Paging {
-        let kind = |kind: &str| vec![value::string("system.paging.fault.type", kind)];
-        let direction = |direction: &str| vec![value::string("system.paging.direction", direction)];
+        let kind = |kind: &str| vec![value::string(semconv::SYSTEM_PAGING_FAULT_TYPE, kind)];
+        let direction = |direction: &str| vec![value::string(semconv::SYSTEM_PAGING_DIRECTION, direction)];
         Paging {
             counters: KernelFile::new(roots.proc.join("vmstat")),
             swaps: KernelFile::new(roots.proc.join("swaps")),
@@ -64,8 +65,8 @@ impl Scraper for Paging {
         for (device, size, used) in areas(context.buffer) {
             let catalog = &mut *context.catalog;
             let make = || {
-                let device = value::string("system.device", String::from_utf8_lossy(device));
-                let state = |state: &str| vec![device.clone(), value::string("system.paging.state", state)];
+                let device = value::string(semconv::SYSTEM_DEVICE, String::from_utf8_lossy(device));
+                let state = |state: &str| vec![device.clone(), value::string(semconv::SYSTEM_PAGING_STATE, state)];
                 let mut series = |definition, name| catalog.series(definition, state(name));
                 [
                     series(&USAGE, "used"),

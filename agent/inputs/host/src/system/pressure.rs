@@ -8,13 +8,11 @@ use crate::scrape::{Context, Roots, ScrapeError, Scraper};
 use crate::series::{Catalog, Definition, counter};
 use crate::text;
 use ollystack_record::{Series, value};
+use ollystack_schema::names;
 use std::sync::Arc;
 
-const STALLED: Definition = counter(
-    "system.linux.pressure.stall_time",
-    "s",
-    "Time in which some or all work stood still for want of a resource",
-);
+const STALLED: Definition =
+    counter(names::PRESSURE_STALL_TIME, "s", "Time in which some or all work stood still for want of a resource");
 
 pub(crate) struct Pressure {
     resources: [(KernelFile, [Arc<Series>; 2]); 3],
@@ -24,8 +22,8 @@ impl Pressure {
     pub(crate) fn new(roots: &Roots, catalog: &mut Catalog) -> Pressure {
         let resources = ["cpu", "memory", "io"].map(|resource| {
             let series = ["some", "full"].map(|share| {
-                let resource = value::string("system.linux.pressure.resource", resource);
-                catalog.series(&STALLED, vec![resource, value::string("system.linux.pressure.share", share)])
+                let resource = value::string(names::key::PRESSURE_RESOURCE, resource);
+                catalog.series(&STALLED, vec![resource, value::string(names::key::PRESSURE_SHARE, share)])
             });
             (KernelFile::new(roots.proc.join("pressure").join(resource)), series)
         });

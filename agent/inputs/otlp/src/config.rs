@@ -20,8 +20,8 @@ pub struct Config {
     pub ack_timeout_ms: u64,
     /// What a sender who must come back is told to wait, milliseconds.
     pub retry_after_ms: u64,
-    /// How many metric series are remembered between requests; past it the longest unused is forgotten (which costs time when
-    /// it comes again, never data).
+    /// How many metric series are remembered between requests, each counted as 1 KiB of memory or as many as it takes. Past it
+    /// those unused longest are forgotten, which costs time when they come again, never data.
     pub series_max: usize,
     /// Bytes, connections and times.
     pub limits: Limits,
@@ -36,7 +36,7 @@ impl Default for Config {
             intake_timeout_ms: 2_000,
             ack_timeout_ms: 10_000,
             retry_after_ms: 1_000,
-            series_max: 20_000,
+            series_max: 8_000,
             limits: Limits::default(),
         }
     }

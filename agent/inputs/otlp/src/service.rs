@@ -1,0 +1,135 @@
+//! Between the OTLP face and the intake: hands in batches, waits for their verdict, answers.
+//!
+//! Invariant: a sender is told "accepted" only after the verdict on every one of its records; whoever gets no verdict in time is told to
+//! come back, which may deliver some records twice but loses none.
+
+use crate::convert::{self, Converted};
+use crate::series::Interner;
+use crate::{Config, Stats};
+use ollystack_receive::{Accepted, Event, Export, Message, OtlpService, Refusal, RequestHead, Transport};
+use ollystack_record::{Ack, Batch, DropReason, Intake, IntakeError, Outcome, Signal, Source};
+use prost::Message as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+/// The service behind both listeners.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) intake: Intake,
+    pub(crate) interner: Mutex<Interner>,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) intake_timeout: Duration,
+    pub(crate) ack_timeout: Duration,
+    pub(crate) retry_after: Duration,
+}
+
+impl Service {
+    pub(crate) fn new(config: &Config, intake: Intake, stats: Arc<Stats>, stop: CancellationToken) -> Service {
+        Service {
+            intake,
+            interner: Mutex::new(Interner::new(config.series_max)),
+            stats,
+            stop,
+            intake_timeout: Duration::from_millis(config.intake_timeout_ms),
+            ack_timeout: Duration::from_millis(config.ack_timeout_ms),
+            retry_after: Duration::from_millis(config.retry_after_ms),
+        }
+    }
+
+    fn convert(&self, message: Message) -> Converted {
+        match message {
+            Message::Traces(request) => convert::traces(request),
+            Message::Logs(request) => convert::logs(request),
+            Message::Metrics(request) => {
+                let mut interner = self.interner.lock().unwrap_or_else(PoisonError::into_inner);
+                let converted = convert::metrics(request, &mut interner);
+                self.stats.update(|reading| reading.series = interner.len() as u64);
+                converted
+            }
+        }
+    }
+
+    fn unavailable(&self, message: String) -> Refusal {
+        Refusal::Unavailable { retry_after: self.retry_after, message }
+    }
+}
+
+impl OtlpService for Service {
+    type Caller = ();
+
+    fn admit(&self, _: &RequestHead<'_>) -> Result<(), Refusal> {
+        // Whoever reaches the configured address may send: loopback by default.
+        match self.stop.is_cancelled() {
+            true => Err(self.unavailable("the agent is stopping".to_owned())),
+            false => Ok(()),
+        }
+    }
+
+    async fn export(&self, (): (), request: Export) -> Result<Accepted, Refusal> {
+        let signal = signal(&request.message);
+        let bytes = match (request.transport, &request.message) {
+            (Transport::HttpJson, Message::Metrics(message)) => message.encoded_len() as u64,
+            (Transport::HttpJson, Message::Logs(message)) => message.encoded_len() as u64,
+            (Transport::HttpJson, Message::Traces(message)) => message.encoded_len() as u64,
+            _ => request.decoded_bytes,
+        };
+        let Converted { batches, rejected, why } = self.convert(request.message);
+        let ledger = Arc::clone(self.intake.ledger());
+        let begun = Instant::now();
+        let (ack, pending) = Ack::new();
+        // Until the first batch is in, the sender can be turned away without a trace; after that, giving up would have it send
+        // twice what is in already, so the others have as long as the verdict.
+        let mut deadline = begun + self.intake_timeout;
+        for (resource, records) in batches {
+            let batch = Batch { source: Source::Otlp, resource, records, ack: ack.clone() };
+            match timeout_at(deadline, self.intake.send(batch)).await {
+                Ok(Ok(())) => deadline = begun + self.ack_timeout,
+                Ok(Err(IntakeError::Closed | IntakeError::Full)) => {
+                    return Err(self.unavailable("the agent is stopping".to_owned()));
+                }
+                Err(_) => {
+                    let message = format!("the agent's queue was full for {} ms", begun.elapsed().as_millis());
+                    return Err(Refusal::Exhausted { retry_after: self.retry_after, message });
+                }
+            }
+        }
+        // Our own share: with no batch at all there is nothing to wait for.
+        ack.resolve(Outcome::Durable);
+        let verdict = timeout_at(begun + self.ack_timeout, pending.outcome()).await;
+        match verdict {
+            Ok(Outcome::Durable | Outcome::Accepted) => {}
+            Ok(Outcome::Dropped) => {
+                return Err(
+                    self.unavailable("the records could not be kept; `ollystack-agent status` says why".to_owned())
+                );
+            }
+            Err(_) => {
+                let waited = self.ack_timeout.as_millis();
+                return Err(self.unavailable(format!("the records were not safe within {waited} ms; send them again")));
+            }
+        }
+        ledger.bytes_in(signal, bytes);
+        if rejected > 0 {
+            ledger.seen(signal, rejected);
+            ledger.dropped(signal, DropReason::Malformed, rejected);
+            self.stats.update(|reading| reading.records_rejected += rejected);
+        }
+        let rejected = i64::try_from(rejected).unwrap_or(i64::MAX);
+        Ok(Accepted { rejected, message: why, ..Accepted::default() })
+    }
+
+    fn observe(&self, event: Event<'_>) {
+        self.stats.observe(event);
+    }
+}
+
+fn signal(message: &Message) -> Signal {
+    match message {
+        Message::Metrics(_) => Signal::Metrics,
+        Message::Logs(_) => Signal::Logs,
+        Message::Traces(_) => Signal::Traces,
+    }
+}

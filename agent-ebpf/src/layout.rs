@@ -18,8 +18,11 @@ plain!(Sock, Http, Tcp, Process);
 #[allow(missing_docs)] // the kernel's own field names
 pub struct Sock {
     pub skc_family: u32,
-    /// Remote port in network order, with `skc_num`, the local port in host order, right behind it.
+    /// Remote port in network order, with `skc_num`, the local port in host order, right behind it. The kernel clears the
+    /// latter when a connection closes.
     pub skc_dport: u32,
+    /// Local port in network order, which stays.
+    pub inet_sport: u32,
     pub skc_rcv_saddr: u32,
     pub skc_daddr: u32,
     pub skc_v6_rcv_saddr: u32,

@@ -11,6 +11,7 @@
 #[path = "http/calls.rs"]
 mod calls;
 
+use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::{
     bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_ktime_get_ns, bpf_probe_read_user,
     generated::bpf_probe_read_user as probe_read_user,
@@ -18,7 +19,6 @@ use aya_ebpf::helpers::{
 use aya_ebpf::macros::{map, raw_tracepoint, tracepoint};
 use aya_ebpf::maps::{LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
-use aya_ebpf::EbpfContext as _;
 use calls::{Arguments, Shape};
 use kernel::{AVAILABLE, NO_WAKEUP, at, count, ends, field, pointer, port_pair, sock_layout, state};
 use ollystack_ebpf::http::{
@@ -29,10 +29,11 @@ use ollystack_ebpf::{COMMAND_BYTES, Ends, layout};
 kernel::program_file!();
 
 #[unsafe(no_mangle)]
-static LAYOUT: layout::Http = layout::Http {
+static HTTP_LAYOUT: layout::Http = layout::Http {
     sock: layout::Sock {
         skc_family: 0,
         skc_dport: 0,
+        inet_sport: 0,
         skc_rcv_saddr: 0,
         skc_daddr: 0,
         skc_v6_rcv_saddr: 0,
@@ -87,7 +88,7 @@ struct Call {
 
 /// The loader may give another size.
 #[map]
-static EVENTS: RingBuf = RingBuf::with_byte_size(2 * 1024 * 1024, 0);
+static HEADS: RingBuf = RingBuf::with_byte_size(2 * 1024 * 1024, 0);
 
 #[map]
 static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(loss::COUNT, 0);
@@ -107,8 +108,9 @@ pub fn call_enter(ctx: TracePointContext) -> u32 {
     // SAFETY: within the context of a system call's entry tracepoint, which has six arguments at most and three at least.
     let (number, first, second, third) =
         unsafe { (*base.add(1).cast::<u32>(), *base.add(2), *base.add(3), *base.add(4)) };
-    // SAFETY: as above; only `recvfrom`, which has six, has its flags in the fourth.
-    let fourth = || unsafe { *base.add(5) };
+    // Read as memory, not as context: the kernel refuses to attach a program that may look at arguments a call has not.
+    // Only `recvfrom`, which has six, is asked for its fourth.
+    let fourth = || at(base as u64, 40).unwrap_or(0);
     enter(Arguments::new(number, first, second, third, fourth));
     0
 }
@@ -149,7 +151,7 @@ pub fn socket_state(ctx: RawTracePointContext) -> i32 {
     if let Some(socket) = SOCKETS.get_ptr_mut(address) {
         // SAFETY: the map gave the address.
         if unsafe { (*socket).class } == HTTP {
-            if let Some(ends) = ends(address, &sock_layout!(LAYOUT)) {
+            if let Some(ends) = ends(address, &sock_layout!(HTTP_LAYOUT)) {
                 // SAFETY: no preconditions.
                 let now = unsafe { bpf_ktime_get_ns() };
                 let meta = meta(address, socket, CLOSE, SENT, now, 0, ends, [0; PREFIX_BYTES]);
@@ -164,23 +166,23 @@ pub fn socket_state(ctx: RawTracePointContext) -> i32 {
 /// A 32-bit task numbers its calls otherwise. (The tracepoints of single calls leave such tasks out by themselves.)
 #[inline(always)]
 fn is_compat() -> bool {
-    let mask = field!(LAYOUT.task_compat_mask);
+    let mask = field!(HTTP_LAYOUT.task_compat_mask);
     // SAFETY: no preconditions.
     let task = unsafe { bpf_get_current_task() };
-    mask != 0 && at::<u32>(task, field!(LAYOUT.task_compat)).is_some_and(|flags| flags & mask != 0)
+    mask != 0 && at::<u32>(task, field!(HTTP_LAYOUT.task_compat)).is_some_and(|flags| flags & mask != 0)
 }
 
 #[inline(always)]
 fn enter(arguments: Option<Arguments>) {
     let Some(arguments) = arguments else { return };
     let thread = bpf_get_current_pid_tgid();
-    if (thread >> 32) as u32 == field!(LAYOUT.agent) {
+    if (thread >> 32) as u32 == field!(HTTP_LAYOUT.agent) {
         return;
     }
     let Some(socket) = socket_behind(arguments.descriptor) else { return };
     // SAFETY: the value is read at once; see `on_data` for eviction.
     if let Some(known) = unsafe { SOCKETS.get(socket) } {
-        if known.class == OTHER && port_pair(socket, &sock_layout!(LAYOUT)) == Some(known.ports) {
+        if known.class == OTHER && port_pair(socket, &sock_layout!(HTTP_LAYOUT)) == Some(known.ports) {
             return;
         }
     }
@@ -215,22 +217,22 @@ fn socket_behind(descriptor: u32) -> Option<u64> {
     const STREAM: u16 = 1;
     // SAFETY: no preconditions.
     let task = unsafe { bpf_get_current_task() };
-    let files = pointer(task, field!(LAYOUT.task_files))?;
-    let table = pointer(files, field!(LAYOUT.files_fdt))?;
-    if descriptor >= at::<u32>(table, field!(LAYOUT.fdtable_max_fds))? {
+    let files = pointer(task, field!(HTTP_LAYOUT.task_files))?;
+    let table = pointer(files, field!(HTTP_LAYOUT.files_fdt))?;
+    if descriptor >= at::<u32>(table, field!(HTTP_LAYOUT.fdtable_max_fds))? {
         return None;
     }
-    let array = pointer(table, field!(LAYOUT.fdtable_fd))?;
+    let array = pointer(table, field!(HTTP_LAYOUT.fdtable_fd))?;
     let file = pointer(array + u64::from(descriptor) * 8, 0)?;
-    let inode = pointer(file, field!(LAYOUT.file_inode))?;
-    if at::<u16>(inode, field!(LAYOUT.inode_mode))? & TYPE != SOCKET {
+    let inode = pointer(file, field!(HTTP_LAYOUT.file_inode))?;
+    if at::<u16>(inode, field!(HTTP_LAYOUT.inode_mode))? & TYPE != SOCKET {
         return None;
     }
-    let socket = pointer(file, field!(LAYOUT.file_private_data))?;
-    if at::<u16>(socket, field!(LAYOUT.socket_type))? != STREAM {
+    let socket = pointer(file, field!(HTTP_LAYOUT.file_private_data))?;
+    if at::<u16>(socket, field!(HTTP_LAYOUT.socket_type))? != STREAM {
         return None;
     }
-    pointer(socket, field!(LAYOUT.socket_sk))
+    pointer(socket, field!(HTTP_LAYOUT.socket_sk))
 }
 
 /// The core: bytes have moved on a socket.
@@ -244,14 +246,14 @@ fn on_data(call: &Call, moved: u64) {
         return;
     }
     let kind = head_kind(&prefix);
-    let Some(ports) = port_pair(call.socket, &sock_layout!(LAYOUT)) else { return };
+    let Some(ports) = port_pair(call.socket, &sock_layout!(HTTP_LAYOUT)) else { return };
 
     // SAFETY: under eviction the entry may meanwhile be another socket's: then a record carries a wrong number, which the
     // reader takes for a gap.
     let known = match SOCKETS.get_ptr_mut(call.socket) {
         Some(known) if unsafe { (*known).ports } == ports => known,
         _ => {
-            let class = if ends(call.socket, &sock_layout!(LAYOUT)).is_some() { UNDECIDED } else { OTHER };
+            let class = if ends(call.socket, &sock_layout!(HTTP_LAYOUT)).is_some() { UNDECIDED } else { OTHER };
             let fresh = Socket { ports, sequence: 0, misses: 0, class, reserved: [0; 5] };
             let _ = SOCKETS.insert(call.socket, fresh, 0);
             let Some(known) = SOCKETS.get_ptr_mut(call.socket) else { return };
@@ -266,7 +268,7 @@ fn on_data(call: &Call, moved: u64) {
         if kind == 0 {
             if (*known).class == UNDECIDED {
                 (*known).misses += 1;
-                if u32::from((*known).misses) >= field!(LAYOUT.misses_max) || is_http2(&prefix) {
+                if u32::from((*known).misses) >= field!(HTTP_LAYOUT.misses_max) || is_http2(&prefix) {
                     (*known).class = OTHER;
                 }
             }
@@ -274,7 +276,7 @@ fn on_data(call: &Call, moved: u64) {
         }
         (*known).class = HTTP;
     }
-    let Some(ends) = ends(call.socket, &sock_layout!(LAYOUT)) else { return };
+    let Some(ends) = ends(call.socket, &sock_layout!(HTTP_LAYOUT)) else { return };
     let time = if call.direction == RECEIVED {
         // SAFETY: no preconditions.
         unsafe { bpf_ktime_get_ns() }
@@ -366,9 +368,9 @@ fn meta(
 /// Under pressure first a shorter head, then none: the record itself still goes out.
 #[inline(always)]
 fn put_head(mut meta: Meta, buffer: u64, available: u64) {
-    let waiting = EVENTS.query(AVAILABLE);
-    let ring = u64::from(field!(LAYOUT.ring_bytes));
-    let allowed = u64::from(field!(LAYOUT.head_bytes));
+    let waiting = HEADS.query(AVAILABLE);
+    let ring = u64::from(field!(HTTP_LAYOUT.ring_bytes));
+    let allowed = u64::from(field!(HTTP_LAYOUT.head_bytes));
     let wanted = if available < allowed { available } else { allowed };
     if waiting > ring / 4 * 3 {
         count(&LOSSES, loss::HEAD_CUT);
@@ -377,7 +379,7 @@ fn put_head(mut meta: Meta, buffer: u64, available: u64) {
         if wanted > SMALL_BYTES as u64 {
             count(&LOSSES, loss::HEAD_CUT);
         }
-        let Some(mut entry) = EVENTS.reserve::<Small>(0) else { return lose(meta.kind) };
+        let Some(mut entry) = HEADS.reserve::<Small>(0) else { return lose(meta.kind) };
         let record = entry.as_mut_ptr();
         let bytes = if wanted < SMALL_BYTES as u64 { wanted as u32 } else { SMALL_BYTES as u32 };
         // SAFETY: the ring gave room for one `Small`, and `bytes` is at most its head's size; `captured` tells the reader
@@ -390,7 +392,7 @@ fn put_head(mut meta: Meta, buffer: u64, available: u64) {
         }
         entry.submit(NO_WAKEUP);
     } else {
-        let Some(mut entry) = EVENTS.reserve::<Large>(0) else { return lose(meta.kind) };
+        let Some(mut entry) = HEADS.reserve::<Large>(0) else { return lose(meta.kind) };
         let record = entry.as_mut_ptr();
         let bytes = if wanted < LARGE_BYTES as u64 { wanted as u32 } else { LARGE_BYTES as u32 };
         // SAFETY: as above, for one `Large`.
@@ -406,7 +408,7 @@ fn put_head(mut meta: Meta, buffer: u64, available: u64) {
 
 #[inline(always)]
 fn put_meta(meta: &Meta) {
-    let Some(mut entry) = EVENTS.reserve::<Meta>(0) else { return lose(meta.kind) };
+    let Some(mut entry) = HEADS.reserve::<Meta>(0) else { return lose(meta.kind) };
     entry.write(*meta);
     entry.submit(NO_WAKEUP);
 }

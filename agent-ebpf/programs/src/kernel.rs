@@ -63,9 +63,8 @@ pub fn ends(sock: u64, layout: &layout::Sock) -> Option<Ends> {
         }
         _ => return None,
     }
-    let ports = port_pair(sock, layout)?;
-    ends.remote_port = u16::from_be(ports as u16);
-    ends.local_port = (ports >> 16) as u16;
+    ends.remote_port = u16::from_be(at(sock, layout.skc_dport)?);
+    ends.local_port = u16::from_be(at(sock, layout.inet_sport)?);
     Some(ends)
 }
 
@@ -82,6 +81,7 @@ macro_rules! sock_layout {
         ::ollystack_ebpf::layout::Sock {
             skc_family: $crate::field!($layout.sock.skc_family),
             skc_dport: $crate::field!($layout.sock.skc_dport),
+            inet_sport: $crate::field!($layout.sock.inet_sport),
             skc_rcv_saddr: $crate::field!($layout.sock.skc_rcv_saddr),
             skc_daddr: $crate::field!($layout.sock.skc_daddr),
             skc_v6_rcv_saddr: $crate::field!($layout.sock.skc_v6_rcv_saddr),

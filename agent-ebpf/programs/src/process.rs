@@ -19,7 +19,7 @@ use ollystack_ebpf::{COMMAND_BYTES, layout};
 kernel::program_file!();
 
 #[unsafe(no_mangle)]
-static LAYOUT: layout::Process = layout::Process {
+static PROCESS_LAYOUT: layout::Process = layout::Process {
     task_tgid: 0,
     task_real_parent: 0,
     task_exit_code: 0,
@@ -48,7 +48,7 @@ pub fn process_exec(ctx: RawTracePointContext) -> i32 {
         (&raw mut (*record).event).write(event(&ctx, EXEC));
         let path = &raw mut (*record).path;
         path.write([0; PATH_BYTES]);
-        if let Some(name) = pointer(ctx.arg::<u64>(2), field!(LAYOUT.binprm_filename)) {
+        if let Some(name) = pointer(ctx.arg::<u64>(2), field!(PROCESS_LAYOUT.binprm_filename)) {
             let _ = bpf_probe_read_kernel_str(path.cast(), PATH_BYTES as u32, name as *const _);
         }
     }
@@ -60,7 +60,8 @@ pub fn process_exec(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 pub fn process_exit(ctx: RawTracePointContext) -> i32 {
     let task = ctx.arg::<u64>(0);
-    let live = pointer(task, field!(LAYOUT.task_signal)).and_then(|signal| at::<i32>(signal, field!(LAYOUT.signal_live)));
+    let live = pointer(task, field!(PROCESS_LAYOUT.task_signal))
+        .and_then(|signal| at::<i32>(signal, field!(PROCESS_LAYOUT.signal_live)));
     // The kernel has taken the leaving thread off before it comes here: others still live.
     if live != Some(0) {
         return 0;
@@ -78,9 +79,9 @@ pub fn process_exit(ctx: RawTracePointContext) -> i32 {
 fn event(ctx: &RawTracePointContext, kind: u8) -> Event {
     // SAFETY: no arguments, no preconditions.
     let (now, task) = unsafe { (bpf_ktime_get_ns(), bpf_get_current_task() as *const task_struct as u64) };
-    let started: u64 = at(task, field!(LAYOUT.task_start_time)).unwrap_or(now);
-    let parent = pointer(task, field!(LAYOUT.task_real_parent))
-        .and_then(|parent| at::<u32>(parent, field!(LAYOUT.task_tgid)))
+    let started: u64 = at(task, field!(PROCESS_LAYOUT.task_start_time)).unwrap_or(now);
+    let parent = pointer(task, field!(PROCESS_LAYOUT.task_real_parent))
+        .and_then(|parent| at::<u32>(parent, field!(PROCESS_LAYOUT.task_tgid)))
         .unwrap_or(0);
     Event {
         time_ns: now,
@@ -88,7 +89,7 @@ fn event(ctx: &RawTracePointContext, kind: u8) -> Event {
         process: ctx.tgid(),
         parent,
         user: ctx.uid(),
-        status: if kind == EXIT { at(task, field!(LAYOUT.task_exit_code)).unwrap_or(0) } else { 0 },
+        status: if kind == EXIT { at(task, field!(PROCESS_LAYOUT.task_exit_code)).unwrap_or(0) } else { 0 },
         kind,
         reserved: [0; 7],
         command: bpf_get_current_comm().unwrap_or([0; COMMAND_BYTES]),

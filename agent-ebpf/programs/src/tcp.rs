@@ -18,10 +18,11 @@ use ollystack_ebpf::{COMMAND_BYTES, layout};
 kernel::program_file!();
 
 #[unsafe(no_mangle)]
-static LAYOUT: layout::Tcp = layout::Tcp {
+static TCP_LAYOUT: layout::Tcp = layout::Tcp {
     sock: layout::Sock {
         skc_family: 0,
         skc_dport: 0,
+        inet_sport: 0,
         skc_rcv_saddr: 0,
         skc_daddr: 0,
         skc_v6_rcv_saddr: 0,
@@ -130,7 +131,7 @@ fn command() -> [u8; COMMAND_BYTES] {
 
 #[inline(always)]
 fn report(sock: u64, kind: u8) {
-    let Some(ends) = ends(sock, &sock_layout!(LAYOUT)) else { return };
+    let Some(ends) = ends(sock, &sock_layout!(TCP_LAYOUT)) else { return };
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         count(&LOSSES, loss::EVENT);
         return;
@@ -161,15 +162,15 @@ fn report(sock: u64, kind: u8) {
         }
     }
     if kind != RETRANSMITTED {
-        event.error = at::<u32>(sock, field!(LAYOUT.sock_err)).unwrap_or(0) as u16;
-        event.round_trip_us = at::<u32>(sock, field!(LAYOUT.tcp_srtt_us)).unwrap_or(0) >> 3;
+        event.error = at::<u32>(sock, field!(TCP_LAYOUT.sock_err)).unwrap_or(0) as u16;
+        event.round_trip_us = at::<u32>(sock, field!(TCP_LAYOUT.tcp_srtt_us)).unwrap_or(0) >> 3;
     }
     if kind == CLOSED {
-        let sent: u64 = at(sock, field!(LAYOUT.tcp_bytes_sent)).unwrap_or(0);
-        let again: u64 = at(sock, field!(LAYOUT.tcp_bytes_retrans)).unwrap_or(0);
+        let sent: u64 = at(sock, field!(TCP_LAYOUT.tcp_bytes_sent)).unwrap_or(0);
+        let again: u64 = at(sock, field!(TCP_LAYOUT.tcp_bytes_retrans)).unwrap_or(0);
         event.bytes_sent = sent.saturating_sub(again);
-        let received: u64 = at(sock, field!(LAYOUT.tcp_bytes_received)).unwrap_or(0);
-        let flags: u64 = at(sock, field!(LAYOUT.sock_flags)).unwrap_or(0);
+        let received: u64 = at(sock, field!(TCP_LAYOUT.tcp_bytes_received)).unwrap_or(0);
+        let flags: u64 = at(sock, field!(TCP_LAYOUT.sock_flags)).unwrap_or(0);
         event.bytes_received = received.saturating_sub(u64::from(flags & FIN_RECEIVED != 0));
     }
     entry.write(event);

@@ -54,7 +54,7 @@ impl Default for Config {
         Config {
             enabled: true,
             process: true,
-            process_events_per_second_max: 50,
+            process_events_per_second_max: 20,
             tcp: true,
             tcp_series_max: 1_000,
             http: true,

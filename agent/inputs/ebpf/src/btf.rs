@@ -1,0 +1,195 @@
+//! A small reader of the kernel's own type information (BTF), for one question: where in a struct is a field.
+//!
+//! In: `/sys/kernel/btf/vmlinux`, some 5 MB, held only while questions are asked. Out: byte offsets. The format is the
+//! kernel's `Documentation/bpf/btf.rst`. Invariant: malformed input gives an error or `None`, never a panic, and the work is
+//! bounded by the size of the input and the depth limit.
+
+use std::ops::Range;
+
+/// Where the kernel shows its types.
+const KERNEL: &str = "/sys/kernel/btf/vmlinux";
+
+const MAGIC: u32 = 0xEB9F;
+const HEADER_BYTES: usize = 24;
+const TYPE_BYTES: usize = 12;
+const MEMBER_BYTES: usize = 12;
+/// Anonymous structs nest three deep in the kernel; modifiers add one each.
+const DEPTH_MAX: u32 = 16;
+
+const STRUCT: u32 = 4;
+const UNION: u32 = 5;
+const TYPEDEF: u32 = 8;
+const VOLATILE: u32 = 9;
+const CONST: u32 = 10;
+
+/// Type information, parsed as far as an index of types.
+pub(crate) struct Btf {
+    bytes: Vec<u8>,
+    strings: Range<usize>,
+    /// Position of each type; number 0 is `void` and has none.
+    types: Vec<u32>,
+}
+
+impl Btf {
+    /// The running kernel's.
+    pub(crate) fn kernel() -> Result<Btf, String> {
+        let bytes = std::fs::read(KERNEL).map_err(|error| format!("{KERNEL}: {error}"))?;
+        Btf::parse(bytes).ok_or_else(|| format!("{KERNEL}: not understood"))
+    }
+
+    fn parse(bytes: Vec<u8>) -> Option<Btf> {
+        if word(&bytes, 0)? & 0xFFFF != MAGIC || bytes.len() < HEADER_BYTES {
+            return None;
+        }
+        let body = word(&bytes, 4)? as usize;
+        let section = |at: usize| {
+            let start = body.checked_add(word(&bytes, at)? as usize)?;
+            let end = start.checked_add(word(&bytes, at + 4)? as usize)?;
+            (end <= bytes.len()).then_some(start..end)
+        };
+        let (region, strings) = (section(8)?, section(16)?);
+        let mut types = vec![0];
+        let mut at = region.start;
+        while at < region.end {
+            types.push(u32::try_from(at).ok()?);
+            let info = word(&bytes, at + 4)?;
+            let members = (info & 0xFFFF) as usize;
+            at += TYPE_BYTES
+                + match (info >> 24) & 0x1F {
+                    1 | 14 | 17 => 4,                         // int, variable, declaration tag
+                    3 => 12,                                  // array
+                    STRUCT | UNION | 15 | 19 => members * 12, // members, sections, 64-bit enumerators
+                    6 | 13 => members * 8,                    // enumerators, parameters
+                    2 | 7 | TYPEDEF..=12 | 16 | 18 => 0,      // pointers, names and modifiers of others
+                    _ => return None,
+                };
+        }
+        Some(Btf { bytes, strings, types })
+    }
+
+    /// The offset in bytes of `field` in `struct of`, looked for in its anonymous members too. `None` if either is not
+    /// there, or the field is a bit field.
+    pub(crate) fn offset(&self, of: &str, field: &str) -> Option<u32> {
+        let found =
+            self.types.iter().skip(1).find(|at| self.kind(**at) == Some(STRUCT) && self.is_named(**at as usize, of))?;
+        let bits = self.member(*found, field, 0)?;
+        (bits % 8 == 0).then_some(bits / 8)
+    }
+
+    /// Offset in bits.
+    fn member(&self, at: u32, field: &str, depth: u32) -> Option<u32> {
+        if depth > DEPTH_MAX {
+            return None;
+        }
+        let at = at as usize;
+        let info = word(&self.bytes, at + 4)?;
+        // With the flag, the upper byte of an offset is the width of a bit field.
+        let bit_fields = info >> 31 == 1;
+        for number in 0..(info & 0xFFFF) as usize {
+            let member = at + TYPE_BYTES + number * MEMBER_BYTES;
+            let offset = word(&self.bytes, member + 8)?;
+            let (offset, width) = if bit_fields { (offset & 0xFF_FFFF, offset >> 24) } else { (offset, 0) };
+            if word(&self.bytes, member)? == 0 {
+                let inner = self.structure(word(&self.bytes, member + 4)?, 0);
+                if let Some(found) = inner.and_then(|inner| self.member(inner, field, depth + 1)) {
+                    return offset.checked_add(found);
+                }
+            } else if self.is_named(member, field) {
+                return (width == 0).then_some(offset);
+            }
+        }
+        None
+    }
+
+    /// The struct or union behind a type number, through names and modifiers.
+    fn structure(&self, number: u32, depth: u32) -> Option<u32> {
+        let at = *self.types.get(number as usize).filter(|_| number != 0 && depth <= DEPTH_MAX)?;
+        match self.kind(at)? {
+            STRUCT | UNION => Some(at),
+            TYPEDEF | VOLATILE | CONST => self.structure(word(&self.bytes, at as usize + 8)?, depth + 1),
+            _ => None,
+        }
+    }
+
+    fn kind(&self, at: u32) -> Option<u32> {
+        Some((word(&self.bytes, at as usize + 4)? >> 24) & 0x1F)
+    }
+
+    /// Whether the string that the word at `at` refers to is `name`.
+    fn is_named(&self, at: usize, name: &str) -> bool {
+        let text = word(&self.bytes, at).and_then(|offset| {
+            let start = self.strings.start.checked_add(offset as usize)?;
+            self.bytes[..self.strings.end].get(start..start.checked_add(name.len() + 1)?)
+        });
+        text.is_some_and(|text| text.strip_suffix(&[0]) == Some(name.as_bytes()))
+    }
+}
+
+/// In the byte order of the running machine, which is the kernel's.
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    let word = bytes.get(at..at.checked_add(4)?)?;
+    Some(u32::from_ne_bytes(word.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `struct outer { int a; union { struct inner { int deep; }; }; int bits: 3; }` by hand.
+    fn sample() -> Vec<u8> {
+        let strings = b"\0outer\0a\0deep\0bits\0int\0";
+        let name = |text: &str| strings.windows(text.len()).position(|w| w == text.as_bytes()).unwrap() as u32;
+        let flag = 1 << 31;
+        let words: Vec<u32> = [
+            vec![name("int"), 1 << 24, 4, 32],
+            vec![0, STRUCT << 24 | 1, 4, name("deep"), 1, 32],
+            vec![0, CONST << 24, 2],
+            vec![0, UNION << 24 | 1, 8, 0, 3, 0],
+            vec![name("outer"), flag | STRUCT << 24 | 3, 16, name("a"), 1, 0, 0, 4, 64, name("bits"), 1, 3 << 24 | 128],
+        ]
+        .concat();
+        let types = words.len() as u32 * 4;
+        let header = [MAGIC | 1 << 16, 24, 0, types, types, strings.len() as u32];
+        let mut bytes: Vec<u8> = header.iter().chain(&words).flat_map(|word| word.to_ne_bytes()).collect();
+        bytes.extend(strings);
+        bytes
+    }
+
+    #[test]
+    fn fields_are_found_in_anonymous_members_behind_modifiers() {
+        let btf = Btf::parse(sample()).unwrap();
+        assert_eq!(btf.offset("outer", "a"), Some(0));
+        assert_eq!(btf.offset("outer", "deep"), Some(8 + 4));
+        for (of, field) in [("outer", "bits"), ("outer", "dee"), ("out", "a"), ("int", "a"), ("outer", "")] {
+            assert_eq!(btf.offset(of, field), None, "{of}.{field}");
+        }
+    }
+
+    #[test]
+    fn damaged_type_information_never_panics() {
+        let whole = sample();
+        for length in 0..whole.len() {
+            if let Some(btf) = Btf::parse(whole[..length].to_vec()) {
+                let _ = btf.offset("outer", "deep");
+            }
+        }
+        for at in 0..whole.len() {
+            for value in [0, 1, 0x7F, 0x80, 0xFF] {
+                let mut bytes = whole.clone();
+                bytes[at] = value;
+                if let Some(btf) = Btf::parse(bytes) {
+                    let _ = btf.offset("outer", "deep");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_type_that_contains_itself_ends() {
+        let mut bytes = sample();
+        // The union's only member becomes the union itself.
+        let at = bytes.windows(12).position(|w| w == [0u32, 3, 0].map(u32::to_ne_bytes).concat()).unwrap();
+        bytes[at + 4..at + 8].copy_from_slice(&4u32.to_ne_bytes());
+        assert_eq!(Btf::parse(bytes).unwrap().offset("outer", "deep"), None);
+    }
+}

@@ -1,0 +1,198 @@
+//! From the embedded objects to attached programs, each feature by itself.
+//!
+//! A feature is a set of programs that is useful only as a whole. Where it can be attached in more than one way (a rung),
+//! each is tried, best first; a way is never chosen from a kernel version. Loading happens on a thread of its own, because
+//! that thread may enter a private mount namespace to see tracefs: the host's mounts are never changed.
+//! Invariant: a refused feature leaves nothing behind and takes nothing else down; dropping a [`Loaded`] detaches it.
+
+use crate::btf::Btf;
+use crate::config::{Config, Taps};
+use crate::refusal::Refusal;
+use crate::{Error, host, layouts};
+use aya::maps::{MapData, PerCpuArray, RingBuf};
+use aya::programs::{RawTracePoint, TracePoint};
+use aya::{Ebpf, EbpfLoader};
+use ollystack_ebpf::{bytes_of, layout, objects};
+use ollystack_record::Availability;
+
+/// The calls whose tracepoints are watched on the rung of that name.
+const CALLS: [&str; 8] = ["read", "write", "readv", "writev", "sendto", "recvfrom", "sendmsg", "recvmsg"];
+
+/// The rung of raw tracepoints: they need no tracefs.
+const RAW: &str = "raw tracepoints";
+
+/// An attached feature.
+pub(crate) struct Loaded {
+    /// Its records.
+    pub(crate) records: RingBuf<MapData>,
+    /// How it is attached.
+    pub(crate) rung: &'static str,
+    /// Records that did not fit, by reason and CPU, since loading.
+    losses: PerCpuArray<MapData, u64>,
+    /// What of them was reported already, by reason.
+    reported: Vec<u64>,
+    // Programs, links and the other maps: dropping them detaches.
+    _programs: Ebpf,
+}
+
+/// All features: those that are attached, and what is to be said of each.
+#[derive(Default)]
+pub(crate) struct Features {
+    pub(crate) process: Option<Loaded>,
+    pub(crate) tcp: Option<Loaded>,
+    pub(crate) http: Option<Loaded>,
+    pub(crate) availability: Vec<Availability>,
+    /// Bytes that the kernel holds for all maps of this process.
+    pub(crate) map_bytes: u64,
+}
+
+impl Loaded {
+    fn new(mut programs: Ebpf, ring: &'static str, rung: &'static str) -> Result<Loaded, Refusal> {
+        let records = programs.take_map(ring).ok_or_else(|| Refusal::damaged(ring))?;
+        let losses = programs.take_map("LOSSES").ok_or_else(|| Refusal::damaged("LOSSES"))?;
+        let losses = PerCpuArray::try_from(losses)?;
+        let reported = vec![0; losses.len() as usize];
+        Ok(Loaded { records: RingBuf::try_from(records)?, rung, losses, reported, _programs: programs })
+    }
+
+    /// Records lost since this was last asked, by reason.
+    pub(crate) fn losses(&mut self) -> Vec<u64> {
+        let mut losses = Vec::with_capacity(self.reported.len());
+        for (reason, reported) in (0..).zip(&mut self.reported) {
+            let total = self.losses.get(&reason, 0).map_or(*reported, |cpus| cpus.iter().sum());
+            losses.push(total.saturating_sub(*reported));
+            *reported = total;
+        }
+        losses
+    }
+}
+
+/// Load and attach whatever is wanted and allowed. Blocks for some tens of milliseconds.
+pub(crate) fn load(config: &Config) -> Result<Features, Error> {
+    let config = config.clone();
+    let thread = std::thread::Builder::new().name("ebpf-load".into()).spawn(move || load_here(&config));
+    // A panic while loading costs the features, not the agent.
+    let features = thread.map_err(Error::Thread)?.join().unwrap_or_default();
+    host::give_back_memory();
+    Ok(features)
+}
+
+fn load_here(config: &Config) -> Features {
+    let layouts = Layouts::find(config);
+    host::lift_memory_limit();
+    // The loader's constructor parses the kernel's type information; no program needs it, so it goes at once.
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    let http = layouts.http.as_ref().ok().copied().unwrap_or_default();
+    let tcp = layouts.tcp.as_ref().ok().copied().unwrap_or_default();
+    let process = layouts.process.as_ref().ok().copied().unwrap_or_default();
+    loader.override_global("HTTP_LAYOUT", bytes_of(&http), false);
+    loader.override_global("TCP_LAYOUT", bytes_of(&tcp), false);
+    loader.override_global("PROCESS_LAYOUT", bytes_of(&process), false);
+    loader.map_max_entries("HEADS", config.http_ring_bytes);
+
+    let process = layouts.process.and_then(|_| load_process(&mut loader));
+    let tcp = layouts.tcp.and_then(|_| load_tcp(&mut loader));
+    let http = layouts.http.and_then(|_| load_http(&mut loader, config.http_taps));
+    let availability = [("ebpf.process", &process), ("ebpf.tcp", &tcp), ("ebpf.http", &http)].map(row).to_vec();
+    Features { process: process.ok(), tcp: tcp.ok(), http: http.ok(), availability, map_bytes: host::map_bytes() }
+}
+
+/// One row for `doctor`.
+fn row((name, loaded): (&'static str, &Result<Loaded, Refusal>)) -> Availability {
+    match loaded {
+        Err(refusal) => Availability::off(name, &refusal.why, &refusal.remedy),
+        Ok(loaded) if host::sees_all_processes() => Availability::on(name, format!("attached by {}", loaded.rung)),
+        Ok(loaded) => Availability::partial(
+            name,
+            format!("attached by {}, but processes are numbered apart from the host's here", loaded.rung),
+            "run the agent in the host's PID namespace (hostPID: true, or --pid=host)",
+        ),
+    }
+}
+
+/// Each feature's offsets, or why it cannot have them.
+struct Layouts {
+    process: Result<layout::Process, Refusal>,
+    tcp: Result<layout::Tcp, Refusal>,
+    http: Result<layout::Http, Refusal>,
+}
+
+impl Layouts {
+    fn find(config: &Config) -> Layouts {
+        let wanted = config.enabled && (config.process || config.tcp || config.http);
+        let btf =
+            if wanted { Btf::kernel().map_err(Refusal::no_types) } else { Err(Refusal::switched_off("ebpf.enabled")) };
+        let ready = |on: bool, key: &str| match &btf {
+            Err(refusal) => Err(refusal.clone()),
+            Ok(_) if !on => Err(Refusal::switched_off(key)),
+            Ok(_) if objects::HTTP.is_empty() => Err(Refusal::no_object()),
+            Ok(btf) => Ok(btf),
+        };
+        Layouts {
+            process: ready(config.process, "ebpf.process")
+                .and_then(|btf| layouts::process(btf).map_err(Refusal::no_types)),
+            tcp: ready(config.tcp, "ebpf.tcp").and_then(|btf| layouts::tcp(btf).map_err(Refusal::no_types)),
+            http: ready(config.http, "ebpf.http").and_then(|btf| layouts::http(btf, config).map_err(Refusal::no_types)),
+        }
+    }
+}
+
+fn load_process(loader: &mut EbpfLoader<'_>) -> Result<Loaded, Refusal> {
+    let mut programs = loader.load(objects::PROCESS)?;
+    attach_raw(&mut programs, "process_exec", "sched_process_exec")?;
+    attach_raw(&mut programs, "process_exit", "sched_process_exit")?;
+    Loaded::new(programs, "EVENTS", RAW)
+}
+
+fn load_tcp(loader: &mut EbpfLoader<'_>) -> Result<Loaded, Refusal> {
+    let mut programs = loader.load(objects::TCP)?;
+    attach_raw(&mut programs, "tcp_state", "inet_sock_set_state")?;
+    attach_raw(&mut programs, "tcp_retransmit", "tcp_retransmit_skb")?;
+    Loaded::new(programs, "EVENTS", RAW)
+}
+
+/// The first rung that attaches; if none does, why the last was refused.
+fn load_http(loader: &mut EbpfLoader<'_>, taps: Taps) -> Result<Loaded, Refusal> {
+    match taps {
+        Taps::Raw => load_http_raw(loader),
+        Taps::Tracepoints => load_http_tracepoints(loader),
+        Taps::Auto => load_http_tracepoints(loader).or_else(|refusal| {
+            tracing::debug!(why = refusal.why, "ebpf.http: tracepoints are refused, trying raw tracepoints");
+            load_http_raw(loader)
+        }),
+    }
+}
+
+fn load_http_tracepoints(loader: &mut EbpfLoader<'_>) -> Result<Loaded, Refusal> {
+    host::see_tracefs().map_err(Refusal::no_tracefs)?;
+    let mut programs = loader.load(objects::HTTP)?;
+    attach_raw(&mut programs, "socket_state", "inet_sock_set_state")?;
+    for (name, event) in [("call_exit", "sys_exit"), ("call_enter", "sys_enter")] {
+        let program: &mut TracePoint = program(&mut programs, name)?.try_into()?;
+        program.load()?;
+        for call in CALLS {
+            program.attach("syscalls", &format!("{event}_{call}"))?;
+        }
+    }
+    Loaded::new(programs, "HEADS", "tracepoints")
+}
+
+fn load_http_raw(loader: &mut EbpfLoader<'_>) -> Result<Loaded, Refusal> {
+    let mut programs = loader.load(objects::HTTP)?;
+    attach_raw(&mut programs, "socket_state", "inet_sock_set_state")?;
+    attach_raw(&mut programs, "any_exit", "sys_exit")?;
+    attach_raw(&mut programs, "any_enter", "sys_enter")?;
+    Loaded::new(programs, "HEADS", RAW)
+}
+
+fn attach_raw(programs: &mut Ebpf, name: &'static str, tracepoint: &str) -> Result<(), Refusal> {
+    let program: &mut RawTracePoint = program(programs, name)?.try_into()?;
+    program.load()?;
+    program.attach(tracepoint)?;
+    Ok(())
+}
+
+fn program<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a mut aya::programs::Program, Refusal> {
+    programs.program_mut(name).ok_or_else(|| Refusal::damaged(name))
+}

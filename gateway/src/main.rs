@@ -1,2 +1,152 @@
 //! The OllyStack gateway: OTLP in, ClickHouse out.
-fn main() {}
+//!
+//! Folders follow the datum: `receive` (its own crate), [`admit`], [`convert`], [`batch`], [`write`]; [`run`] wires them. This file
+//! reads the command line and prints. Invariant: an error ends the program with status 1 and one line that says what to do.
+
+mod admin;
+mod admit;
+mod batch;
+mod cli;
+mod config;
+mod convert;
+mod engine;
+mod ingest;
+mod keys;
+mod migrate;
+mod run;
+mod telemetry;
+mod write;
+
+use clap::Parser;
+use cli::{Cli, Command, Configured};
+use config::{Config, Layers, StoreMode};
+use keys::file::{self, KeyFile};
+use ollystack_schema::migrations::Placement;
+use std::error::Error;
+use std::process::ExitCode;
+use std::time::SystemTime;
+use write::clickhouse::ClickHouse;
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ollystack-gateway: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<(), Box<dyn Error>> {
+    match command {
+        Command::Run(configured) => {
+            let (config, layers) = load(&configured)?;
+            telemetry::start_logging(&config.log)?;
+            for name in layers.strangers() {
+                tracing::warn!(name, "this environment variable names no key and has no effect");
+            }
+            runtime()?.block_on(run::run(config))?;
+        }
+        Command::Migrate { configured, plan } => {
+            let (config, _) = load(&configured)?;
+            telemetry::start_logging(&config.log)?;
+            runtime()?.block_on(migrate(&config, plan))?;
+        }
+        Command::Keys { command } => keys(command)?,
+        Command::Store { options, until_stdin_ends } => {
+            telemetry::start_logging(&config::default_log()?)?;
+            if until_stdin_ends {
+                engine::end_with_stdin()?;
+            }
+            let _ = options;
+        }
+        Command::Config { command: cli::Config::Print { configured } } => {
+            let (_, layers) = load(&configured)?;
+            print!("{}", config::print(&layers)?);
+        }
+        Command::Config { command: cli::Config::Check { configured } } => {
+            let (_, layers) = load(&configured)?;
+            for name in layers.strangers() {
+                eprintln!("{name} names no key and has no effect");
+            }
+            println!("the configuration is valid");
+        }
+    }
+    Ok(())
+}
+
+fn load(configured: &Configured) -> Result<(Config, Layers), config::Error> {
+    config::load(&configured.flags())
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+async fn migrate(config: &Config, plan: bool) -> Result<(), Box<dyn Error>> {
+    let url = match config.store.mode {
+        StoreMode::External => config.clickhouse.url.clone(),
+        StoreMode::Embedded => engine::url(config),
+    };
+    let clickhouse = ClickHouse::new(&config.clickhouse, &url)?;
+    let done = if plan { migrate::pending(&clickhouse).await? } else { migrate::apply(&clickhouse).await? };
+    for migration in &done {
+        println!("{} {}", if plan { "would apply" } else { "applied" }, migration.name);
+        if plan {
+            for statement in migration.statements(Placement::SingleNode)? {
+                println!("{statement};\n");
+            }
+        }
+    }
+    if done.is_empty() {
+        println!("the schema of {} is up to date", config.clickhouse.database);
+    }
+    Ok(())
+}
+
+fn keys(command: cli::Keys) -> Result<(), Box<dyn Error>> {
+    match command {
+        cli::Keys::New { configured, tenant, name } => {
+            let path = load(&configured)?.0.keys_file();
+            let key = file::add(&path, &tenant, &name, SystemTime::now())?;
+            eprintln!("key {} of tenant {tenant}, stored as its hash in {}.", key.id(), path.display());
+            eprintln!("This is the only time it is shown. On hosts: OLLYSTACK_API_KEY=<key>.");
+            println!("{}", key.expose());
+        }
+        cli::Keys::List { configured } => {
+            let path = load(&configured)?.0.keys_file();
+            let keys = KeyFile::read(&path)?.keys;
+            let head = ["ID", "TENANT", "LABEL", "CREATED", "REVOKED"].map(str::to_owned);
+            let rows = keys.into_iter().map(|k| [k.id, k.tenant, k.label, k.created, k.revoked.unwrap_or_default()]);
+            print!("{}", table(std::iter::once(head).chain(rows).collect()));
+        }
+        cli::Keys::Revoke { configured, id } => {
+            let path = load(&configured)?.0.keys_file();
+            match file::revoke(&path, &id, SystemTime::now())? {
+                true => println!("key {id} is revoked; running gateways refuse it within a second"),
+                false => println!("key {id} was revoked before"),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Columns as wide as their widest cell, two blanks between them.
+fn table<const N: usize>(rows: Vec<[String; N]>) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let line = |row: &[String; N]| {
+        let cells: String = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}  ")).collect();
+        format!("{}\n", cells.trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_table_lines_up() {
+        let rows = vec![["A", "BB"], ["ccc", ""]].into_iter().map(|row| row.map(str::to_owned)).collect();
+        assert_eq!(super::table(rows), "A    BB\nccc\n");
+    }
+}

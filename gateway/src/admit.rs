@@ -1,0 +1,314 @@
+//! Decides who a sender is and how much it may send, before its body is read and after it is decoded.
+//!
+//! The key file becomes a [`Ring`] of tenants by key; [`Admission::watch`] loads it again when it changes. Invariants: the tenant
+//! comes from the key alone; a key file that cannot be read never makes a key look invalid, because senders drop data for that.
+
+mod quota;
+
+use crate::config::Tenants;
+use crate::keys::file::{self, KeyFile, TenantEntry};
+use crate::keys::{Key, KeyHash};
+use hashbrown::HashMap;
+use http::HeaderMap;
+use ollystack_receive::Refusal;
+use quota::Bucket;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+/// How often the key file is looked at. One `stat` each time.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// When a sender should try again while the key file cannot be read.
+const KEYS_RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// A tenant: its name and what holds for it.
+#[derive(Debug)]
+pub(crate) struct Tenant {
+    /// As in every row.
+    pub(crate) name: Arc<str>,
+    /// Days until its rows expire.
+    pub(crate) retention_days: u32,
+    limits: Tenants,
+    bucket: Bucket,
+}
+
+/// Who may come in.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    path: PathBuf,
+    defaults: Tenants,
+    state: RwLock<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The last key file that could be read.
+    ring: Option<Arc<Ring>>,
+    /// Why the key file that is there now could not be.
+    problem: Option<String>,
+    seen: Option<Signature>,
+}
+
+/// Keys and tenants of one reading of the file.
+#[derive(Debug, Default)]
+struct Ring {
+    keys: HashMap<String, (KeyHash, Arc<Tenant>)>,
+    tenants: HashMap<Arc<str>, Arc<Tenant>>,
+}
+
+/// What changes when a file is replaced or written to.
+type Signature = (i64, i64, u64, u64);
+
+impl Tenant {
+    /// Count `records` against the quota.
+    pub(crate) fn take(&self, records: u64) -> Result<(), Refusal> {
+        self.bucket.take(records, Instant::now()).map_err(|retry_after| Refusal::Exhausted {
+            retry_after,
+            message: format!(
+                "tenant {} may send {} records per second on average; send less or later",
+                self.name, self.limits.records_per_second
+            ),
+        })
+    }
+
+    /// Undo [`take`](Tenant::take) for a request that was refused after all.
+    pub(crate) fn give_back(&self, records: u64) {
+        self.bucket.give_back(records, Instant::now());
+    }
+}
+
+impl Admission {
+    /// Read the key file. A missing or broken one is no error: senders are told to try later until it is there.
+    pub(crate) fn new(path: PathBuf, defaults: Tenants) -> Admission {
+        let admission = Admission { path, defaults, state: RwLock::default() };
+        admission.refresh();
+        admission
+    }
+
+    /// The tenant of a request, from its headers.
+    pub(crate) fn tenant(&self, headers: &HeaderMap) -> Result<Arc<Tenant>, Refusal> {
+        let shown = headers.get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let bearer =
+            shown.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let Some((_, text)) = bearer else {
+            let message = "no API key: send the header `authorization: Bearer <key>`";
+            return Err(Refusal::Unauthenticated(message.to_owned()));
+        };
+        let unknown = || Refusal::Unauthenticated("this API key is not known here, or was revoked".to_owned());
+        let key = Key::parse(text.trim()).ok_or_else(unknown)?;
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let found = state.ring.as_ref().and_then(|ring| ring.keys.get(key.id()));
+        match found {
+            Some((hash, tenant)) if hash.matches(&key.hash()) => Ok(Arc::clone(tenant)),
+            // Perhaps the file that cannot be read knows it.
+            _ if state.ring.is_none() || state.problem.is_some() => Err(Refusal::Unavailable {
+                retry_after: KEYS_RETRY_AFTER,
+                message: "the gateway cannot read its keys at the moment; try again later".to_owned(),
+            }),
+            _ => Err(unknown()),
+        }
+    }
+
+    /// How many keys are valid; the problem with the key file, if there is one.
+    pub(crate) fn status(&self) -> (usize, Option<String>) {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        (state.ring.as_ref().map_or(0, |ring| ring.keys.len()), state.problem.clone())
+    }
+
+    /// Load the key file whenever it changes, until `stop`.
+    pub(crate) async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        while stop.run_until_cancelled(tokio::time::sleep(LOOK_INTERVAL)).await.is_some() {
+            let this = Arc::clone(&self);
+            if let Err(error) = tokio::task::spawn_blocking(move || this.refresh()).await {
+                tracing::error!(%error, "looking at the key file failed; trying again");
+            }
+        }
+    }
+
+    fn signature(&self) -> Option<Signature> {
+        let found = std::fs::metadata(&self.path).ok()?;
+        Some((found.mtime(), found.mtime_nsec(), found.size(), found.ino()))
+    }
+
+    fn refresh(&self) {
+        let signature = self.signature();
+        let first = {
+            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            if signature.is_some() && signature == state.seen {
+                return;
+            }
+            state.ring.is_none() && state.problem.is_none()
+        };
+        let read = KeyFile::read(&self.path);
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        // Taken before reading: a change in between is seen the next time. An unreadable file is read again each time.
+        state.seen = if read.is_ok() { signature } else { None };
+        match read {
+            Ok(file) => {
+                let ring = Ring::new(&file, self.defaults, state.ring.as_deref());
+                match (ring.keys.len(), first) {
+                    (0, _) => tracing::warn!(
+                        path = %self.path.display(),
+                        "no valid API key: every sender is refused; make one with `ollystack-gateway keys new --tenant NAME`"
+                    ),
+                    (keys, true) => tracing::info!(keys, "keys loaded"),
+                    (keys, false) => tracing::info!(keys, "key file changed: keys loaded again"),
+                }
+                state.ring = Some(Arc::new(ring));
+                state.problem = None;
+            }
+            Err(error) => {
+                let problem = error.to_string();
+                if state.problem.as_ref() != Some(&problem) {
+                    match error {
+                        file::Error::Missing(_) if first => tracing::warn!("{problem}"),
+                        _ => tracing::error!(
+                            "{problem}; keys loaded before stay valid, senders with other keys are told to try later"
+                        ),
+                    }
+                }
+                state.problem = Some(problem);
+            }
+        }
+    }
+}
+
+impl Ring {
+    /// Tenants whose limits did not change keep their bucket, so that reloading the file gives nobody a new burst.
+    fn new(file: &KeyFile, defaults: Tenants, previous: Option<&Ring>) -> Ring {
+        let mut ring = Ring::default();
+        for entry in file.keys.iter().filter(|entry| entry.revoked.is_none()) {
+            let Some(hash) = KeyHash::parse(&entry.sha256) else { continue };
+            let tenant = match ring.tenants.get(entry.tenant.as_str()) {
+                Some(tenant) => Arc::clone(tenant),
+                None => {
+                    let limits = limits(file.tenants.get(&entry.tenant), defaults);
+                    let before = previous.and_then(|ring| ring.tenants.get(entry.tenant.as_str()));
+                    let tenant = match before.filter(|tenant| tenant.limits == limits) {
+                        Some(tenant) => Arc::clone(tenant),
+                        None => Arc::new(Tenant::new(&entry.tenant, limits)),
+                    };
+                    ring.tenants.insert(Arc::clone(&tenant.name), Arc::clone(&tenant));
+                    tenant
+                }
+            };
+            ring.keys.insert(entry.id.clone(), (hash, tenant));
+        }
+        ring
+    }
+}
+
+impl Tenant {
+    pub(crate) fn new(name: &str, limits: Tenants) -> Tenant {
+        Tenant {
+            name: name.into(),
+            retention_days: limits.retention_days,
+            limits,
+            bucket: Bucket::new(limits.records_per_second, limits.burst_seconds, Instant::now()),
+        }
+    }
+}
+
+fn limits(entry: Option<&TenantEntry>, defaults: Tenants) -> Tenants {
+    let entry = entry.cloned().unwrap_or_default();
+    Tenants {
+        records_per_second: entry.records_per_second.unwrap_or(defaults.records_per_second),
+        burst_seconds: entry.burst_seconds.unwrap_or(defaults.burst_seconds),
+        retention_days: entry.retention_days.unwrap_or(defaults.retention_days),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+    use std::time::SystemTime;
+
+    const DEFAULTS: Tenants = Tenants { records_per_second: 10, burst_seconds: 1, retention_days: 7 };
+
+    fn bearer(key: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert("authorization", format!("Bearer {key}").parse().unwrap());
+        headers
+    }
+
+    fn new_key(path: &Path, tenant: &str) -> Key {
+        file::add(path, tenant, "", SystemTime::now()).unwrap()
+    }
+
+    #[test]
+    fn a_known_key_gives_its_tenant_and_nothing_else_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys.toml");
+        let key = new_key(&path, "acme");
+        let admission = Admission::new(path, DEFAULTS);
+        assert_eq!(&*admission.tenant(&bearer(key.expose())).unwrap().name, "acme");
+        // The right id with another secret.
+        let forged = format!("olly_{}_{}", key.id(), "0".repeat(64));
+        for headers in [HeaderMap::new(), bearer("hunter2"), bearer(&forged), bearer(Key::random().unwrap().expose())] {
+            assert_eq!(admission.tenant(&headers).unwrap_err().reason(), "unauthenticated");
+        }
+        let mut basic = HeaderMap::new();
+        basic.insert("authorization", format!("Basic {}", key.expose()).parse().unwrap());
+        assert_eq!(admission.tenant(&basic).unwrap_err().reason(), "unauthenticated");
+    }
+
+    #[test]
+    fn a_key_file_out_of_reach_is_no_invalid_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys.toml");
+        let admission = Admission::new(path.clone(), DEFAULTS);
+        let stranger = bearer(Key::random().unwrap().expose());
+        assert_eq!(admission.tenant(&stranger).unwrap_err().reason(), "unavailable", "missing");
+
+        let key = new_key(&path, "acme");
+        admission.refresh();
+        assert_eq!(admission.tenant(&stranger).unwrap_err().reason(), "unauthenticated");
+
+        std::fs::write(&path, "[[keys]]\nid = ").unwrap();
+        admission.refresh();
+        assert!(admission.tenant(&bearer(key.expose())).is_ok(), "known before");
+        assert_eq!(admission.tenant(&stranger).unwrap_err().reason(), "unavailable", "the broken file may know it");
+        assert!(admission.status().1.unwrap().contains("keys.toml"));
+    }
+
+    #[test]
+    fn a_change_of_the_file_takes_effect() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys.toml");
+        let one = new_key(&path, "acme");
+        let admission = Admission::new(path.clone(), DEFAULTS);
+        let two = new_key(&path, "umbrella");
+        file::revoke(&path, one.id(), SystemTime::now()).unwrap();
+        admission.refresh();
+        assert_eq!(admission.tenant(&bearer(one.expose())).unwrap_err().reason(), "unauthenticated");
+        assert_eq!(&*admission.tenant(&bearer(two.expose())).unwrap().name, "umbrella");
+    }
+
+    #[test]
+    fn a_reload_gives_no_new_burst_and_changed_limits_hold() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys.toml");
+        let key = new_key(&path, "acme");
+        let admission = Admission::new(path.clone(), DEFAULTS);
+        let tenant = || admission.tenant(&bearer(key.expose())).unwrap();
+        assert_eq!(tenant().retention_days, 7);
+        // Far into debt, so that no passing of time during the test fills it.
+        assert!(tenant().take(1_000_000).is_ok());
+        new_key(&path, "acme");
+        admission.refresh();
+        let refusal = tenant().take(1).unwrap_err();
+        assert_eq!(refusal.reason(), "exhausted");
+        assert!(refusal.retry_after().is_some());
+
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, format!("{text}\n[tenants.acme]\nrecords_per_second = 0\nretention_days = 90\n"))
+            .unwrap();
+        admission.refresh();
+        assert!(tenant().take(1_000_000).is_ok());
+        assert_eq!(tenant().retention_days, 90);
+    }
+}

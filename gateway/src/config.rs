@@ -1,0 +1,310 @@
+//! The gateway's configuration: what may be set, and what of it holds together.
+//!
+//! `default.toml` is the one list of keys, defaults and comments; [`layers`] lays file, environment and flags over it; [`print`]
+//! shows the result. Invariant: a `Config` that exists has passed [`Config::check`], and its secrets print as `***`.
+
+mod layers;
+mod print;
+mod secret;
+
+pub(crate) use layers::{Flags, Layers, load};
+pub(crate) use print::print;
+pub(crate) use secret::Secret;
+
+use ollystack_receive::{Limits, Tls};
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where the file is looked for when no `--config` names one. It may be missing.
+pub(crate) const DEFAULT_FILE: &str = "/etc/ollystack/gateway.toml";
+
+/// On stop, requests in progress have this long: a block waits at most a second for rows, then [`STOP_INSERT_TIMEOUT`] for
+/// ClickHouse, then a sync of the spill.
+const DRAIN_TIMEOUT_MS: u64 = 15_000;
+
+/// On stop, ClickHouse has this long to confirm a block before it goes to the spill instead.
+pub(crate) const STOP_INSERT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Blocks that ClickHouse refuses may take this many segments' room: the least that the buffer takes.
+pub(crate) const SET_ASIDE_SEGMENTS: u64 = 4;
+
+/// Every key, default and comment.
+pub(crate) const DEFAULTS: &str = include_str!("config/default.toml");
+
+/// The whole configuration; `default.toml` says what each key means.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    data_dir: PathBuf,
+    pub(crate) server: Server,
+    pub(crate) admin: Admin,
+    keys: Keys,
+    pub(crate) tenants: Tenants,
+    pub(crate) clickhouse: ClickHouse,
+    pub(crate) store: Store,
+    pub(crate) batch: Batch,
+    pub(crate) spill: Spill,
+    pub(crate) log: Log,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Server {
+    pub(crate) grpc_listen: SocketAddr,
+    pub(crate) http_listen: SocketAddr,
+    tls_cert_file: PathBuf,
+    tls_key_file: PathBuf,
+    tls_client_ca_file: PathBuf,
+    connections_max: usize,
+    wire_bytes_max: usize,
+    decoded_bytes_max: usize,
+    in_flight_bytes_max: usize,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Admin {
+    pub(crate) listen: SocketAddr,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Keys {
+    file: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Tenants {
+    pub(crate) records_per_second: u64,
+    pub(crate) burst_seconds: u64,
+    pub(crate) retention_days: u32,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ClickHouse {
+    pub(crate) url: String,
+    pub(crate) user: String,
+    pub(crate) password: Secret,
+    password_file: PathBuf,
+    pub(crate) database: String,
+    connect_timeout_ms: u64,
+    insert_timeout_ms: u64,
+    pub(crate) inserts_in_flight_max: usize,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Store {
+    pub(crate) mode: StoreMode,
+    dir: PathBuf,
+    pub(crate) listen: SocketAddr,
+    pub(crate) memory_bytes: u64,
+}
+
+/// Which ClickHouse the rows go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum StoreMode {
+    /// One that somebody else runs.
+    External,
+    /// The embedded engine, as a child of this process.
+    Embedded,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Batch {
+    pub(crate) rows_max: usize,
+    wait_ms: u64,
+    pub(crate) bytes_max: usize,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Spill {
+    dir: PathBuf,
+    pub(crate) bytes_max: u64,
+    pub(crate) segment_bytes_max: u64,
+}
+
+/// What holds for a command that reads no configuration.
+pub(crate) fn default_log() -> Result<Log, Error> {
+    Layers::new(None, std::iter::empty(), &Flags::default())?.config().map(|config| config.log)
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Log {
+    pub(crate) level: String,
+    pub(crate) format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// What is wrong with the configuration. All of it stops the start; none is worth a retry.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("cannot read {path}: {source}; check that it exists and may be read, or name another file with --config")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{origin} is not valid TOML: {message}")]
+    Syntax { origin: String, message: String },
+    #[error("{origin}: unknown key {key}{hint}; `ollystack-gateway config print` lists every key")]
+    UnknownKey { origin: String, key: String, hint: String },
+    #[error("{origin}: {key} is {found}, expected {expected}")]
+    Type { origin: String, key: String, found: String, expected: &'static str },
+    #[error("configuration: {0}")]
+    Form(String),
+    #[error("{key} is {found}: {allowed}")]
+    Value { key: &'static str, found: String, allowed: String },
+}
+
+impl Config {
+    /// Where API keys and tenants are.
+    pub(crate) fn keys_file(&self) -> PathBuf {
+        self.in_data_dir(&self.keys.file, "keys.toml")
+    }
+
+    /// Where blocks wait while ClickHouse is away.
+    pub(crate) fn spill_dir(&self) -> PathBuf {
+        self.in_data_dir(&self.spill.dir, "spill")
+    }
+
+    /// Where blocks stand that ClickHouse refuses for good.
+    pub(crate) fn set_aside_dir(&self) -> PathBuf {
+        self.data_dir.join("set-aside")
+    }
+
+    /// Where the embedded engine keeps its tables.
+    pub(crate) fn store_dir(&self) -> PathBuf {
+        self.in_data_dir(&self.store.dir, "store")
+    }
+
+    fn in_data_dir(&self, configured: &std::path::Path, name: &str) -> PathBuf {
+        if configured.as_os_str().is_empty() { self.data_dir.join(name) } else { configured.to_owned() }
+    }
+
+    /// What types cannot say. Fills in the password from its file.
+    fn check(mut self) -> Result<Config, Error> {
+        let value = |key, found: &dyn std::fmt::Display, allowed: &str| {
+            Err(Error::Value { key, found: found.to_string(), allowed: allowed.to_owned() })
+        };
+        let positive = [
+            ("tenants.burst_seconds", self.tenants.burst_seconds),
+            ("clickhouse.connect_timeout_ms", self.clickhouse.connect_timeout_ms),
+            ("clickhouse.insert_timeout_ms", self.clickhouse.insert_timeout_ms),
+            ("clickhouse.inserts_in_flight_max", self.clickhouse.inserts_in_flight_max as u64),
+            ("batch.rows_max", self.batch.rows_max as u64),
+        ];
+        for (key, found) in positive {
+            if found == 0 {
+                return value(key, &found, "at least 1 is allowed");
+            }
+        }
+        if self.server.tls_cert_file.as_os_str().is_empty() != self.server.tls_key_file.as_os_str().is_empty() {
+            let found = self.server.tls_cert_file.display();
+            return value("server.tls_cert_file", &found, "set it together with server.tls_key_file, or neither");
+        }
+        if self.tls().is_none() && !self.server.tls_client_ca_file.as_os_str().is_empty() {
+            let found = self.server.tls_client_ca_file.display();
+            return value("server.tls_client_ca_file", &found, "needs server.tls_cert_file and server.tls_key_file");
+        }
+        self.server.limits().check().map_err(|e| Error::Form(format!("server.{e}")))?;
+        if self.clickhouse.insert_timeout_ms > 20_000 {
+            let allowed = "1 to 20000 is allowed: a sender is answered within 30 s";
+            return value("clickhouse.insert_timeout_ms", &self.clickhouse.insert_timeout_ms, allowed);
+        }
+        if !(1..=36_500).contains(&self.tenants.retention_days) {
+            return value("tenants.retention_days", &self.tenants.retention_days, "1 to 36500 is allowed");
+        }
+        let rest = self.clickhouse.url.strip_prefix("http://").or_else(|| self.clickhouse.url.strip_prefix("https://"));
+        match rest {
+            None | Some("") => {
+                return value(
+                    "clickhouse.url",
+                    &self.clickhouse.url,
+                    "http://HOST:PORT or https://HOST:PORT is allowed",
+                );
+            }
+            Some(rest) if rest.contains('@') => {
+                let allowed = "no user or password in it: use clickhouse.user and OLLYSTACK_CLICKHOUSE_PASSWORD";
+                return value("clickhouse.url", &"a URL with credentials", allowed);
+            }
+            Some(_) => {}
+        }
+        let name = &self.clickhouse.database;
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
+            return value("clickhouse.database", name, "1 to 64 letters, digits and underscores are allowed");
+        }
+        if self.batch.bytes_max < self.server.decoded_bytes_max {
+            let allowed = "at least server.decoded_bytes_max is allowed, or a large request could never pass";
+            return value("batch.bytes_max", &self.batch.bytes_max, allowed);
+        }
+        let (segment, request) = (self.spill.segment_bytes_max, self.server.decoded_bytes_max as u64);
+        if segment / 2 < request || segment > self.spill.bytes_max / 4 {
+            let allowed = "from twice server.decoded_bytes_max to a quarter of spill.bytes_max is allowed";
+            return value("spill.segment_bytes_max", &segment, allowed);
+        }
+        if !self.clickhouse.password_file.as_os_str().is_empty() {
+            let path = self.clickhouse.password_file.clone();
+            let text = std::fs::read_to_string(&path).map_err(|source| Error::Read { path, source })?;
+            self.clickhouse.password = Secret::new(text.trim_end_matches(['\r', '\n']).to_owned());
+        }
+        Ok(self)
+    }
+
+    /// Certificate, key and client CA, when TLS is on.
+    pub(crate) fn tls(&self) -> Option<Tls> {
+        let set = |path: &PathBuf| Some(path.clone()).filter(|path| !path.as_os_str().is_empty());
+        Some(Tls {
+            cert_file: set(&self.server.tls_cert_file)?,
+            key_file: set(&self.server.tls_key_file)?,
+            client_ca_file: set(&self.server.tls_client_ca_file),
+        })
+    }
+}
+
+impl Server {
+    /// As the OTLP face takes them.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            wire_bytes_max: self.wire_bytes_max,
+            decoded_bytes_max: self.decoded_bytes_max,
+            in_flight_bytes_max: self.in_flight_bytes_max,
+            connections_max: self.connections_max,
+            drain_timeout_ms: DRAIN_TIMEOUT_MS,
+            ..Limits::gateway()
+        }
+    }
+}
+
+impl ClickHouse {
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        Duration::from_millis(self.connect_timeout_ms)
+    }
+
+    pub(crate) fn insert_timeout(&self) -> Duration {
+        Duration::from_millis(self.insert_timeout_ms)
+    }
+}
+
+impl Batch {
+    pub(crate) fn wait(&self) -> Duration {
+        Duration::from_millis(self.wait_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests;

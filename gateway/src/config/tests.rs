@@ -1,0 +1,113 @@
+use super::*;
+
+fn layers(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Layers, Error> {
+    let owned = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    };
+    let flags = Flags { file: None, keys: owned(flags) };
+    Layers::new(Some((std::path::Path::new("gateway.toml"), file)), owned(environment).into_iter(), &flags)
+}
+
+fn error(file: &str) -> String {
+    layers(file, &[], &[]).and_then(|layers| layers.config()).unwrap_err().to_string()
+}
+
+#[test]
+fn the_defaults_are_a_valid_configuration() {
+    let config = layers("", &[], &[]).unwrap().config().unwrap();
+    assert_eq!(config.server.grpc_listen, "127.0.0.1:4317".parse().unwrap());
+    assert_eq!(config.batch.rows_max, 10_000);
+    assert_eq!(config.keys_file(), PathBuf::from("/var/lib/ollystack-gateway/keys.toml"));
+}
+
+#[test]
+fn every_key_has_a_comment_or_stands_under_one() {
+    let mut commented = false;
+    for line in DEFAULTS.lines() {
+        match line {
+            "" => commented = false,
+            line if line.starts_with('#') => commented = true,
+            line if line.starts_with('[') => commented = line.contains("[clickhouse]") || commented,
+            line => assert!(commented || line.starts_with("user"), "no comment above: {line}"),
+        }
+    }
+}
+
+#[test]
+fn flag_beats_environment_beats_file_beats_default() {
+    let file = "[batch]\nrows_max = 2\n[server]\nconnections_max = 2\n[spill]\ndir = \"/file\"";
+    let environment = [("OLLYSTACK_GATEWAY_BATCH_ROWS_MAX", "3"), ("OLLYSTACK_GATEWAY_SERVER_CONNECTIONS_MAX", "3")];
+    let config = layers(file, &environment, &[("batch.rows_max", "4")]).unwrap().config().unwrap();
+    assert_eq!((config.batch.rows_max, config.server.connections_max), (4, 3));
+    assert_eq!(config.spill_dir(), PathBuf::from("/file"));
+    assert_eq!(config.batch.wait(), Duration::from_secs(1));
+}
+
+#[test]
+fn clickhouse_has_its_own_environment_names() {
+    let environment = [("OLLYSTACK_CLICKHOUSE_URL", "https://db:8443"), ("OLLYSTACK_CLICKHOUSE_PASSWORD", "hunter2")];
+    let config = layers("", &environment, &[]).unwrap().config().unwrap();
+    assert_eq!(config.clickhouse.url, "https://db:8443");
+    assert_eq!(config.clickhouse.password.expose(), "hunter2");
+}
+
+#[test]
+fn an_unknown_key_is_refused_by_its_name() {
+    assert_eq!(
+        error("[batch]\nrow_max = 1"),
+        "gateway.toml: unknown key batch.row_max (is batch.rows_max meant?); `ollystack-gateway config print` lists every key"
+    );
+    assert!(error("[nonsense]\nx = 1").contains("unknown key nonsense"));
+    let flags = layers("", &[], &[("batch.rowz", "1")]).unwrap_err().to_string();
+    assert!(flags.contains("unknown key batch.rowz"), "{flags}");
+}
+
+#[test]
+fn wrong_values_name_the_key_what_was_found_and_what_is_allowed() {
+    for (file, expected) in [
+        ("[batch]\nrows_max = \"many\"", "gateway.toml: batch.rows_max is \"many\", expected a whole number"),
+        ("[batch]\nrows_max = 0", "batch.rows_max is 0: at least 1 is allowed"),
+        (
+            "[clickhouse]\nurl = \"db:8123\"",
+            "clickhouse.url is db:8123: http://HOST:PORT or https://HOST:PORT is allowed",
+        ),
+        (
+            "[clickhouse]\ndatabase = \"a`b\"",
+            "clickhouse.database is a`b: 1 to 64 letters, digits and underscores are allowed",
+        ),
+        (
+            "[server]\ntls_cert_file = \"c.pem\"",
+            "server.tls_cert_file is c.pem: set it together with server.tls_key_file",
+        ),
+    ] {
+        let found = error(file);
+        assert!(found.contains(expected), "{found}");
+    }
+    let listen = error("[server]\ngrpc_listen = \"localhost\"");
+    assert!(listen.contains("grpc_listen") && listen.contains("socket address"), "{listen}");
+    let mode = error("[store]\nmode = \"cloud\"");
+    assert!(mode.contains("mode") && mode.contains("embedded"), "{mode}");
+}
+
+#[test]
+fn a_password_never_shows_and_never_comes_by_flag() {
+    let environment = [("OLLYSTACK_CLICKHOUSE_PASSWORD", "hunter2")];
+    let layers = layers("", &environment, &[]).unwrap();
+    let config = layers.config().unwrap();
+    assert!(!format!("{config:?}").contains("hunter2"));
+    let printed = print(&layers).unwrap();
+    assert!(!printed.contains("hunter2"));
+    assert!(printed.contains("password = \"***\" # OLLYSTACK_CLICKHOUSE_PASSWORD; default \"\""), "{printed}");
+    let flag = super::tests::layers("", &[], &[("clickhouse.password", "hunter2")]).unwrap_err().to_string();
+    assert!(!flag.contains("hunter2") && flag.contains("OLLYSTACK_CLICKHOUSE_PASSWORD"), "{flag}");
+    let url = error("[clickhouse]\nurl = \"http://me:hunter2@db:8123\"");
+    assert!(!url.contains("hunter2"), "{url}");
+}
+
+#[test]
+fn print_without_changes_is_the_annotated_default_and_can_be_read_back() {
+    assert_eq!(print(&layers("", &[], &[]).unwrap()).unwrap(), DEFAULTS);
+    let changed = print(&layers("[batch]\nrows_max = 7", &[], &[]).unwrap()).unwrap();
+    assert!(changed.contains("rows_max = 7 # gateway.toml; default 10000"), "{changed}");
+    assert_eq!(layers(&changed, &[], &[]).unwrap().config().unwrap().batch.rows_max, 7);
+}

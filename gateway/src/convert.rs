@@ -1,0 +1,199 @@
+//! OTLP messages to rows, record by record: what is valid becomes a row, what is not is counted with its reason.
+//!
+//! Takes a decoded request and who sent it; the rows go to a [`Sink`] as RowBinary, and the [`Outcome`] says what was left out
+//! and why. Pure: no clock, no I/O. Invariant: every record of the request is either accepted (its row is in the sink) or rejected
+//! (counted once).
+
+mod attributes;
+mod logs;
+mod metrics;
+pub(crate) mod series;
+mod sink;
+mod traces;
+
+pub(crate) use sink::{Overflow, Sink, tables};
+
+use hashbrown::HashSet;
+use ollystack_receive::Message;
+use ollystack_schema::names::semconv::SERVICE_NAME;
+use ollystack_schema::rows::SharedAttributes;
+use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use series::Seen;
+use sink::Push;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What all rows of one request have in common, and comes from the key, the headers and the clock.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Delivery {
+    pub(crate) tenant: String,
+    /// The agent's UUID; empty when no agent sent it.
+    pub(crate) agent: String,
+    pub(crate) sequence: u64,
+    /// Seconds since the epoch.
+    pub(crate) ingested_at: u32,
+    /// Seconds since the epoch.
+    pub(crate) expires_at: u32,
+}
+
+/// What became of the records of a request.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Outcome {
+    /// Records that have a row.
+    pub(crate) accepted: u64,
+    /// Records that have none.
+    pub(crate) rejected: BTreeMap<Reason, u64>,
+    /// Series whose labels are among the rows: to be remembered once these are safe.
+    pub(crate) described: HashSet<u64>,
+}
+
+/// Why a record was left out. The same record would be left out again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Reason {
+    TraceId,
+    SpanId,
+    Timestamp,
+    Attributes,
+    Name,
+    Value,
+    Buckets,
+}
+
+impl Reason {
+    /// For counters.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Reason::TraceId => "trace_id",
+            Reason::SpanId => "span_id",
+            Reason::Timestamp => "timestamp",
+            Reason::Attributes => "attributes",
+            Reason::Name => "name",
+            Reason::Value => "value",
+            Reason::Buckets => "buckets",
+        }
+    }
+
+    /// For the sender.
+    fn rule(self) -> &'static str {
+        match self {
+            Reason::TraceId => "a trace id must be 16 bytes, not all zero",
+            Reason::SpanId => "a span id must be 8 bytes, not all zero",
+            Reason::Timestamp => "times must be nanoseconds since 1970, before 2262, and not 0 for spans and points",
+            Reason::Attributes => "at most 1024 attributes are taken per resource, scope, record, event and link",
+            Reason::Name => "a metric must have a name",
+            Reason::Value => "a point must have a value, and a metric data",
+            Reason::Buckets => "a histogram must have no buckets, or one more than bounds",
+        }
+    }
+}
+
+impl Outcome {
+    fn reject(&mut self, reason: Reason, records: usize) {
+        *self.rejected.entry(reason).or_default() += records as u64;
+    }
+
+    /// All that was left out.
+    pub(crate) fn rejected_total(&self) -> u64 {
+        self.rejected.values().sum()
+    }
+
+    /// What the sender is told; empty when nothing was left out.
+    pub(crate) fn message(&self) -> String {
+        let parts = self.rejected.iter().map(|(reason, records)| format!("{records} rejected: {}", reason.rule()));
+        parts.collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// How many records a message holds: data points, log records or spans.
+pub(crate) fn count(message: &Message) -> u64 {
+    let count: usize = match message {
+        Message::Metrics(request) => {
+            let scopes = request.resource_metrics.iter().flat_map(|resource| &resource.scope_metrics);
+            scopes.flat_map(|scope| &scope.metrics).map(metrics::count).sum()
+        }
+        Message::Logs(request) => {
+            let scopes = request.resource_logs.iter().flat_map(|resource| &resource.scope_logs);
+            scopes.map(|scope| scope.log_records.len()).sum()
+        }
+        Message::Traces(request) => {
+            let scopes = request.resource_spans.iter().flat_map(|resource| &resource.scope_spans);
+            scopes.map(|scope| scope.spans.len()).sum()
+        }
+    };
+    count as u64
+}
+
+/// Turn a request into rows.
+pub(crate) fn convert(
+    message: Message,
+    delivery: &Delivery,
+    seen: &Seen,
+    sink: &mut impl Push,
+) -> Result<Outcome, Overflow> {
+    match message {
+        Message::Metrics(request) => metrics::convert(request, delivery, seen, sink),
+        Message::Logs(request) => logs::convert(request, delivery, sink),
+        Message::Traces(request) => traces::convert(request, delivery, sink),
+    }
+}
+
+/// A resource or a scope as every row of it repeats it.
+#[derive(Clone, Debug, Default)]
+struct Origin {
+    name: String,
+    version: String,
+    attributes: SharedAttributes,
+    schema_url: String,
+}
+
+impl Origin {
+    /// `name` is the service's.
+    fn resource(resource: Option<Resource>, schema_url: String) -> Result<Origin, Reason> {
+        let attributes = attributes::sorted(resource.unwrap_or_default().attributes)?;
+        let service = attributes::get(&attributes, SERVICE_NAME).unwrap_or_default().to_owned();
+        Ok(Origin { name: service, version: String::new(), attributes: Arc::new(attributes), schema_url })
+    }
+
+    fn scope(scope: Option<InstrumentationScope>, schema_url: String) -> Result<Origin, Reason> {
+        let scope = scope.unwrap_or_default();
+        let attributes = Arc::new(attributes::sorted(scope.attributes)?);
+        Ok(Origin { name: scope.name, version: scope.version, attributes, schema_url })
+    }
+}
+
+/// Nanoseconds as ClickHouse's DateTime64(9) holds them: up to 2262.
+fn nanos(unix_nano: u64) -> Result<i64, Reason> {
+    i64::try_from(unix_nano).map_err(|_| Reason::Timestamp)
+}
+
+/// A time that must be there.
+fn nanos_not_zero(unix_nano: u64) -> Result<i64, Reason> {
+    if unix_nano == 0 { Err(Reason::Timestamp) } else { nanos(unix_nano) }
+}
+
+/// An id of `length` bytes as lower-case hexadecimal.
+fn id(bytes: &[u8], length: usize, reason: Reason) -> Result<String, Reason> {
+    if bytes.len() != length || bytes.iter().all(|byte| *byte == 0) {
+        return Err(reason);
+    }
+    Ok(hex(bytes))
+}
+
+/// An id that may be missing: what is not a valid one is none.
+fn optional_id(bytes: &[u8], length: usize) -> String {
+    id(bytes, length, Reason::TraceId).unwrap_or_default()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

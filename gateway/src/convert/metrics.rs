@@ -1,0 +1,349 @@
+//! Data points to `metrics_raw`, and the labels of series that are new here to `metrics_series`.
+//!
+//! A gauge that an agent folded over a window arrives as a histogram without buckets and is a gauge again here. Invariant: a point's
+//! row and its series' row carry the same hash, which depends on nothing but the series.
+
+use super::series::{LABELS_EXTRA_SECONDS, Seen};
+use super::{Delivery, Origin, Outcome, Overflow, Push, Reason, attributes, nanos, nanos_not_zero, optional_id};
+use ollystack_schema::names::semconv::SERVICE_NAME;
+use ollystack_schema::names::{FOLD, FOLD_GAUGE, SPAN_DURATION, key};
+use ollystack_schema::rows::{Attributes, MetricRow, MetricType, SeriesRow, Temporality};
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
+use opentelemetry_proto::tonic::metrics::v1::{
+    AggregationTemporality, Exemplar, ExponentialHistogramDataPoint, HistogramDataPoint, Metric, NumberDataPoint,
+    SummaryDataPoint, exemplar, metric::Data, number_data_point,
+};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+/// OTLP data point flag: the series has no value here any more.
+const NO_RECORDED_VALUE: u32 = 1;
+
+/// How many data points a metric has. One without data counts as one, so that it can be rejected.
+pub(super) fn count(metric: &Metric) -> usize {
+    match &metric.data {
+        Some(Data::Gauge(gauge)) => gauge.data_points.len(),
+        Some(Data::Sum(sum)) => sum.data_points.len(),
+        Some(Data::Histogram(histogram)) => histogram.data_points.len(),
+        Some(Data::ExponentialHistogram(histogram)) => histogram.data_points.len(),
+        Some(Data::Summary(summary)) => summary.data_points.len(),
+        None => 1,
+    }
+}
+
+pub(super) fn convert(
+    request: ExportMetricsServiceRequest,
+    delivery: &Delivery,
+    seen: &Seen,
+    sink: &mut impl Push,
+) -> Result<Outcome, Overflow> {
+    let mut outcome = Outcome::default();
+    for metrics in request.resource_metrics {
+        let resource = Origin::resource(metrics.resource, metrics.schema_url);
+        for metrics in metrics.scope_metrics {
+            let scope = Origin::scope(metrics.scope, metrics.schema_url);
+            let (resource, scope) = match (&resource, &scope) {
+                (Ok(resource), Ok(scope)) => (resource, scope),
+                (Err(reason), _) | (_, Err(reason)) => {
+                    outcome.reject(*reason, metrics.metrics.iter().map(count).sum());
+                    continue;
+                }
+            };
+            let origin_hash = origin_hash(resource, scope);
+            for metric in metrics.metrics {
+                let points = count(&metric);
+                let data = match metric.data {
+                    Some(_) if metric.name.is_empty() => Err(Reason::Name),
+                    Some(data) => Ok(data),
+                    None => Err(Reason::Value),
+                };
+                let data = match data {
+                    Ok(data) => data,
+                    Err(reason) => {
+                        outcome.reject(reason, points);
+                        continue;
+                    }
+                };
+                let kind = Kind::of(&data, &metric.metadata);
+                let metric = Described { name: metric.name, unit: metric.unit, description: metric.description, kind };
+                let mut to =
+                    Destination { delivery, seen, sink, outcome: &mut outcome, resource, scope, origin_hash, metric };
+                to.points(data)?;
+            }
+        }
+    }
+    Ok(outcome)
+}
+
+/// What the numbers of a metric are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kind {
+    metric_type: MetricType,
+    temporality: Temporality,
+    monotonic: bool,
+    folded: bool,
+}
+
+impl Kind {
+    fn of(data: &Data, metadata: &[KeyValue]) -> Kind {
+        let temporality = |number: i32| match AggregationTemporality::try_from(number) {
+            Ok(AggregationTemporality::Delta) => Temporality::Delta,
+            Ok(AggregationTemporality::Cumulative) => Temporality::Cumulative,
+            _ => Temporality::Unspecified,
+        };
+        let kind = |metric_type, temporality, monotonic| Kind { metric_type, temporality, monotonic, folded: false };
+        match data {
+            Data::Gauge(_) => kind(MetricType::Gauge, Temporality::Unspecified, false),
+            Data::Sum(sum) => kind(MetricType::Sum, temporality(sum.aggregation_temporality), sum.is_monotonic),
+            Data::Histogram(_) if metadata.iter().any(is_fold_of_gauge) => {
+                Kind { folded: true, ..kind(MetricType::Gauge, Temporality::Unspecified, false) }
+            }
+            Data::Histogram(histogram) => {
+                kind(MetricType::Histogram, temporality(histogram.aggregation_temporality), false)
+            }
+            Data::ExponentialHistogram(histogram) => {
+                kind(MetricType::ExponentialHistogram, temporality(histogram.aggregation_temporality), false)
+            }
+            Data::Summary(_) => kind(MetricType::Summary, Temporality::Unspecified, false),
+        }
+    }
+}
+
+fn is_fold_of_gauge(pair: &KeyValue) -> bool {
+    let value = pair.value.as_ref().and_then(|value| value.value.as_ref());
+    pair.key == FOLD && matches!(value, Some(any_value::Value::StringValue(text)) if text == FOLD_GAUGE)
+}
+
+struct Described {
+    name: String,
+    unit: String,
+    description: String,
+    kind: Kind,
+}
+
+/// Where the points of one metric go, with everything they share.
+struct Destination<'a, S> {
+    delivery: &'a Delivery,
+    seen: &'a Seen,
+    sink: &'a mut S,
+    outcome: &'a mut Outcome,
+    resource: &'a Origin,
+    scope: &'a Origin,
+    origin_hash: u64,
+    metric: Described,
+}
+
+impl<S: Push> Destination<'_, S> {
+    fn points(&mut self, data: Data) -> Result<(), Overflow> {
+        match data {
+            Data::Gauge(gauge) => self.all(gauge.data_points, |p| std::mem::take(&mut p.attributes), number),
+            Data::Sum(sum) => self.all(sum.data_points, |p| std::mem::take(&mut p.attributes), number),
+            Data::Histogram(histogram) => {
+                let fill = if self.metric.kind.folded { folded_gauge } else { explicit_histogram };
+                self.all(histogram.data_points, |p| std::mem::take(&mut p.attributes), fill)
+            }
+            Data::ExponentialHistogram(histogram) => {
+                self.all(histogram.data_points, |p| std::mem::take(&mut p.attributes), exponential_histogram)
+            }
+            Data::Summary(data) => self.all(data.data_points, |p| std::mem::take(&mut p.attributes), summary),
+        }
+    }
+
+    /// One row per point: `fill` writes what the point alone knows.
+    fn all<P>(
+        &mut self,
+        points: Vec<P>,
+        take_attributes: impl Fn(&mut P) -> Vec<KeyValue>,
+        fill: impl Fn(P, &mut MetricRow) -> Result<(), Reason>,
+    ) -> Result<(), Overflow> {
+        for mut point in points {
+            let attributes = attributes::sorted(take_attributes(&mut point));
+            let row = attributes.and_then(|attributes| {
+                let mut row = self.row(&attributes);
+                fill(point, &mut row)?;
+                Ok((row, attributes))
+            });
+            match row {
+                Ok((row, attributes)) => {
+                    self.describe(&row, attributes)?;
+                    self.sink.push(&row)?;
+                    self.outcome.accepted += 1;
+                }
+                Err(reason) => self.outcome.reject(reason, 1),
+            }
+        }
+        Ok(())
+    }
+
+    fn row(&self, attributes: &Attributes) -> MetricRow {
+        let own = |key| attributes::get(attributes, key).unwrap_or_default().to_owned();
+        let spans = self.metric.name == SPAN_DURATION;
+        let of_span = |key| if spans { own(key) } else { String::new() };
+        MetricRow {
+            tenant_id: self.delivery.tenant.clone(),
+            metric_name: self.metric.name.clone(),
+            series_hash: self.series_hash(attributes),
+            service_name: attributes::get(attributes, SERVICE_NAME).unwrap_or(&self.resource.name).to_owned(),
+            metric_type: self.metric.kind.metric_type,
+            aggregation_temporality: self.metric.kind.temporality,
+            is_monotonic: self.metric.kind.monotonic,
+            span_name: of_span(key::SPAN_NAME),
+            span_kind: of_span(key::SPAN_KIND),
+            status_code: of_span(key::STATUS_CODE),
+            agent_id: self.delivery.agent.clone(),
+            batch_sequence: self.delivery.sequence,
+            ingested_at: self.delivery.ingested_at,
+            expires_at: self.delivery.expires_at,
+            ..MetricRow::default()
+        }
+    }
+
+    /// Write the labels of a series that has not had them written lately.
+    fn describe(&mut self, row: &MetricRow, attributes: Attributes) -> Result<(), Overflow> {
+        let series = xxh3_64(&[self.delivery.tenant.as_bytes(), &row.series_hash.to_le_bytes()].concat());
+        let now = self.delivery.ingested_at;
+        if self.seen.contains(series, now) || !self.outcome.described.insert(series) {
+            return Ok(());
+        }
+        self.sink.push(&SeriesRow {
+            tenant_id: row.tenant_id.clone(),
+            metric_name: row.metric_name.clone(),
+            series_hash: row.series_hash,
+            service_name: row.service_name.clone(),
+            metric_type: row.metric_type,
+            metric_unit: self.metric.unit.clone(),
+            metric_description: self.metric.description.clone(),
+            aggregation_temporality: row.aggregation_temporality,
+            is_monotonic: row.is_monotonic,
+            resource_schema_url: self.resource.schema_url.clone(),
+            resource_attributes: self.resource.attributes.clone(),
+            scope_name: self.scope.name.clone(),
+            scope_version: self.scope.version.clone(),
+            scope_schema_url: self.scope.schema_url.clone(),
+            scope_attributes: self.scope.attributes.clone(),
+            attributes,
+            last_seen: now,
+            expires_at: row.expires_at.saturating_add(LABELS_EXTRA_SECONDS),
+        })
+    }
+
+    fn series_hash(&self, attributes: &Attributes) -> u64 {
+        let mut hasher = Xxh3::new();
+        hasher.update(&self.origin_hash.to_le_bytes());
+        feed(&mut hasher, &self.metric.name);
+        feed(&mut hasher, &self.metric.unit);
+        let Kind { metric_type, temporality, monotonic, .. } = self.metric.kind;
+        hasher.update(&[metric_type as u8, temporality as u8, u8::from(monotonic)]);
+        feed_attributes(&mut hasher, attributes);
+        hasher.digest()
+    }
+}
+
+fn origin_hash(resource: &Origin, scope: &Origin) -> u64 {
+    let mut hasher = Xxh3::new();
+    feed_attributes(&mut hasher, &resource.attributes);
+    feed(&mut hasher, &scope.name);
+    feed(&mut hasher, &scope.version);
+    feed_attributes(&mut hasher, &scope.attributes);
+    hasher.digest()
+}
+
+fn feed_attributes(hasher: &mut Xxh3, attributes: &Attributes) {
+    hasher.update(&(attributes.len() as u64).to_le_bytes());
+    for (key, value) in attributes {
+        feed(hasher, key);
+        feed(hasher, value);
+    }
+}
+
+/// With its length, so that no two lists of texts feed the same bytes.
+fn feed(hasher: &mut Xxh3, text: &str) {
+    hasher.update(&(text.len() as u64).to_le_bytes());
+    hasher.update(text.as_bytes());
+}
+
+fn number(point: NumberDataPoint, row: &mut MetricRow) -> Result<(), Reason> {
+    times(row, point.start_time_unix_nano, point.time_unix_nano, point.flags)?;
+    let value = match point.value {
+        Some(number_data_point::Value::AsDouble(value)) => value,
+        Some(number_data_point::Value::AsInt(value)) => value as f64,
+        // A series that ended: a row with no measurement in it.
+        None if point.flags & NO_RECORDED_VALUE != 0 => return exemplars(row, point.exemplars),
+        None => return Err(Reason::Value),
+    };
+    if point.flags & NO_RECORDED_VALUE == 0 {
+        row.value = value;
+        row.count = 1;
+        row.sum = Some(value);
+        if row.metric_type == MetricType::Gauge {
+            (row.min, row.max) = (Some(value), Some(value));
+        }
+    }
+    exemplars(row, point.exemplars)
+}
+
+fn folded_gauge(point: HistogramDataPoint, row: &mut MetricRow) -> Result<(), Reason> {
+    times(row, point.start_time_unix_nano, point.time_unix_nano, point.flags)?;
+    (row.count, row.sum, row.min, row.max) = (point.count, point.sum, point.min, point.max);
+    // The exemplar is the last value's carrier and no exemplar of its own. Without it the mean is the best there is.
+    let mean = || Some(point.sum? / point.count as f64).filter(|mean| mean.is_finite());
+    row.value = point.exemplars.first().and_then(exemplar_value).or_else(mean).ok_or(Reason::Value)?;
+    Ok(())
+}
+
+fn explicit_histogram(point: HistogramDataPoint, row: &mut MetricRow) -> Result<(), Reason> {
+    times(row, point.start_time_unix_nano, point.time_unix_nano, point.flags)?;
+    if !point.bucket_counts.is_empty() && point.bucket_counts.len() != point.explicit_bounds.len() + 1 {
+        return Err(Reason::Buckets);
+    }
+    (row.count, row.sum, row.min, row.max) = (point.count, point.sum, point.min, point.max);
+    row.explicit_bounds = point.explicit_bounds;
+    row.bucket_counts = point.bucket_counts;
+    exemplars(row, point.exemplars)
+}
+
+fn exponential_histogram(point: ExponentialHistogramDataPoint, row: &mut MetricRow) -> Result<(), Reason> {
+    times(row, point.start_time_unix_nano, point.time_unix_nano, point.flags)?;
+    (row.count, row.sum, row.min, row.max) = (point.count, point.sum, point.min, point.max);
+    (row.scale, row.zero_count, row.zero_threshold) = (point.scale, point.zero_count, point.zero_threshold);
+    let (positive, negative) = (point.positive.unwrap_or_default(), point.negative.unwrap_or_default());
+    (row.positive_offset, row.positive_bucket_counts) = (positive.offset, positive.bucket_counts);
+    (row.negative_offset, row.negative_bucket_counts) = (negative.offset, negative.bucket_counts);
+    exemplars(row, point.exemplars)
+}
+
+fn summary(point: SummaryDataPoint, row: &mut MetricRow) -> Result<(), Reason> {
+    times(row, point.start_time_unix_nano, point.time_unix_nano, point.flags)?;
+    (row.count, row.sum) = (point.count, Some(point.sum));
+    for value in point.quantile_values {
+        row.quantiles.push(value.quantile);
+        row.quantile_values.push(value.value);
+    }
+    Ok(())
+}
+
+fn times(row: &mut MetricRow, start: u64, time: u64, flags: u32) -> Result<(), Reason> {
+    row.start_time_unix = nanos(start)?;
+    row.time_unix = nanos_not_zero(time)?;
+    row.flags = flags;
+    Ok(())
+}
+
+fn exemplars(row: &mut MetricRow, exemplars: Vec<Exemplar>) -> Result<(), Reason> {
+    for exemplar in exemplars {
+        let Some(value) = exemplar_value(&exemplar) else { continue };
+        row.exemplar_attributes.push(attributes::sorted(exemplar.filtered_attributes)?);
+        row.exemplar_times.push(nanos(exemplar.time_unix_nano)?);
+        row.exemplar_values.push(value);
+        row.exemplar_span_ids.push(optional_id(&exemplar.span_id, 8));
+        row.exemplar_trace_ids.push(optional_id(&exemplar.trace_id, 16));
+    }
+    Ok(())
+}
+
+fn exemplar_value(exemplar: &Exemplar) -> Option<f64> {
+    match exemplar.value? {
+        exemplar::Value::AsDouble(value) => Some(value),
+        exemplar::Value::AsInt(value) => Some(value as f64),
+    }
+}

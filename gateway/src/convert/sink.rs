@@ -1,0 +1,113 @@
+//! Where converted rows go: RowBinary per table, in chunks, each with its hold on the memory budget.
+//!
+//! A resource of a few bytes on the wire is repeated in each of its rows, so rows can be many times the request: they are
+//! counted as they are written. Invariant: the bytes held are never below the bytes written by more than one row.
+
+use crate::batch::budget::{Budget, Hold};
+use crate::batch::{Rows, Table, rowbinary};
+use ollystack_schema::rows::{LogRow, MetricRow, SeriesRow, SpanRow, Table as RowTable};
+use serde::Serialize;
+
+/// Rows are held and handed on in chunks of this many bytes: half a block, so that blocks stay near their limit.
+const CHUNK_BYTES: usize = 8 << 20;
+
+/// The tables that rows go to. Their order is that of [`Indexed::INDEX`].
+pub(crate) fn tables() -> [Table; 4] {
+    [table::<MetricRow>(), table::<SeriesRow>(), table::<LogRow>(), table::<SpanRow>()]
+}
+
+fn table<T: RowTable>() -> Table {
+    let columns: Vec<String> = T::COLUMN_NAMES.iter().map(|name| format!("`{name}`")).collect();
+    Table { name: <T as RowTable>::NAME, columns: columns.join(",") }
+}
+
+/// A row type with its place in [`tables`].
+pub(crate) trait Indexed: RowTable + Serialize + 'static {
+    const INDEX: usize;
+}
+
+impl Indexed for MetricRow {
+    const INDEX: usize = 0;
+}
+
+impl Indexed for SeriesRow {
+    const INDEX: usize = 1;
+}
+
+impl Indexed for LogRow {
+    const INDEX: usize = 2;
+}
+
+impl Indexed for SpanRow {
+    const INDEX: usize = 3;
+}
+
+/// Why rows cannot be taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Overflow {
+    /// Others hold the memory now.
+    #[error("too many rows wait to be written")]
+    Now,
+    /// More than there is at all.
+    #[error("the request becomes more than {max} bytes of rows; send less at a time")]
+    Ever { max: usize },
+    /// A fault of this program.
+    #[error(transparent)]
+    Form(#[from] rowbinary::Error),
+}
+
+/// What `convert` writes to.
+pub(crate) trait Push {
+    /// Take one row.
+    fn push<T: Indexed>(&mut self, row: &T) -> Result<(), Overflow>;
+}
+
+/// Takes the rows of one request.
+#[derive(Debug)]
+pub(crate) struct Sink {
+    budget: Budget,
+    total: usize,
+    open: [(u32, Vec<u8>); 4],
+    chunks: Vec<Rows>,
+}
+
+impl Sink {
+    pub(crate) fn new(budget: Budget) -> Sink {
+        Sink { budget, total: 0, open: Default::default(), chunks: Vec::new() }
+    }
+
+    /// Everything that was pushed.
+    pub(crate) fn finish(mut self) -> Result<Vec<Rows>, Overflow> {
+        for table in 0..self.open.len() {
+            self.close(table)?;
+        }
+        Ok(self.chunks)
+    }
+
+    fn close(&mut self, table: usize) -> Result<(), Overflow> {
+        let (count, bytes) = std::mem::take(&mut self.open[table]);
+        if count > 0 {
+            self.total += bytes.len();
+            let hold = self.hold(bytes.len())?;
+            self.chunks.push(Rows { table, count, bytes, hold });
+        }
+        Ok(())
+    }
+
+    fn hold(&self, bytes: usize) -> Result<Hold, Overflow> {
+        match self.budget.hold(bytes) {
+            Some(hold) => Ok(hold),
+            None if self.total > self.budget.max() => Err(Overflow::Ever { max: self.budget.max() }),
+            None => Err(Overflow::Now),
+        }
+    }
+}
+
+impl Push for Sink {
+    fn push<T: Indexed>(&mut self, row: &T) -> Result<(), Overflow> {
+        let (count, bytes) = &mut self.open[T::INDEX];
+        rowbinary::append(row, bytes)?;
+        *count += 1;
+        if bytes.len() >= CHUNK_BYTES { self.close(T::INDEX) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,207 @@
+//! `ollystack-gateway run`: wires the stages, and takes them down in the order of the data.
+//!
+//! receive -> ingest (admit, convert) -> batch -> write -> ClickHouse or spill. Invariant: on a signal nothing new is taken, what was
+//! taken is answered after it is safe, and only then do the spill, the admin port and the embedded engine end.
+
+use crate::admin::{self, Status};
+use crate::admit::Admission;
+use crate::batch::Batcher;
+use crate::batch::budget::Budget;
+use crate::config::{self, Config, StoreMode};
+use crate::convert::{series::Seen, tables};
+use crate::engine;
+use crate::ingest::Ingest;
+use crate::migrate;
+use crate::telemetry::metrics::Metrics;
+use crate::write::clickhouse::{ClickHouse, SetUpError};
+use crate::write::{Disks, Losses, Writer};
+use ollystack_buffer::{Buffer, Options, Recovery, WhenFull};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Why the gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Receive(#[from] ollystack_receive::Error),
+    #[error(transparent)]
+    ClickHouse(#[from] SetUpError),
+    #[error("the spill in {directory}: {source}")]
+    Spill { directory: PathBuf, source: ollystack_buffer::Error },
+    #[error("the kernel gave no random bytes: {0}")]
+    Random(#[from] getrandom::Error),
+    #[error("signals cannot be waited for: {0}")]
+    Signals(std::io::Error),
+}
+
+/// Run until a signal.
+pub(crate) async fn run(config: Config) -> Result<(), Error> {
+    let begun = Instant::now();
+    let mut signals = Signals::new().map_err(Error::Signals)?;
+    let grpc = ollystack_receive::bind(config.server.grpc_listen).await?;
+    let http = ollystack_receive::bind(config.server.http_listen).await?;
+    let admin = ollystack_receive::bind(config.admin.listen).await?;
+    let addresses = [&grpc, &http, &admin].map(|listener| listener.local_addr().map(|address| address.to_string()));
+
+    // `stop`: take nothing new. `end`: everything that was taken is safe.
+    let (stop, end) = (CancellationToken::new(), CancellationToken::new());
+    let metrics = Arc::new(Metrics::new());
+    let admission = Arc::new(Admission::new(config.keys_file(), config.tenants));
+    let url = match config.store.mode {
+        StoreMode::External => config.clickhouse.url.clone(),
+        StoreMode::Embedded => engine::url(&config),
+    };
+    let clickhouse = ClickHouse::new(&config.clickhouse, &url)?;
+    let disks = disks(&config, &metrics)?;
+    let in_flight_max = config.clickhouse.inserts_in_flight_max;
+    let writer =
+        Arc::new(Writer::new(clickhouse.clone(), disks, tables().into(), in_flight_max, metrics.clone(), stop.clone()));
+    let budget = Budget::new(config.batch.bytes_max);
+    let (batcher, mut gatherers) = Batcher::start(&config.batch, in_flight_max, &tables(), &writer, &stop)?;
+
+    let schema_problem: Arc<Mutex<Option<String>>> = Arc::default();
+    let status = Arc::new(Status {
+        admission: Arc::clone(&admission),
+        writer: Arc::clone(&writer),
+        budget: budget.clone(),
+        metrics: Arc::clone(&metrics),
+        schema_problem: Arc::clone(&schema_problem),
+        schema_seen: AtomicBool::new(false),
+        stop: stop.clone(),
+    });
+
+    let mut until_stop = JoinSet::new();
+    let mut until_end = JoinSet::new();
+    if config.store.mode == StoreMode::Embedded {
+        until_end.spawn(engine::run(config.clone(), end.clone()));
+    }
+    until_end.spawn(admin::serve(admin, status, end.clone()));
+    until_stop.spawn(Arc::clone(&admission).watch(stop.clone()));
+    until_stop.spawn(Arc::clone(&writer).replay());
+    let ready = writer.schema_ready().clone();
+    let keep_schema = stop.clone();
+    until_stop.spawn(async move {
+        let keep = migrate::keep_applied(clickhouse, ready, &schema_problem);
+        keep_schema.run_until_cancelled(keep).await;
+    });
+
+    let seen = Arc::new(Seen::new());
+    let service = Arc::new(Ingest { admission, batcher, budget, seen, metrics: Arc::clone(&metrics) });
+    let server = ollystack_receive::Server::new(service, config.server.limits(), config.tls().as_ref())?;
+    let [grpc_address, http_address, admin_address] = addresses.map(|address| address.unwrap_or_default());
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        grpc = grpc_address,
+        http = http_address,
+        admin = admin_address,
+        tls = config.tls().is_some(),
+        clickhouse = url,
+        database = config.clickhouse.database,
+        "the gateway is listening"
+    );
+    let mut serving = JoinSet::new();
+    for listener in [grpc, http] {
+        let (server, stop) = (server.clone(), stop.clone());
+        serving.spawn(async move { server.serve(listener, stop).await });
+    }
+    drop(server);
+
+    signals.next().await;
+    tracing::info!("stopping: finishing requests and writing what was taken; a second signal ends at once");
+    tokio::spawn(async move {
+        signals.next().await;
+        tracing::error!(
+            "second signal: ending at once; requests that were not answered are sent again by their senders"
+        );
+        std::process::exit(1);
+    });
+    stop.cancel();
+    // The requests first: they wait for their blocks, which the gatherers freeze at once now. The batcher goes with the last one.
+    while serving.join_next().await.is_some() {}
+    while gatherers.join_next().await.is_some() {}
+    while until_stop.join_next().await.is_some() {}
+    let (blocks, bytes, set_aside) = writer.waiting();
+    writer.close().await;
+    end.cancel();
+    while until_end.join_next().await.is_some() {}
+    let totals = metrics.totals();
+    tracing::info!(
+        seconds = begun.elapsed().as_secs(),
+        metrics = totals.accepted[0],
+        logs = totals.accepted[1],
+        traces = totals.accepted[2],
+        rejected = totals.rejected,
+        spill_blocks = blocks,
+        spill_bytes = bytes,
+        set_aside_blocks = set_aside,
+        "stopped; everything that was accepted is in ClickHouse or in the spill"
+    );
+    Ok(())
+}
+
+/// Open the spill and the place of blocks that ClickHouse refuses.
+fn disks(config: &Config, metrics: &Arc<Metrics>) -> Result<Disks, Error> {
+    let open = |directory: PathBuf, bytes_max: u64| {
+        let options = Options {
+            directory: directory.clone(),
+            bytes_max,
+            segment_bytes_max: config.spill.segment_bytes_max,
+            when_full: WhenFull::Refuse,
+        };
+        let names = tables().iter().map(|table| table.name).collect();
+        let losses = Arc::new(Losses { tables: names, metrics: Arc::clone(metrics) });
+        let opened = Buffer::open(options, losses);
+        opened.map_err(|source| Error::Spill { directory, source })
+    };
+    let (spill, recovery) = open(config.spill_dir(), config.spill.bytes_max)?;
+    report("spill", &recovery);
+    let set_aside_bytes_max = config.spill.segment_bytes_max * config::SET_ASIDE_SEGMENTS;
+    let (set_aside, recovery) = open(config.set_aside_dir(), set_aside_bytes_max)?;
+    report("set-aside", &recovery);
+    Ok(Disks { spill, set_aside })
+}
+
+fn report(place: &str, recovery: &Recovery) {
+    if recovery.entries > 0 {
+        tracing::info!(
+            place,
+            blocks = recovery.entries,
+            bytes = recovery.bytes,
+            "blocks of an earlier run wait on disk"
+        );
+    }
+    for segment in &recovery.quarantined {
+        tracing::error!(
+            place,
+            path = %segment.path.display(),
+            why = segment.why,
+            blocks = segment.entries,
+            exact = segment.exact,
+            "a damaged segment was set aside; its blocks are lost unless the file can be repaired"
+        );
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

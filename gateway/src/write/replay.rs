@@ -1,0 +1,158 @@
+//! Sends what waits on disk to ClickHouse, oldest first, and what was set aside once per start.
+//!
+//! Invariant: an entry leaves the spill only after ClickHouse confirmed it or it stands among the blocks set aside.
+
+use super::Writer;
+use super::clickhouse::{Error, Kind};
+use crate::batch::block::Block;
+use crate::telemetry::metrics::OfTable;
+use ollystack_buffer::{Buffer, Stored};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// Pause after a failure: doubles from the first to the second, plus or minus half.
+const RETRY_MIN: Duration = Duration::from_millis(250);
+const RETRY_MAX: Duration = Duration::from_secs(15);
+
+/// Answers that say neither "later" nor "never" are taken for "never" after so many tries of one block: about five minutes.
+const TRIES_MAX: u32 = 25;
+
+impl Writer {
+    /// Run until `stop`.
+    pub(crate) async fn replay(self: Arc<Self>) {
+        let stop = self.stop.clone();
+        stop.run_until_cancelled(self.replay_for_ever()).await;
+    }
+
+    async fn replay_for_ever(&self) {
+        self.schema().await;
+        self.retry_set_aside().await;
+        let mut tries = 0;
+        loop {
+            self.spill.changed().await;
+            self.schema().await;
+            let stored = match self.spill.next().await {
+                Ok(Some(stored)) => stored,
+                Ok(None) => {
+                    // Everything is on lease elsewhere, or the spill is closed: the wait above is no wait then.
+                    sleep(RETRY_MIN).await;
+                    continue;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the spill cannot be read; trying again");
+                    sleep(RETRY_MAX).await;
+                    continue;
+                }
+            };
+            if self.send(stored, tries >= TRIES_MAX).await {
+                tries = 0;
+            } else {
+                sleep(pause(tries)).await;
+                tries += 1;
+            }
+        }
+    }
+
+    /// Bring one entry out of the spill. False when it went back.
+    async fn send(&self, stored: Stored, last_try: bool) -> bool {
+        let lease = Lease { buffer: &self.spill, stored: Some(stored) };
+        let Some(stored) = &lease.stored else { return false };
+        let block = match Block::from_entry(&stored.entry) {
+            Ok(block) => block,
+            Err(error) => {
+                tracing::error!(%error, rows = stored.entry.records, "a block in the spill cannot be read; set aside as it is");
+                let kept = self.set_aside.put(vec![stored.entry.clone()]).await.is_ok();
+                return kept && lease.done().await;
+            }
+        };
+        let settled = match self.insert(&block).await {
+            Ok(()) => {
+                self.metrics.replayed.get_or_create(&OfTable { table: self.label(&block.head.table) }).inc();
+                true
+            }
+            Err(error) if never(&error, last_try) => {
+                self.set_aside(usize::from(stored.entry.signal), &block, &error).await
+            }
+            Err(_) => false,
+        };
+        settled && lease.done().await
+    }
+
+    /// What was set aside is tried once more: the table may have been put right since.
+    async fn retry_set_aside(&self) {
+        let mut kept = Vec::new();
+        while let Ok(Some(stored)) = self.set_aside.next().await {
+            let lease = Lease { buffer: &self.set_aside, stored: Some(stored) };
+            let block = lease.stored.as_ref().and_then(|stored| Block::from_entry(&stored.entry).ok());
+            let inserted = match &block {
+                Some(block) => self.insert(block).await.is_ok(),
+                None => false,
+            };
+            match inserted {
+                true => drop(lease.done().await),
+                false => kept.push(lease),
+            }
+        }
+        if !kept.is_empty() {
+            tracing::warn!(
+                blocks = kept.len(),
+                "ClickHouse still refuses blocks that were set aside; they stay on disk"
+            );
+        }
+    }
+
+    async fn schema(&self) {
+        // An error means that the sender is gone, and it is ours.
+        let _ = self.schema_ready.subscribe().wait_for(|ready| *ready).await;
+    }
+}
+
+fn never(error: &Error, last_try: bool) -> bool {
+    error.kind == Kind::Block || (error.kind == Kind::Other && last_try)
+}
+
+/// A lease that goes back when it is dropped, so that a stop in the middle of an insert leaves the entry where it was.
+struct Lease<'a> {
+    buffer: &'a Buffer,
+    stored: Option<Stored>,
+}
+
+impl Lease<'_> {
+    /// The entry arrived. True, unless the buffer is closed: then it comes again and its token makes that harmless.
+    async fn done(mut self) -> bool {
+        match self.stored.take() {
+            Some(stored) => self.buffer.ack(vec![stored.id]).await.is_ok(),
+            None => false,
+        }
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        if let Some(stored) = &self.stored {
+            self.buffer.release(stored.id);
+        }
+    }
+}
+
+fn pause(tries: u32) -> Duration {
+    let pause = RETRY_MIN.saturating_mul(1 << tries.min(16)).min(RETRY_MAX);
+    // Without random bytes the pause is merely as long as every other gateway's.
+    let half = f64::from(getrandom::u32().unwrap_or(u32::MAX / 2)) / f64::from(u32::MAX);
+    pause.mul_f64(0.5 + half)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_their_limit_and_are_spread() {
+        for tries in 0..100 {
+            let pause = pause(tries);
+            assert!(pause >= RETRY_MIN / 2 && pause <= RETRY_MAX.mul_f64(1.5), "{tries}: {pause:?}");
+        }
+        assert!(pause(30) >= RETRY_MAX / 2);
+    }
+}

@@ -238,3 +238,6 @@ impl Observer for Losses {
         tracing::error!(table, rows = records, bytes, reason = kind, "rows in the spill are gone; check the disk");
     }
 }
+
+#[cfg(test)]
+mod tests;

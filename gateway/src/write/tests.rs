@@ -1,0 +1,294 @@
+//! The writer against a ClickHouse that is played: it takes inserts, refuses them or hangs up, as the test says.
+
+use super::*;
+use crate::batch::{Batcher, Rows, budget::Budget, share::Verdict};
+use crate::config::{Config, Flags, Layers};
+use crate::convert::tables;
+use crate::telemetry::metrics::Metrics;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use ollystack_buffer::{Options, WhenFull};
+use std::convert::Infallible;
+use std::sync::Arc;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// What the played ClickHouse does with an insert.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Mood {
+    Takes,
+    HangsUp,
+    Says(&'static str),
+}
+
+/// An insert that arrived whole.
+#[derive(Debug, PartialEq)]
+struct Arrived {
+    token: String,
+    statement: String,
+    body: Bytes,
+    taken: bool,
+}
+
+struct Played {
+    url: String,
+    mood: watch::Sender<Mood>,
+    arrived: mpsc::UnboundedReceiver<Arrived>,
+}
+
+async fn play(mood: Mood) -> Played {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (sender, arrived) = mpsc::unbounded_channel();
+    let (mood, moods) = watch::channel(mood);
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            if *moods.borrow() == Mood::HangsUp {
+                continue;
+            }
+            let (sender, moods) = (sender.clone(), moods.clone());
+            let service = service_fn(move |request: Request<Incoming>| {
+                let (sender, mood) = (sender.clone(), *moods.borrow());
+                async move { Ok::<_, Infallible>(answer(request, mood, &sender).await) }
+            });
+            // One request a connection, so that a change of mood is felt by the next one.
+            let mut builder = hyper::server::conn::http1::Builder::new();
+            tokio::spawn(builder.keep_alive(false).serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    Played { url, mood, arrived }
+}
+
+async fn answer(request: Request<Incoming>, mood: Mood, sender: &mpsc::UnboundedSender<Arrived>) -> Response<Full<Bytes>> {
+    let uri = request.uri().query().unwrap_or_default().to_owned();
+    let value = |name: &str| {
+        let pair = uri.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+        pair.unwrap_or_default().replace('+', " ").replace("%60", "`").replace("%2C", ",")
+    };
+    let arrived = Arrived {
+        token: value("insert_deduplication_token"),
+        statement: value("query").split(' ').take(3).collect::<Vec<_>>().join(" "),
+        body: request.into_body().collect().await.unwrap().to_bytes(),
+        taken: mood == Mood::Takes,
+    };
+    sender.send(arrived).unwrap();
+    match mood {
+        Mood::Says(text) => {
+            let mut response = Response::new(Full::from(text));
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            response
+        }
+        _ => Response::new(Full::default()),
+    }
+}
+
+struct Rig {
+    writer: Arc<Writer>,
+    batcher: Option<Batcher>,
+    gatherers: JoinSet<()>,
+    budget: Budget,
+    stop: CancellationToken,
+}
+
+fn config() -> Config {
+    let keys = [("batch.rows_max", "1"), ("clickhouse.insert_timeout_ms", "5000")];
+    let keys = keys.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
+    Layers::new(None, std::iter::empty(), &Flags { file: None, keys }).unwrap().config().unwrap()
+}
+
+fn rig(directory: &TempDir, url: &str, schema_ready: bool) -> Rig {
+    let config = config();
+    let metrics = Arc::new(Metrics::new());
+    let open = |name: &str| {
+        let options = Options {
+            directory: directory.path().join(name),
+            bytes_max: 4 << 20,
+            segment_bytes_max: 1 << 20,
+            when_full: WhenFull::Refuse,
+        };
+        let losses = Losses { tables: tables().iter().map(|table| table.name).collect(), metrics: metrics.clone() };
+        Buffer::open(options, Arc::new(losses)).unwrap().0
+    };
+    let disks = Disks { spill: open("spill"), set_aside: open("set-aside") };
+    let clickhouse = ClickHouse::new(&config.clickhouse, url).unwrap();
+    let stop = CancellationToken::new();
+    let writer = Arc::new(Writer::new(clickhouse, disks, tables().into(), 4, metrics, stop.clone()));
+    writer.schema_ready().send_replace(schema_ready);
+    let (batcher, gatherers) = Batcher::start(&config.batch, 4, &tables(), &writer, &stop).unwrap();
+    Rig { writer, batcher: Some(batcher), gatherers, budget: Budget::new(64 << 20), stop }
+}
+
+impl Rig {
+    /// A block of one row of logs.
+    async fn add(&self, bytes: Vec<u8>) -> Verdict {
+        let hold = self.budget.hold(bytes.len()).unwrap();
+        self.batcher.as_ref().unwrap().add(vec![Rows { table: 2, count: 1, bytes, hold }]).await.unwrap()
+    }
+
+    async fn end(mut self) {
+        self.stop.cancel();
+        drop(self.batcher.take());
+        while self.gatherers.join_next().await.is_some() {}
+        self.writer.close().await;
+    }
+
+    /// Wait until ClickHouse has everything.
+    async fn until_spill_is_empty(&self) {
+        while self.writer.waiting().0 > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_block_goes_straight_to_clickhouse_when_that_takes_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut played = play(Mood::Takes).await;
+    let rig = rig(&directory, &played.url, true);
+    assert!(rig.add(b"one".to_vec()).await.all_safe().await);
+    let arrived = played.arrived.recv().await.unwrap();
+    assert_eq!((arrived.statement.as_str(), arrived.taken), ("INSERT INTO `logs_raw`", true));
+    assert!(!arrived.token.is_empty());
+    assert_eq!(rig.writer.waiting().0, 0);
+    assert_eq!(rig.budget.used(), 0);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn an_outage_is_bridged_in_order_with_bytes_and_tokens_unchanged() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut played = play(Mood::Says("Code: 241. DB::Exception: Memory limit exceeded")).await;
+    let rig = rig(&directory, &played.url, true);
+    for text in ["one", "two", "three"] {
+        assert!(rig.add(text.into()).await.all_safe().await, "safe on disk");
+    }
+    let refused = played.arrived.recv().await.unwrap();
+    assert!(played.arrived.try_recv().is_err(), "later blocks queue behind the first one and are not tried");
+    assert_eq!(rig.writer.waiting().0, 3);
+
+    played.mood.send_replace(Mood::Takes);
+    let replay = tokio::spawn(rig.writer.clone().replay());
+    let first = played.arrived.recv().await.unwrap();
+    assert_eq!(first, Arrived { taken: true, ..refused }, "the same token, statement and bytes");
+    let (second, third) = (played.arrived.recv().await.unwrap(), played.arrived.recv().await.unwrap());
+    let number = |arrived: &Arrived| arrived.token.rsplit('-').next().unwrap().parse::<u64>().unwrap();
+    assert!(number(&first) < number(&second) && number(&second) < number(&third));
+    rig.until_spill_is_empty().await;
+    assert!(rig.add(b"four".to_vec()).await.all_safe().await);
+    assert!(played.arrived.recv().await.unwrap().taken);
+    rig.end().await;
+    replay.await.unwrap();
+    assert!(played.arrived.try_recv().is_err(), "nothing is sent twice once it was confirmed");
+}
+
+#[tokio::test]
+async fn what_was_spilled_outlives_the_process() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut played = play(Mood::HangsUp).await;
+    let before = rig(&directory, &played.url, true);
+    assert!(before.add(b"one".to_vec()).await.all_safe().await);
+    assert!(before.writer.trouble().0.is_some(), "readiness can say why");
+    before.end().await;
+
+    played.mood.send_replace(Mood::Takes);
+    let after = rig(&directory, &played.url, true);
+    let replay = tokio::spawn(after.writer.clone().replay());
+    assert!(played.arrived.recv().await.unwrap().taken);
+    after.until_spill_is_empty().await;
+    assert!(after.writer.trouble().0.is_none());
+    after.end().await;
+    replay.await.unwrap();
+}
+
+#[tokio::test]
+async fn without_a_schema_blocks_wait_in_the_spill() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut played = play(Mood::Takes).await;
+    let rig = rig(&directory, &played.url, false);
+    let replay = tokio::spawn(rig.writer.clone().replay());
+    assert!(rig.add(b"one".to_vec()).await.all_safe().await);
+    assert!(played.arrived.try_recv().is_err());
+    rig.writer.schema_ready().send_replace(true);
+    assert!(played.arrived.recv().await.unwrap().taken);
+    rig.until_spill_is_empty().await;
+    rig.end().await;
+    replay.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_missing_table_asks_for_the_migrations() {
+    let directory = tempfile::tempdir().unwrap();
+    let played = play(Mood::Says("Code: 60. DB::Exception: Table ollystack.logs_raw does not exist")).await;
+    let rig = rig(&directory, &played.url, true);
+    assert!(rig.add(b"one".to_vec()).await.all_safe().await);
+    assert!(!*rig.writer.schema_ready().borrow());
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_block_that_is_refused_for_good_is_set_aside_and_tried_at_the_next_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut played = play(Mood::Says("Code: 16. DB::Exception: No such column Body in table")).await;
+    let before = rig(&directory, &played.url, true);
+    assert!(before.add(b"one".to_vec()).await.all_safe().await, "safe on disk");
+    let refused = played.arrived.recv().await.unwrap();
+    assert_eq!((before.writer.waiting().0, before.writer.waiting().2), (0, 1));
+    before.end().await;
+
+    played.mood.send_replace(Mood::Takes);
+    let after = rig(&directory, &played.url, true);
+    let replay = tokio::spawn(after.writer.clone().replay());
+    assert_eq!(played.arrived.recv().await.unwrap(), Arrived { taken: true, ..refused });
+    while after.writer.waiting().2 > 0 {
+        tokio::task::yield_now().await;
+    }
+    after.end().await;
+    replay.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refused_block_in_the_spill_does_not_hold_up_the_next() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut played = play(Mood::HangsUp).await;
+    let rig = rig(&directory, &played.url, true);
+    for text in ["one", "two"] {
+        assert!(rig.add(text.into()).await.all_safe().await);
+    }
+    played.mood.send_replace(Mood::Says("Code: 53. DB::Exception: Type mismatch"));
+    let replay = tokio::spawn(rig.writer.clone().replay());
+    let (one, two) = (played.arrived.recv().await.unwrap(), played.arrived.recv().await.unwrap());
+    assert_ne!(one.token, two.token);
+    rig.until_spill_is_empty().await;
+    assert_eq!(rig.writer.waiting().2, 2);
+    rig.end().await;
+    replay.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_full_spill_refuses_and_keeps_what_it_has() {
+    let directory = tempfile::tempdir().unwrap();
+    let played = play(Mood::HangsUp).await;
+    let rig = rig(&directory, &played.url, true);
+    let mut taken = 0;
+    loop {
+        // Random, so that packing makes it no smaller.
+        let mut bytes = vec![0; 512 << 10];
+        getrandom::fill(&mut bytes).unwrap();
+        if !rig.add(bytes).await.all_safe().await {
+            break;
+        }
+        taken += 1;
+    }
+    assert!((1..=8).contains(&taken), "{taken} blocks of 512 KiB in 4 MiB");
+    assert_eq!(rig.writer.waiting().0, taken);
+    assert!(rig.writer.trouble().1.is_some(), "readiness can say why");
+    assert_eq!(rig.budget.used(), 0);
+    rig.end().await;
+}

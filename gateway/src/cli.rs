@@ -33,7 +33,7 @@ pub(crate) enum Command {
     /// Serve the embedded ClickHouse engine on its own, through ClickHouse's HTTP interface
     Store {
         #[command(flatten)]
-        options: Nothing,
+        options: Box<ollystack_store::Options>,
         /// End when standard input does: the gateway holds its other end
         #[arg(long, hide = true)]
         until_stdin_ends: bool,
@@ -184,6 +184,3 @@ mod tests {
         }
     }
 }
-
-#[derive(Debug, Args)]
-pub(crate) struct Nothing {}

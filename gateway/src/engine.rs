@@ -5,6 +5,8 @@
 //! the gateway's last insert and nothing else.
 
 use crate::config::Config;
+use crate::signals::Signals;
+use std::error::Error;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Stdio;
@@ -88,12 +90,22 @@ async fn stop(mut child: Child) {
     }
 }
 
-/// In the child: send ourselves SIGTERM when standard input ends, which means that the gateway is done or gone.
-pub(crate) fn end_with_stdin() -> io::Result<()> {
-    std::thread::Builder::new().name("until-stdin-ends".to_owned()).spawn(|| {
-        // An error is an end too.
-        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM);
-    })?;
-    Ok(())
+/// The child's side, and `ollystack-gateway store` by itself: serve until a signal, or until standard input ends.
+pub(crate) async fn serve(options: ollystack_store::Options, until_stdin_ends: bool) -> Result<(), Box<dyn Error>> {
+    let mut signals = Signals::new()?;
+    let stop = CancellationToken::new();
+    if until_stdin_ends {
+        let stop = stop.clone();
+        std::thread::Builder::new().name("until-stdin-ends".to_owned()).spawn(move || {
+            // An error is an end too: the gateway is done, or gone.
+            let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+            stop.cancel();
+        })?;
+    }
+    let on_signal = stop.clone();
+    tokio::spawn(async move {
+        signals.next().await;
+        on_signal.cancel();
+    });
+    Ok(ollystack_store::run(options, stop).await?)
 }

@@ -75,10 +75,10 @@ impl OtlpService for Ingest {
         let refused = |reason| self.metrics.reject(signal, reason, records);
         caller.tenant.take(records).inspect_err(|_| refused("quota"))?;
         let tenant = Arc::clone(&caller.tenant);
-        let outcome = self.ingest(caller, request.message, request.decoded_bytes).await.map_err(|refusal| {
+        let ingested = self.ingest(caller, request.message, request.decoded_bytes).await;
+        let outcome = ingested.inspect_err(|refusal| {
             tenant.give_back(records);
             refused(refusal.reason());
-            refusal
         })?;
         self.metrics.accept(&tenant.name, signal, outcome.accepted);
         for (reason, records) in &outcome.rejected {

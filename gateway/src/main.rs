@@ -14,6 +14,7 @@ mod ingest;
 mod keys;
 mod migrate;
 mod run;
+mod signals;
 mod telemetry;
 mod write;
 
@@ -55,10 +56,7 @@ fn dispatch(command: Command) -> Result<(), Box<dyn Error>> {
         Command::Keys { command } => keys(command)?,
         Command::Store { options, until_stdin_ends } => {
             telemetry::start_logging(&config::default_log()?)?;
-            if until_stdin_ends {
-                engine::end_with_stdin()?;
-            }
-            let _ = options;
+            runtime()?.block_on(engine::serve(*options, until_stdin_ends))?;
         }
         Command::Config { command: cli::Config::Print { configured } } => {
             let (_, layers) = load(&configured)?;

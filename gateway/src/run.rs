@@ -12,6 +12,7 @@ use crate::convert::{series::Seen, tables};
 use crate::engine;
 use crate::ingest::Ingest;
 use crate::migrate;
+use crate::signals::Signals;
 use crate::telemetry::metrics::Metrics;
 use crate::write::clickhouse::{ClickHouse, SetUpError};
 use crate::write::{Disks, Losses, Writer};
@@ -20,7 +21,6 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -184,24 +184,5 @@ fn report(place: &str, recovery: &Recovery) {
             exact = segment.exact,
             "a damaged segment was set aside; its blocks are lost unless the file can be repaired"
         );
-    }
-}
-
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Signals> {
-        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }

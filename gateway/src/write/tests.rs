@@ -66,7 +66,11 @@ async fn play(mood: Mood) -> Played {
     Played { url, mood, arrived }
 }
 
-async fn answer(request: Request<Incoming>, mood: Mood, sender: &mpsc::UnboundedSender<Arrived>) -> Response<Full<Bytes>> {
+async fn answer(
+    request: Request<Incoming>,
+    mood: Mood,
+    sender: &mpsc::UnboundedSender<Arrived>,
+) -> Response<Full<Bytes>> {
     let uri = request.uri().query().unwrap_or_default().to_owned();
     let value = |name: &str| {
         let pair = uri.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));

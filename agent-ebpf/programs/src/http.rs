@@ -88,7 +88,7 @@ struct Call {
 
 /// The loader may give another size.
 #[map]
-static HEADS: RingBuf = RingBuf::with_byte_size(2 * 1024 * 1024, 0);
+static HEADS: RingBuf = RingBuf::with_byte_size(1024 * 1024, 0);
 
 #[map]
 static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(loss::COUNT, 0);

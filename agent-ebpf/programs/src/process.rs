@@ -30,7 +30,7 @@ static PROCESS_LAYOUT: layout::Process = layout::Process {
 };
 
 #[map]
-static EVENTS: RingBuf = RingBuf::with_byte_size(128 * 1024, 0);
+static EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
 
 #[map]
 static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(loss::COUNT, 0);

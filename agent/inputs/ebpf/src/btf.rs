@@ -4,7 +4,8 @@
 //! kernel's `Documentation/bpf/btf.rst`. Invariant: malformed input gives an error or `None`, never a panic, and the work is
 //! bounded by the size of the input and the depth limit.
 
-use std::ops::Range;
+use crate::host::Pages;
+use std::ops::{Deref, Range};
 
 /// Where the kernel shows its types.
 const KERNEL: &str = "/sys/kernel/btf/vmlinux";
@@ -22,22 +23,28 @@ const TYPEDEF: u32 = 8;
 const VOLATILE: u32 = 9;
 const CONST: u32 = 10;
 
-/// Type information, parsed as far as an index of types.
-pub(crate) struct Btf {
-    bytes: Vec<u8>,
+/// Every how many types a position is remembered.
+const STRIDE: usize = 64;
+
+/// Type information, parsed as far as an index of types. The bytes are borrowed from wherever they are kept.
+pub(crate) struct Btf<B> {
+    bytes: B,
+    types: Range<usize>,
     strings: Range<usize>,
-    /// Position of each type; number 0 is `void` and has none.
-    types: Vec<u32>,
+    /// Positions of types 1, 1 + STRIDE, ...; number 0 is `void` and has none.
+    marks: Vec<u32>,
 }
 
-impl Btf {
+impl Btf<Pages> {
     /// The running kernel's.
-    pub(crate) fn kernel() -> Result<Btf, String> {
-        let bytes = std::fs::read(KERNEL).map_err(|error| format!("{KERNEL}: {error}"))?;
+    pub(crate) fn kernel() -> Result<Btf<Pages>, String> {
+        let bytes = Pages::read(KERNEL).map_err(|error| format!("{KERNEL}: {error}"))?;
         Btf::parse(bytes).ok_or_else(|| format!("{KERNEL}: not understood"))
     }
+}
 
-    fn parse(bytes: Vec<u8>) -> Option<Btf> {
+impl<B: Deref<Target = [u8]>> Btf<B> {
+    fn parse(bytes: B) -> Option<Btf<B>> {
         if word(&bytes, 0)? & 0xFFFF != MAGIC || bytes.len() < HEADER_BYTES {
             return None;
         }
@@ -47,41 +54,62 @@ impl Btf {
             let end = start.checked_add(word(&bytes, at + 4)? as usize)?;
             (end <= bytes.len()).then_some(start..end)
         };
-        let (region, strings) = (section(8)?, section(16)?);
-        let mut types = vec![0];
-        let mut at = region.start;
-        while at < region.end {
-            types.push(u32::try_from(at).ok()?);
-            let info = word(&bytes, at + 4)?;
-            let members = (info & 0xFFFF) as usize;
-            at += TYPE_BYTES
-                + match (info >> 24) & 0x1F {
-                    1 | 14 | 17 => 4,                         // int, variable, declaration tag
-                    3 => 12,                                  // array
-                    STRUCT | UNION | 15 | 19 => members * 12, // members, sections, 64-bit enumerators
-                    6 | 13 => members * 8,                    // enumerators, parameters
-                    2 | 7 | TYPEDEF..=12 | 16 | 18 => 0,      // pointers, names and modifiers of others
-                    _ => return None,
-                };
+        let (types, strings) = (section(8)?, section(16)?);
+        let mut btf = Btf { bytes, types, strings, marks: Vec::new() };
+        let mut at = btf.types.start;
+        for number in 0.. {
+            if number % STRIDE == 0 {
+                btf.marks.push(u32::try_from(at).ok()?);
+            }
+            if at >= btf.types.end {
+                break;
+            }
+            at = btf.next(at)?;
         }
-        Some(Btf { bytes, strings, types })
+        Some(btf)
+    }
+
+    /// The position behind the type at `at`; `None` for a kind that is not known.
+    fn next(&self, at: usize) -> Option<usize> {
+        let info = word(&self.bytes, at + 4)?;
+        let members = (info & 0xFFFF) as usize;
+        let more = match (info >> 24) & 0x1F {
+            1 | 14 | 17 => 4,                         // int, variable, declaration tag
+            3 => 12,                                  // array
+            STRUCT | UNION | 15 | 19 => members * 12, // members, sections, 64-bit enumerators
+            6 | 13 => members * 8,                    // enumerators, parameters
+            2 | 7 | TYPEDEF..=12 | 16 | 18 => 0,      // pointers, names and modifiers of others
+            _ => return None,
+        };
+        Some(at + TYPE_BYTES + more)
+    }
+
+    /// The position of a type by its number.
+    fn position(&self, number: u32) -> Option<usize> {
+        let number = (number as usize).checked_sub(1)?;
+        let mut at = *self.marks.get(number / STRIDE)? as usize;
+        for _ in 0..number % STRIDE {
+            at = self.next(at)?;
+        }
+        (at < self.types.end).then_some(at)
     }
 
     /// The offset in bytes of `field` in `struct of`, looked for in its anonymous members too. `None` if either is not
     /// there, or the field is a bit field.
     pub(crate) fn offset(&self, of: &str, field: &str) -> Option<u32> {
-        let found =
-            self.types.iter().skip(1).find(|at| self.kind(**at) == Some(STRUCT) && self.is_named(**at as usize, of))?;
-        let bits = self.member(*found, field, 0)?;
+        let mut at = self.types.start;
+        while self.kind(at)? != STRUCT || !self.is_named(at, of) {
+            at = self.next(at).filter(|next| *next < self.types.end)?;
+        }
+        let bits = self.member(at, field, 0)?;
         (bits % 8 == 0).then_some(bits / 8)
     }
 
     /// Offset in bits.
-    fn member(&self, at: u32, field: &str, depth: u32) -> Option<u32> {
+    fn member(&self, at: usize, field: &str, depth: u32) -> Option<u32> {
         if depth > DEPTH_MAX {
             return None;
         }
-        let at = at as usize;
         let info = word(&self.bytes, at + 4)?;
         // With the flag, the upper byte of an offset is the width of a bit field.
         let bit_fields = info >> 31 == 1;
@@ -102,17 +130,17 @@ impl Btf {
     }
 
     /// The struct or union behind a type number, through names and modifiers.
-    fn structure(&self, number: u32, depth: u32) -> Option<u32> {
-        let at = *self.types.get(number as usize).filter(|_| number != 0 && depth <= DEPTH_MAX)?;
+    fn structure(&self, number: u32, depth: u32) -> Option<usize> {
+        let at = self.position(number).filter(|_| depth <= DEPTH_MAX)?;
         match self.kind(at)? {
             STRUCT | UNION => Some(at),
-            TYPEDEF | VOLATILE | CONST => self.structure(word(&self.bytes, at as usize + 8)?, depth + 1),
+            TYPEDEF | VOLATILE | CONST => self.structure(word(&self.bytes, at + 8)?, depth + 1),
             _ => None,
         }
     }
 
-    fn kind(&self, at: u32) -> Option<u32> {
-        Some((word(&self.bytes, at as usize + 4)? >> 24) & 0x1F)
+    fn kind(&self, at: usize) -> Option<u32> {
+        Some((word(&self.bytes, at + 4)? >> 24) & 0x1F)
     }
 
     /// Whether the string that the word at `at` refers to is `name`.

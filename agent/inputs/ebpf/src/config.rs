@@ -60,7 +60,7 @@ impl Default for Config {
             http: true,
             http_taps: Taps::Auto,
             http_head_bytes: 1_024,
-            http_ring_bytes: 2 * 1_024 * 1_024,
+            http_ring_bytes: 1_024 * 1_024,
             http_misses_max: 8,
             http_connections_max: 8_192,
             processes_max: 2_048,

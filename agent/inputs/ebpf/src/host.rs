@@ -2,30 +2,45 @@
 //!
 //! Invariant: nothing here changes anything outside this process.
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags, fstat, open};
+use rustix::io;
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use rustix::time::{ClockId, clock_gettime};
-use std::io;
+use std::ops::Deref;
 use std::path::Path;
+use std::{ptr, slice};
 
 const TRACEFS: &str = "/sys/kernel/tracing";
 
+const QUIET: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+
 /// Make tracefs visible to the calling thread: if it is not mounted, in a mount namespace of the thread's own.
-#[allow(unsafe_code)] // unshare can break the rules on file descriptors, see below
 pub(crate) fn see_tracefs() -> io::Result<()> {
     let places = [TRACEFS, "/sys/kernel/debug/tracing"];
     if places.iter().any(|place| Path::new(place).join("events/syscalls").is_dir()) {
         return Ok(());
     }
+    enter_private_mounts()?;
+    mount("tracefs", TRACEFS, "tracefs", QUIET, None)
+}
+
+/// Hide the kernel's type information from the calling thread. The loader parses all of it, which takes 20 MB and leaves a
+/// quarter of that behind, and then uses none of it. Where this is refused, memory is all that is lost.
+pub(crate) fn hide_kernel_types() -> io::Result<()> {
+    enter_private_mounts()?;
+    mount("none", "/sys/kernel/btf", "tmpfs", QUIET, Some(c"size=4k"))
+}
+
+/// Give the calling thread a mount namespace of its own, from which nothing propagates.
+#[allow(unsafe_code)] // unshare can break the rules on file descriptors, see below
+fn enter_private_mounts() -> io::Result<()> {
     // SAFETY: only the mount namespace (and with it the working directory) becomes the thread's own; file descriptors,
     // which the function is unsafe for, stay shared.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
-    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
-    let quiet = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("tracefs", TRACEFS, "tracefs", quiet, None)?;
-    Ok(())
+    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
 }
 
 /// Before Linux 5.11 maps count against the limit on locked memory. A refusal shows when a map is made.
@@ -33,13 +48,50 @@ pub(crate) fn lift_memory_limit() {
     let _ = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
 }
 
-/// Give back what parsing the kernel's type information has left in the allocator: some 20 MB that nobody needs again.
-#[allow(unsafe_code)] // a foreign function
-pub(crate) fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: may be called at any time from any thread.
-    unsafe {
-        libc::malloc_trim(0);
+/// A file in pages of its own. An allocator that was asked for a block of many megabytes keeps more for itself ever after.
+pub(crate) struct Pages {
+    start: *mut core::ffi::c_void,
+    /// Of the mapping, and of what the file filled.
+    size: usize,
+    filled: usize,
+}
+
+impl Pages {
+    /// The whole of a file that tells its size.
+    #[allow(unsafe_code)] // memory from the kernel
+    pub(crate) fn read(path: &str) -> io::Result<Pages> {
+        let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let size = usize::try_from(fstat(&file)?.st_size).unwrap_or(0).max(1);
+        // SAFETY: new anonymous memory, at an address of the kernel's choice.
+        let start =
+            unsafe { mmap_anonymous(ptr::null_mut(), size, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE) }?;
+        let mut pages = Pages { start, size, filled: 0 };
+        loop {
+            // SAFETY: the rest of the mapping, which nothing else refers to.
+            let rest = unsafe { slice::from_raw_parts_mut(start.cast::<u8>().add(pages.filled), size - pages.filled) };
+            match rustix::io::read(&file, rest)? {
+                0 => return Ok(pages),
+                read => pages.filled += read,
+            }
+        }
+    }
+}
+
+impl Deref for Pages {
+    type Target = [u8];
+
+    #[allow(unsafe_code)] // as above
+    fn deref(&self) -> &[u8] {
+        // SAFETY: mapped and filled up to `filled` as long as `self` lives, and never written again.
+        unsafe { slice::from_raw_parts(self.start.cast::<u8>(), self.filled) }
+    }
+}
+
+impl Drop for Pages {
+    #[allow(unsafe_code)] // as above
+    fn drop(&mut self) {
+        // SAFETY: exactly what was mapped; no reference outlives `self`. A failure would leave the pages, nothing worse.
+        let _ = unsafe { munmap(self.start, self.size) };
     }
 }
 
@@ -81,6 +133,17 @@ fn now_ns(clock: ClockId) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_comes_whole_and_an_empty_or_missing_one_is_no_accident() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        assert!(Pages::read(path).unwrap().is_empty());
+        let bytes: Vec<u8> = (0..100_000u32).map(|at| at as u8).collect();
+        std::fs::write(path, &bytes).unwrap();
+        assert!(*Pages::read(path).unwrap() == *bytes);
+        assert!(Pages::read("/does/not/exist").is_err());
+    }
 
     #[test]
     fn only_maps_count_as_map_memory() {

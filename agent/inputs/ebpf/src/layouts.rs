@@ -4,6 +4,7 @@
 
 use crate::btf::Btf;
 use crate::config::Config;
+use crate::host::Pages;
 use ollystack_ebpf::layout::{Http, Process, Sock, Tcp};
 
 /// A task whose call is a 32-bit one: the field of its `thread_info` that says so, and the bits.
@@ -12,11 +13,11 @@ const COMPAT: (&str, u32) = ("status", 1 << 1); // TS_COMPAT
 #[cfg(not(target_arch = "x86_64"))]
 const COMPAT: (&str, u32) = ("flags", 1 << 22); // TIF_32BIT of arm64
 
-fn field(btf: &Btf, of: &str, name: &str) -> Result<u32, String> {
+fn field(btf: &Btf<Pages>, of: &str, name: &str) -> Result<u32, String> {
     btf.offset(of, name).ok_or_else(|| format!("this kernel's struct {of} has no field {name} that can be read"))
 }
 
-pub(crate) fn process(btf: &Btf) -> Result<Process, String> {
+pub(crate) fn process(btf: &Btf<Pages>) -> Result<Process, String> {
     Ok(Process {
         task_tgid: field(btf, "task_struct", "tgid")?,
         task_real_parent: field(btf, "task_struct", "real_parent")?,
@@ -28,7 +29,7 @@ pub(crate) fn process(btf: &Btf) -> Result<Process, String> {
     })
 }
 
-pub(crate) fn tcp(btf: &Btf) -> Result<Tcp, String> {
+pub(crate) fn tcp(btf: &Btf<Pages>) -> Result<Tcp, String> {
     Ok(Tcp {
         sock: sock(btf)?,
         sock_err: field(btf, "sock", "sk_err")?,
@@ -40,7 +41,7 @@ pub(crate) fn tcp(btf: &Btf) -> Result<Tcp, String> {
     })
 }
 
-pub(crate) fn http(btf: &Btf, config: &Config) -> Result<Http, String> {
+pub(crate) fn http(btf: &Btf<Pages>, config: &Config) -> Result<Http, String> {
     let compat =
         field(btf, "task_struct", "thread_info").and_then(|base| Ok(base + field(btf, "thread_info", COMPAT.0)?));
     Ok(Http {
@@ -64,7 +65,7 @@ pub(crate) fn http(btf: &Btf, config: &Config) -> Result<Http, String> {
     })
 }
 
-fn sock(btf: &Btf) -> Result<Sock, String> {
+fn sock(btf: &Btf<Pages>) -> Result<Sock, String> {
     let layout = Sock {
         skc_family: field(btf, "sock_common", "skc_family")?,
         skc_dport: field(btf, "sock_common", "skc_dport")?,

@@ -72,15 +72,15 @@ pub(crate) fn load(config: &Config) -> Result<Features, Error> {
     let config = config.clone();
     let thread = std::thread::Builder::new().name("ebpf-load".into()).spawn(move || load_here(&config));
     // A panic while loading costs the features, not the agent.
-    let features = thread.map_err(Error::Thread)?.join().unwrap_or_default();
-    host::give_back_memory();
-    Ok(features)
+    Ok(thread.map_err(Error::Thread)?.join().unwrap_or_default())
 }
 
 fn load_here(config: &Config) -> Features {
     let layouts = Layouts::find(config);
     host::lift_memory_limit();
-    // The loader's constructor parses the kernel's type information; no program needs it, so it goes at once.
+    if let Err(error) = host::hide_kernel_types() {
+        tracing::debug!(%error, "loading takes more memory: no private mount");
+    }
     let mut loader = EbpfLoader::new();
     loader.btf(None);
     let http = layouts.http.as_ref().ok().copied().unwrap_or_default();

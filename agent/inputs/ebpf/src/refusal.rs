@@ -37,7 +37,7 @@ impl Refusal {
     }
 
     /// Tracefs cannot be seen.
-    pub(crate) fn no_tracefs(error: io::Error) -> Refusal {
+    pub(crate) fn no_tracefs(error: Errno) -> Refusal {
         Refusal {
             why: format!("tracefs is not mounted, and a private mount was refused: {error}"),
             remedy: "mount -t tracefs tracefs /sys/kernel/tracing, or grant CAP_SYS_ADMIN".into(),

@@ -1,5 +1,6 @@
 //! What the export stage may be told.
 
+use crate::Error;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
@@ -56,6 +57,34 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Refuse what cannot work, by key. The endpoint is checked when it is used.
+    pub fn check(&self) -> Result<(), Error> {
+        let within = |key: &'static str, value: u64, least: u64, most: u64| match (least..=most).contains(&value) {
+            true => Ok(()),
+            false => Err(Error::Config { key, found: value.to_string(), allowed: format!("{least} to {most}") }),
+        };
+        within("batch_records_max", self.batch_records_max as u64, 1, 1_000_000)?;
+        // The upper end is what OTLP receivers take by default.
+        within("batch_bytes_max", self.batch_bytes_max as u64, 1 << 10, MESSAGE_BYTES_MAX as u64)?;
+        within("batch_interval_ms", self.batch_interval_ms, 1, 60_000)?;
+        if !(1..=9).contains(&self.compression_level) {
+            let found = self.compression_level.to_string();
+            return Err(Error::Config { key: "compression_level", found, allowed: "1 to 9".to_owned() });
+        }
+        within("in_flight_max", self.in_flight_max as u64, 1, 64)?;
+        within("response_timeout_ms", self.response_timeout_ms, 1, 600_000)?;
+        within("connect_timeout_ms", self.connect_timeout_ms, 1, 600_000)?;
+        within("retry_initial_ms", self.retry_initial_ms, 1, 600_000)?;
+        within("retry_max_ms", self.retry_max_ms, self.retry_initial_ms, 3_600_000)?;
+        within("retry_key_ms", self.retry_key_ms, 1, 3_600_000)?;
+        within("drain_timeout_ms", self.drain_timeout_ms, 0, 600_000)
+    }
+}
+
+/// Bytes of one message before compression: a little below the 4 MiB that gRPC servers take by default.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 3_900_000;
+
 /// The API key. It never prints itself.
 #[derive(Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(transparent)]
@@ -92,5 +121,25 @@ impl fmt::Display for ApiKey {
 impl Serialize for ApiKey {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_pass_and_a_value_out_of_range_is_named() {
+        assert!(Config::default().check().is_ok());
+        let error = Config { compression_level: -5, ..Config::default() }.check().unwrap_err().to_string();
+        assert_eq!(error, "export.compression_level is -5; allowed is 1 to 9");
+    }
+
+    #[test]
+    fn a_key_never_shows_itself() {
+        let key = ApiKey::new(" olly_secret\n");
+        assert_eq!(key.expose(), "olly_secret");
+        assert_eq!(format!("{key} {key:?}"), "*** ***");
+        assert_eq!(format!("{:?}", ApiKey::default()), "(none)");
     }
 }

@@ -1,0 +1,369 @@
+//! From reduced records to an endpoint that says yes, not now, not you, or never.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use http::HeaderMap;
+use ollystack_buffer::{Buffer, Options};
+use ollystack_export::{ApiKey, Config, Status, freeze, measure, open_buffer, send};
+use ollystack_receive::{Accepted, Export, Limits, Message, OtlpService, Refusal, RequestHead, Server, Tls, bind};
+use ollystack_record::otlp::common::v1::{AnyValue, any_value::Value};
+use ollystack_record::otlp::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
+use ollystack_record::{Ack, Class, Ledger, Outcome, Reduced, ReducedRecords, Signal};
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const SOON: Duration = Duration::from_millis(1);
+
+/// Says what the script says, then yes.
+#[derive(Default)]
+struct Endpoint {
+    script: Mutex<VecDeque<Result<Accepted, Refusal>>>,
+    /// Refuses requests with this grpc-encoding.
+    refused_encoding: Mutex<Vec<&'static str>>,
+    key: Mutex<String>,
+    seen: Mutex<Vec<Export>>,
+    /// One notification per request that got past `admit`, or was refused there.
+    request: Notify,
+}
+
+impl OtlpService for Endpoint {
+    type Caller = ();
+
+    fn admit(&self, head: &RequestHead<'_>) -> Result<(), Refusal> {
+        let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
+        if text("authorization") != format!("Bearer {}", self.key.lock().unwrap()) {
+            self.request.notify_one();
+            return Err(Refusal::Unauthenticated("unknown key".into()));
+        }
+        let encoding = text("grpc-encoding");
+        if self.refused_encoding.lock().unwrap().contains(&encoding.as_str()) {
+            return Err(Refusal::Unsupported(format!("no decompressor for {encoding}")));
+        }
+        Ok(())
+    }
+
+    async fn export(&self, (): (), request: Export) -> Result<Accepted, Refusal> {
+        self.seen.lock().unwrap().push(request);
+        let answer = self.script.lock().unwrap().pop_front().unwrap_or_else(|| Ok(Accepted::default()));
+        self.request.notify_one();
+        answer
+    }
+}
+
+/// An endpoint on a free port.
+async fn serve(endpoint: &Arc<Endpoint>, tls: Option<&Tls>) -> (u16, CancellationToken) {
+    "good".clone_into(&mut endpoint.key.lock().unwrap());
+    let server = Server::new(Arc::clone(endpoint), Limits::default(), tls).unwrap();
+    let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    tokio::spawn(async move { server.serve(listener, token).await });
+    (port, stop)
+}
+
+/// The stage under test.
+struct Stage {
+    buffer: Buffer,
+    ledger: Arc<Ledger>,
+    status: Arc<Status>,
+    stop: CancellationToken,
+    sending: JoinHandle<Result<(), ollystack_export::Error>>,
+}
+
+fn config(endpoint: String) -> Config {
+    Config {
+        endpoint,
+        batch_interval_ms: 1,
+        retry_initial_ms: 1,
+        retry_max_ms: 2,
+        retry_key_ms: 1,
+        drain_timeout_ms: 1_000,
+        ..Config::default()
+    }
+}
+
+impl Stage {
+    fn start(config: Config, directory: &Path) -> Stage {
+        let ledger = Arc::new(Ledger::default());
+        let buffer = open_buffer(Options::new(directory), &ledger).unwrap();
+        let (status, stop) = (Arc::new(Status::default()), CancellationToken::new());
+        let key = ApiKey::new("good");
+        let sending = tokio::spawn(send(
+            config,
+            key,
+            "agent-1".into(),
+            buffer.clone(),
+            Arc::clone(&ledger),
+            stop.clone(),
+            Arc::clone(&status),
+        ));
+        Stage { buffer, ledger, status, stop, sending }
+    }
+
+    /// Records in, on disk when this returns.
+    async fn freeze(&self, config: &Config, batches: Vec<Vec<LogRecord>>) -> Vec<Outcome> {
+        let (sender, receiver) = mpsc::channel(8);
+        let freezing = tokio::spawn(freeze(config.clone(), receiver, self.buffer.clone(), Arc::clone(&self.ledger)));
+        let mut pending = Vec::new();
+        for log_records in batches {
+            let (ack, verdict) = Ack::new();
+            pending.push(verdict);
+            // What the inputs and `process` would have entered.
+            self.ledger.seen(Signal::Logs, log_records.len() as u64);
+            let scope_logs = vec![ScopeLogs { log_records, ..ScopeLogs::default() }];
+            let records = ReducedRecords::Logs(ResourceLogs { scope_logs, ..ResourceLogs::default() });
+            sender.send(Reduced { class: Class::Normal, records, acks: vec![ack] }).await.unwrap();
+        }
+        drop(sender);
+        freezing.await.unwrap();
+        let mut outcomes = Vec::new();
+        for verdict in pending {
+            outcomes.push(verdict.outcome().await);
+        }
+        outcomes
+    }
+
+    /// Wait until nothing is left to send, then stop.
+    async fn settle(self) -> (Arc<Ledger>, Arc<Status>) {
+        while self.buffer.stats().entries > 0 {
+            tokio::task::yield_now().await;
+        }
+        self.end().await
+    }
+
+    async fn end(self) -> (Arc<Ledger>, Arc<Status>) {
+        self.stop.cancel();
+        self.sending.await.unwrap().unwrap();
+        measure(&self.buffer, &self.ledger);
+        self.buffer.close().await;
+        for signal in self.ledger.read().signals {
+            assert_eq!(signal.balance(), 0, "{signal:?}");
+        }
+        (self.ledger, self.status)
+    }
+}
+
+fn lines(count: usize) -> Vec<LogRecord> {
+    let body = |index: usize| Some(AnyValue { value: Some(Value::IntValue(index as i64)) });
+    (0..count).map(|index| LogRecord { body: body(index), ..LogRecord::default() }).collect()
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+    headers.get(name).map_or("", |value| value.to_str().unwrap())
+}
+
+fn logs(ledger: &Ledger) -> ollystack_record::ledger::SignalReading {
+    ledger.read().signals[Signal::Logs as usize].clone()
+}
+
+#[tokio::test]
+async fn what_is_frozen_arrives_once_as_it_was_with_its_identity() {
+    let (endpoint, directory) = (Arc::new(Endpoint::default()), tempfile::tempdir().unwrap());
+    let (port, _stop) = serve(&endpoint, None).await;
+    let config = Config { batch_records_max: 30, ..config(format!("http://127.0.0.1:{port}")) };
+    let stage = Stage::start(config.clone(), directory.path());
+    let outcomes = stage.freeze(&config, vec![lines(20), lines(20), lines(70)]).await;
+    assert_eq!(outcomes, [Outcome::Durable; 3]);
+    let (ledger, status) = stage.settle().await;
+
+    let seen = endpoint.seen.lock().unwrap();
+    let mut sequences: Vec<u64> = Vec::new();
+    let mut bodies = Vec::new();
+    for export in seen.iter() {
+        assert_eq!(header(&export.headers, "x-ollystack-agent"), "agent-1");
+        assert_eq!(header(&export.headers, "grpc-encoding"), "zstd");
+        assert_eq!(header(&export.headers, "x-ollystack-redelivered"), "");
+        sequences.push(header(&export.headers, "x-ollystack-sequence").parse().unwrap());
+        let Message::Logs(request) = &export.message else { panic!() };
+        let scopes = request.resource_logs.iter().flat_map(|resource| &resource.scope_logs);
+        let records: Vec<_> = scopes.flat_map(|scope| &scope.log_records).collect();
+        assert!(records.len() <= 30);
+        bodies.extend(records.iter().map(|record| record.body.clone()));
+    }
+    sequences.sort_unstable();
+    sequences.dedup();
+    assert_eq!(sequences.len(), seen.len());
+    let expected = [lines(20), lines(20), lines(70)].concat();
+    let count = |body: &Option<AnyValue>| bodies.iter().filter(|b| *b == body).count();
+    for record in &expected {
+        assert_eq!(count(&record.body), expected.iter().filter(|r| r.body == record.body).count());
+    }
+    assert_eq!(bodies.len(), 110);
+    let reading = logs(&ledger);
+    assert_eq!((reading.sent, reading.dropped_total()), (110, 0));
+    assert!(reading.bytes_out > 0);
+    assert_eq!((status.read().state, status.read().batches_sent as usize), ("sending", seen.len()));
+}
+
+#[tokio::test]
+async fn a_retry_sends_the_same_bytes_under_the_same_identity_and_says_that_it_is_one() {
+    let (endpoint, directory) = (Arc::new(Endpoint::default()), tempfile::tempdir().unwrap());
+    let throttled = Refusal::Exhausted { retry_after: SOON, message: "quota".into() };
+    let away = Refusal::Unavailable { retry_after: SOON, message: "away".into() };
+    endpoint.script.lock().unwrap().extend([Err(throttled), Err(away)]);
+    let (port, _stop) = serve(&endpoint, None).await;
+    let config = config(format!("http://127.0.0.1:{port}"));
+    let stage = Stage::start(config.clone(), directory.path());
+    stage.freeze(&config, vec![lines(5)]).await;
+    let (ledger, status) = stage.settle().await;
+
+    let seen = endpoint.seen.lock().unwrap();
+    let redelivered: Vec<_> = seen.iter().map(|e| header(&e.headers, "x-ollystack-redelivered")).collect();
+    // Throttling says that nothing was taken; after UNAVAILABLE nobody knows.
+    assert_eq!(redelivered, ["", "", "1"]);
+    for pair in seen.windows(2) {
+        assert_eq!(pair[0].message, pair[1].message);
+        assert_eq!(pair[0].wire_bytes, pair[1].wire_bytes);
+        let sequence = |export: &Export| header(&export.headers, "x-ollystack-sequence").to_owned();
+        assert_eq!(sequence(&pair[0]), sequence(&pair[1]));
+    }
+    assert_eq!(logs(&ledger).sent, 5);
+    let reading = status.read();
+    assert_eq!((reading.attempts_failed, reading.consecutive_failures, reading.batches_sent), (2, 0, 1));
+    assert!(reading.last_error.unwrap().contains("away"));
+}
+
+#[tokio::test]
+async fn a_refused_key_keeps_the_data_until_it_is_taken() {
+    let (endpoint, directory) = (Arc::new(Endpoint::default()), tempfile::tempdir().unwrap());
+    let (port, _stop) = serve(&endpoint, None).await;
+    "another".clone_into(&mut endpoint.key.lock().unwrap());
+    let config = config(format!("http://127.0.0.1:{port}"));
+    let stage = Stage::start(config.clone(), directory.path());
+    stage.freeze(&config, vec![lines(5)]).await;
+    while stage.status.read().attempts_failed < 3 {
+        endpoint.request.notified().await;
+    }
+    let reading = stage.status.read();
+    assert_eq!(reading.state, "key refused");
+    assert!(reading.last_error.unwrap().contains("check OLLYSTACK_API_KEY"));
+    assert_eq!(stage.buffer.stats().entries, 1);
+    "good".clone_into(&mut endpoint.key.lock().unwrap());
+    let (ledger, _) = stage.settle().await;
+    assert_eq!((logs(&ledger).sent, logs(&ledger).dropped_total()), (5, 0));
+}
+
+#[tokio::test]
+async fn what_can_never_be_taken_is_dropped_and_counted_and_the_next_batch_passes() {
+    let (endpoint, directory) = (Arc::new(Endpoint::default()), tempfile::tempdir().unwrap());
+    let partial = Accepted { rejected: 2, message: "two are bad".into(), ..Accepted::default() };
+    endpoint.script.lock().unwrap().extend([Err(Refusal::Invalid("all bad".into())), Ok(partial)]);
+    let (port, _stop) = serve(&endpoint, None).await;
+    let config = Config { in_flight_max: 1, batch_records_max: 5, ..config(format!("http://127.0.0.1:{port}")) };
+    let stage = Stage::start(config.clone(), directory.path());
+    stage.freeze(&config, vec![lines(5), lines(5), lines(5)]).await;
+    let (ledger, status) = stage.settle().await;
+    let reading = logs(&ledger);
+    let dropped: Vec<_> = reading.dropped.iter().filter(|(_, records)| *records > 0).collect();
+    assert_eq!(dropped, [&("refused", 5), &("partial_success", 2)]);
+    assert_eq!((reading.sent, endpoint.seen.lock().unwrap().len()), (8, 3));
+    assert_eq!(status.read().batches_refused, 1);
+}
+
+#[tokio::test]
+async fn an_endpoint_without_zstd_gets_gzip_and_one_without_either_gets_it_plain() {
+    for (refused, expected) in [(vec!["zstd"], "gzip"), (vec!["zstd", "gzip"], "")] {
+        let (endpoint, directory) = (Arc::new(Endpoint::default()), tempfile::tempdir().unwrap());
+        *endpoint.refused_encoding.lock().unwrap() = refused;
+        let (port, _stop) = serve(&endpoint, None).await;
+        let config = config(format!("http://127.0.0.1:{port}"));
+        let stage = Stage::start(config.clone(), directory.path());
+        stage.freeze(&config, vec![lines(5)]).await;
+        let (ledger, _) = stage.settle().await;
+        assert_eq!(logs(&ledger).sent, 5);
+        let seen = endpoint.seen.lock().unwrap();
+        assert_eq!(header(&seen[0].headers, "grpc-encoding"), expected);
+        let Message::Logs(request) = &seen[0].message else { panic!() };
+        assert_eq!(request.resource_logs[0].scope_logs[0].log_records, lines(5));
+    }
+}
+
+#[tokio::test]
+async fn an_unreachable_endpoint_delays_stop_by_nothing_and_the_next_start_sends_what_was_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let free = bind("127.0.0.1:0".parse().unwrap()).await.unwrap().local_addr().unwrap();
+    let away = Config { retry_initial_ms: 600_000, retry_max_ms: 600_000, ..config(format!("http://{free}")) };
+    let stage = Stage::start(away.clone(), directory.path());
+    stage.freeze(&away, vec![lines(5)]).await;
+    while stage.status.read().attempts_failed == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(stage.status.read().state, "unreachable");
+    // Were it to wait for the pause of ten minutes, this test would not end.
+    let (ledger, _) = stage.end().await;
+    assert_eq!((logs(&ledger).sent, logs(&ledger).waiting_total()), (0, 5));
+
+    let endpoint = Arc::new(Endpoint::default());
+    let (port, _stop) = serve(&endpoint, None).await;
+    let stage = Stage::start(config(format!("http://127.0.0.1:{port}")), directory.path());
+    let (ledger, _) = stage.settle().await;
+    assert_eq!((logs(&ledger).carried, logs(&ledger).sent), (5, 5));
+    // The earlier process may have sent it for all this one knows.
+    assert_eq!(header(&endpoint.seen.lock().unwrap()[0].headers, "x-ollystack-redelivered"), "1");
+}
+
+#[tokio::test]
+async fn a_record_that_nobody_could_take_is_dropped_alone() {
+    let (endpoint, directory) = (Arc::new(Endpoint::default()), tempfile::tempdir().unwrap());
+    let (port, _stop) = serve(&endpoint, None).await;
+    let config = config(format!("http://127.0.0.1:{port}"));
+    let stage = Stage::start(config.clone(), directory.path());
+    let mut records = lines(3);
+    records[1].severity_text = "x".repeat(5_000_000);
+    let outcomes = stage.freeze(&config, vec![records]).await;
+    // Not dropped: to send it again would not help.
+    assert_eq!(outcomes, [Outcome::Durable]);
+    let (ledger, _) = stage.settle().await;
+    let reading = logs(&ledger);
+    assert_eq!((reading.sent, reading.dropped.iter().find(|(name, _)| *name == "too_large").unwrap().1), (2, 1));
+}
+
+#[tokio::test]
+async fn a_buffer_that_takes_nothing_is_told_to_whoever_waits() {
+    let directory = tempfile::tempdir().unwrap();
+    let stage = Stage::start(config("http://127.0.0.1:1".to_owned()), directory.path());
+    stage.buffer.close().await;
+    let outcomes = stage.freeze(&config(String::new()), vec![lines(5)]).await;
+    assert_eq!(outcomes, [Outcome::Dropped]);
+    let reading = logs(&stage.ledger);
+    assert_eq!(reading.dropped.iter().find(|(name, _)| *name == "buffer_failed").unwrap().1, 5);
+    assert_eq!(reading.balance(), 0);
+}
+
+#[tokio::test]
+async fn https_trusts_the_authorities_that_were_named_and_no_others() {
+    let files = tempfile::tempdir().unwrap();
+    let path = |name: &str| files.path().join(name);
+    let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    std::fs::write(path("cert.pem"), certified.cert.pem()).unwrap();
+    std::fs::write(path("key.pem"), certified.signing_key.serialize_pem()).unwrap();
+    let tls = Tls { cert_file: path("cert.pem"), key_file: path("key.pem"), client_ca_file: None };
+    let endpoint = Arc::new(Endpoint::default());
+    let (port, _stop) = serve(&endpoint, Some(&tls)).await;
+    let trusting = Config { ca_file: Some(path("cert.pem")), ..config(format!("https://localhost:{port}")) };
+
+    let directory = tempfile::tempdir().unwrap();
+    let stage = Stage::start(trusting.clone(), directory.path());
+    stage.freeze(&trusting, vec![lines(5)]).await;
+    let (ledger, _) = stage.settle().await;
+    assert_eq!(logs(&ledger).sent, 5);
+
+    let other = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    std::fs::write(path("other.pem"), other.cert.pem()).unwrap();
+    let doubting = Config { ca_file: Some(path("other.pem")), ..trusting };
+    let directory = tempfile::tempdir().unwrap();
+    let stage = Stage::start(doubting.clone(), directory.path());
+    stage.freeze(&doubting, vec![lines(5)]).await;
+    while stage.status.read().attempts_failed == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(stage.status.read().last_error.unwrap().contains("certificate"), "{:?}", stage.status.read());
+    let (ledger, _) = stage.end().await;
+    assert_eq!(logs(&ledger).waiting_total(), 5);
+}

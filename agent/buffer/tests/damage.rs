@@ -1,4 +1,5 @@
 //! Damaged files: what is lost is at most the segment, and is counted.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests; clippy knows only functions marked as one")]
 
 mod support;
 
@@ -23,7 +24,7 @@ async fn numbers(buffer: &Buffer) -> Vec<u64> {
 #[tokio::test]
 async fn a_segment_that_cannot_be_read_is_set_aside_and_counted_exactly() {
     for damage in [0, 1, 2] {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = support::directory();
         let put = filled(directory.path()).await;
         let victim = segments(directory.path())[1].clone();
         let bytes = std::fs::read(&victim).unwrap();
@@ -46,13 +47,13 @@ async fn a_segment_that_cannot_be_read_is_set_aside_and_counted_exactly() {
 
 #[tokio::test]
 async fn any_flipped_byte_or_cut_costs_at_most_its_segment_and_is_counted() {
-    let whole = tempfile::tempdir().unwrap();
+    let whole = support::directory();
     let put = filled(whole.path()).await;
     let count = segments(whole.path()).len();
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     for round in 0..60 {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let directory = tempfile::tempdir().unwrap();
+        let directory = support::directory();
         copy(whole.path(), directory.path());
         let victim = &segments(directory.path())[(random >> 20) as usize % count];
         let mut bytes = std::fs::read(victim).unwrap();
@@ -78,7 +79,7 @@ async fn any_flipped_byte_or_cut_costs_at_most_its_segment_and_is_counted() {
 
 #[tokio::test]
 async fn a_damaged_payload_is_dropped_alone() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::directory();
     filled(directory.path()).await;
     let victim = &segments(directory.path())[0];
     let mut bytes = std::fs::read(victim).unwrap();
@@ -94,7 +95,7 @@ async fn a_damaged_payload_is_dropped_alone() {
 
 #[tokio::test]
 async fn the_quarantine_stays_under_the_cap_and_goes_when_room_is_needed() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::directory();
     for _ in 0..4 {
         filled(directory.path()).await;
         for victim in segments(directory.path()) {
@@ -114,7 +115,7 @@ async fn the_quarantine_stays_under_the_cap_and_goes_when_room_is_needed() {
 
 #[tokio::test]
 async fn ids_do_not_return_when_the_state_file_is_lost() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::directory();
     let mut highest = None;
     for round in 0..4 {
         let (buffer, recovery, _) = open(small(directory.path()));
@@ -129,7 +130,7 @@ async fn ids_do_not_return_when_the_state_file_is_lost() {
 
 #[tokio::test]
 async fn files_of_a_later_version_are_left_alone() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::directory();
     filled(directory.path()).await;
     let later = directory.path().join("00000000000009999999-1.segment2");
     std::fs::write(&later, b"from the future").unwrap();

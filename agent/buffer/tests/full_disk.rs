@@ -1,6 +1,7 @@
 //! A disk without space: nothing is acknowledged falsely, the process lives, and everything goes on when space returns.
 //!
 //! Runs itself again inside a mount namespace with a small tmpfs; where that is not allowed it says so and passes.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests; clippy knows only functions marked as one")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! The buffer against a model of it, through random operations, clean restarts and kills.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests; clippy knows only functions marked as one")]
 
 mod support;
 
@@ -54,7 +55,7 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = support::directory();
         let (buffer, _, losses) = open(small(directory.path()));
         World { directory, buffer, losses, lost_before: 0, model: Model::default(), next: 0 }
     }
@@ -100,12 +101,12 @@ impl World {
             }
             Operation::Restart => {
                 self.buffer.close().await;
-                let fresh = tempfile::tempdir().unwrap();
+                let fresh = support::directory();
                 copy(self.directory.path(), fresh.path());
                 self.reopen(fresh, false).await;
             }
             Operation::Kill => {
-                let fresh = tempfile::tempdir().unwrap();
+                let fresh = support::directory();
                 copy(self.directory.path(), fresh.path());
                 self.buffer.close().await;
                 self.reopen(fresh, true).await;
@@ -183,7 +184,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_buffer_does_what_its_model_does(operations in prop::collection::vec(operation(), 1..80)) {

@@ -1,4 +1,5 @@
 //! The queue as its callers see it: order, leases, acks, restarts.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests; clippy knows only functions marked as one")]
 
 mod support;
 
@@ -7,7 +8,7 @@ use support::{copy, entry, lease_all, number, open, segments, small};
 
 #[tokio::test]
 async fn what_is_put_comes_out_in_order_and_whole() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::directory();
     let (buffer, recovery, _) = open(small(directory.path()));
     assert_eq!(recovery.entries, 0);
     let entries: Vec<Entry> = (0..50).map(|n| entry((n % 3) as u8, n, n as usize * 400)).collect();
@@ -21,7 +22,7 @@ async fn what_is_put_comes_out_in_order_and_whole() {
 
 #[tokio::test]
 async fn a_lease_that_was_given_back_comes_first_and_says_so() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::directory();
     let (buffer, ..) = open(small(directory.path()));
     buffer.put((0..3).map(|n| entry(1, n, 10)).collect()).await.unwrap();
     let first = buffer.next().await.unwrap().unwrap();
@@ -37,7 +38,7 @@ async fn a_lease_that_was_given_back_comes_first_and_says_so() {
 
 #[tokio::test]
 async fn an_answer_that_comes_after_the_lease_was_given_back_still_counts() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::directory();
     let (buffer, ..) = open(small(directory.path()));
     buffer.put(vec![entry(1, 0, 10)]).await.unwrap();
     let stored = buffer.next().await.unwrap().unwrap();
@@ -49,8 +50,8 @@ async fn an_answer_that_comes_after_the_lease_was_given_back_still_counts() {
 
 #[tokio::test]
 async fn what_was_put_survives_a_kill_and_what_was_acked_before_a_stop_does_not_return() {
-    let directory = tempfile::tempdir().unwrap();
-    let killed = tempfile::tempdir().unwrap();
+    let directory = support::directory();
+    let killed = support::directory();
     let (buffer, ..) = open(small(directory.path()));
     let ids = buffer.put((0..20).map(|n| entry((n % 2) as u8, n, 20_000)).collect()).await.unwrap();
     copy(directory.path(), killed.path());
@@ -75,7 +76,7 @@ async fn what_was_put_survives_a_kill_and_what_was_acked_before_a_stop_does_not_
 
 #[tokio::test]
 async fn ids_grow_although_everything_was_acked_and_every_file_deleted() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::directory();
     let mut highest = None;
     for _ in 0..3 {
         let (buffer, ..) = open(small(directory.path()));
@@ -91,7 +92,7 @@ async fn ids_grow_although_everything_was_acked_and_every_file_deleted() {
 
 #[tokio::test]
 async fn a_segment_goes_when_its_last_entry_is_acked() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::directory();
     let (buffer, ..) = open(small(directory.path()));
     for n in 0..10 {
         buffer.put(vec![entry(1, n, 100_000)]).await.unwrap();
@@ -108,7 +109,7 @@ async fn a_segment_goes_when_its_last_entry_is_acked() {
 
 #[tokio::test]
 async fn puts_that_wait_together_share_a_commit() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::directory();
     let (buffer, ..) = open(small(directory.path()));
     let puts: Vec<_> = (0..64)
         .map(|n| {
@@ -128,7 +129,7 @@ async fn puts_that_wait_together_share_a_commit() {
 
 #[tokio::test]
 async fn a_waiter_hears_of_a_put_of_a_release_and_of_the_end() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::directory();
     let (buffer, ..) = open(small(directory.path()));
     let waiting = |buffer: &ollystack_buffer::Buffer| {
         let buffer = buffer.clone();
@@ -149,7 +150,7 @@ async fn a_waiter_hears_of_a_put_of_a_release_and_of_the_end() {
 
 #[tokio::test]
 async fn a_lease_nobody_took_is_given_back() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::directory();
     let (buffer, ..) = open(small(directory.path()));
     buffer.put(vec![entry(1, 0, 10)]).await.unwrap();
     for _ in 0..20 {
@@ -172,7 +173,7 @@ async fn a_lease_nobody_took_is_given_back() {
 
 #[tokio::test]
 async fn a_second_process_is_refused() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::directory();
     let (buffer, ..) = open(small(directory.path()));
     let losses = std::sync::Arc::new(support::Losses::default());
     let second = ollystack_buffer::Buffer::open(small(directory.path()), losses);
@@ -184,7 +185,7 @@ async fn a_second_process_is_refused() {
 
 #[tokio::test]
 async fn what_can_never_be_stored_is_refused_by_name() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::directory();
     let (buffer, ..) = open(small(directory.path()));
     for bad in [entry(8, 0, 1), Entry { signal: 9, ..entry(0, 0, 1) }, entry(0, 0, 257 << 10)] {
         let error = buffer.put(vec![entry(0, 7, 1), bad]).await.unwrap_err();
@@ -199,7 +200,7 @@ async fn what_can_never_be_stored_is_refused_by_name() {
 
 #[tokio::test]
 async fn options_out_of_range_are_refused_by_name() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::directory();
     let losses = || std::sync::Arc::new(support::Losses::default());
     for (options, field) in [
         (Options { bytes_max: 1 << 20, ..small(directory.path()) }, "bytes_max"),
@@ -213,7 +214,7 @@ async fn options_out_of_range_are_refused_by_name() {
 
 #[tokio::test]
 async fn a_put_larger_than_a_segment_is_stored_in_parts() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::directory();
     let options = Options { when_full: WhenFull::Refuse, ..small(directory.path()) };
     let (buffer, ..) = open(options);
     let ids = buffer.put((0..15).map(|n| entry(1, n, 100_000)).collect()).await.unwrap();

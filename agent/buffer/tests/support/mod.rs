@@ -30,6 +30,11 @@ impl Losses {
     }
 }
 
+/// A directory in memory where there is one: the tests sync thousands of times, and what a sync is worth is not their subject.
+pub(crate) fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// The smallest buffer there may be.
 pub(crate) fn small(directory: &Path) -> Options {
     Options {

@@ -18,6 +18,9 @@ pub const FOLD: &str = "ollystack.fold";
 /// The value of [`FOLD`] for a folded gauge: count, sum, min and max are the window's, its one exemplar the last value and its time.
 pub const FOLD_GAUGE: &str = "gauge";
 
+/// The value of [`FOLD`] for a folded sum that goes up and down; otherwise as [`FOLD_GAUGE`].
+pub const FOLD_UPDOWNCOUNTER: &str = "updowncounter";
+
 /// Log attribute: how many equal lines the record stands for; absent means 1. Becomes `LineCount`.
 pub const LOG_COUNT: &str = "ollystack.log.count";
 
@@ -53,8 +56,8 @@ pub const PROCESS_EXITS: &str = "ollystack.process.exits";
 /// [`key::PRESSURE_RESOURCE`] and [`key::PRESSURE_SHARE`].
 pub const PRESSURE_STALL_TIME: &str = "system.linux.pressure.stall_time";
 
-/// Log attribute: how many bytes of a line that was too long were cut off its end.
-pub const LOG_BYTES_CUT: &str = "ollystack.log.bytes_cut";
+/// Log attribute, `true` on a line that was longer than the limit: the record holds its beginning.
+pub const LOG_CUT: &str = "ollystack.log.cut";
 
 /// Event name of the log record of a program's start.
 pub const EVENT_PROCESS_EXEC: &str = "process.exec";

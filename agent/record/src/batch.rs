@@ -53,6 +53,11 @@ pub enum Source {
     Agent,
 }
 
+impl Source {
+    /// All, in order.
+    pub const ALL: [Source; 5] = [Source::Host, Source::Logs, Source::Otlp, Source::Ebpf, Source::Agent];
+}
+
 /// Records of one resource on their way in.
 #[derive(Debug)]
 pub struct Batch {

@@ -1,0 +1,382 @@
+//! Exponential histograms: recording, merging without error, downscaling, OTLP's form.
+//!
+//! Bucket `i` of scale `s` holds values in (base^i, base^(i+1)] with base = 2^(2^-s) (OpenTelemetry metrics data model,
+//! "ExponentialHistogram"). Merging halves the resolution of the finer one until scales are equal, which moves whole buckets and
+//! so loses no count. Invariant: bucket indices are sorted, unique and at most [`BUCKETS_MAX`] in number, so that memory is
+//! bounded whatever the values are.
+
+use ollystack_record::otlp::metrics::v1::ExponentialHistogramDataPoint as Point;
+use ollystack_record::otlp::metrics::v1::exponential_histogram_data_point::Buckets as Dense;
+
+/// Distinct buckets on each side of zero: 1 ms to 1 min at scale 6 are 1,015. 16 bytes each: 16 KiB a side at the most.
+const BUCKETS_MAX: usize = 1024;
+
+/// Buckets in one OTLP point: past it the point is downscaled, since the dense form spends a number on each empty bucket.
+const DENSE_MAX: usize = 4096;
+
+/// The coarsest scale that OTLP allows: base 2^1024 holds every float in two buckets.
+const SCALE_MIN: i32 = -10;
+
+/// A histogram that grows. Sum, min and max are those of the values recorded, not of their buckets.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Exponential {
+    pub(crate) scale: i32,
+    pub(crate) count: u64,
+    pub(crate) sum: Option<f64>,
+    pub(crate) min: Option<f64>,
+    pub(crate) max: Option<f64>,
+    zero_count: u64,
+    zero_threshold: f64,
+    positive: Buckets,
+    negative: Buckets,
+}
+
+/// (index, count), sorted by index.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Buckets(Vec<(i32, u64)>);
+
+impl Exponential {
+    /// An empty one.
+    pub(crate) fn new(scale: i32) -> Exponential {
+        Exponential {
+            scale: scale.max(SCALE_MIN),
+            count: 0,
+            sum: Some(0.0),
+            min: None,
+            max: None,
+            zero_count: 0,
+            zero_threshold: 0.0,
+            positive: Buckets::default(),
+            negative: Buckets::default(),
+        }
+    }
+
+    /// From OTLP; an absurd scale is brought to the coarsest.
+    pub(crate) fn from_point(point: &Point) -> Exponential {
+        let mut histogram = Exponential {
+            scale: point.scale,
+            count: point.count,
+            sum: point.sum,
+            min: point.min,
+            max: point.max,
+            zero_count: point.zero_count,
+            zero_threshold: point.zero_threshold,
+            positive: Buckets::from_dense(point.positive.as_ref()),
+            negative: Buckets::from_dense(point.negative.as_ref()),
+        };
+        histogram.shrink();
+        histogram
+    }
+
+    /// Count one value. Not-a-number and infinities are the caller's to refuse.
+    pub(crate) fn record(&mut self, value: f64) {
+        self.count += 1;
+        self.sum = self.sum.map(|sum| sum + value);
+        self.min = Some(self.min.map_or(value, |min| min.min(value)));
+        self.max = Some(self.max.map_or(value, |max| max.max(value)));
+        if value.abs() <= self.zero_threshold {
+            self.zero_count += 1;
+            return;
+        }
+        let index = bucket(value.abs(), self.scale);
+        if value > 0.0 {
+            self.positive.add(index, 1)
+        } else {
+            self.negative.add(index, 1)
+        }
+        self.shrink();
+    }
+
+    /// Add another; exact but for resolution where scales differ. Unknown min, max or sum of one make the result's unknown.
+    pub(crate) fn merge(&mut self, other: Exponential) {
+        let mut other = other;
+        if self.count == 0 {
+            *self = other;
+            return;
+        }
+        if other.count == 0 {
+            return;
+        }
+        let scale = self.scale.min(other.scale);
+        self.downscale_to(scale);
+        other.downscale_to(scale);
+        self.raise_zero(other.zero_threshold);
+        other.raise_zero(self.zero_threshold);
+        self.count += other.count;
+        self.zero_count += other.zero_count;
+        self.sum = self.sum.zip(other.sum).map(|(a, b)| a + b);
+        self.min = self.min.zip(other.min).map(|(a, b)| a.min(b));
+        self.max = self.max.zip(other.max).map(|(a, b)| a.max(b));
+        for (index, count) in other.positive.0 {
+            self.positive.add(index, count);
+        }
+        for (index, count) in other.negative.0 {
+            self.negative.add(index, count);
+        }
+        self.shrink();
+    }
+
+    /// What came since `earlier`, or `None` if this cannot be its continuation (a count went down).
+    pub(crate) fn since(&self, earlier: &Exponential) -> Option<Exponential> {
+        let scale = self.scale.min(earlier.scale);
+        let (mut now, mut then) = (self.clone(), earlier.clone());
+        now.downscale_to(scale);
+        then.downscale_to(scale);
+        now.raise_zero(then.zero_threshold);
+        then.raise_zero(now.zero_threshold);
+        now.count = now.count.checked_sub(then.count)?;
+        now.zero_count = now.zero_count.checked_sub(then.zero_count)?;
+        now.positive = now.positive.minus(&then.positive)?;
+        now.negative = now.negative.minus(&then.negative)?;
+        now.sum = now.sum.zip(then.sum).map(|(a, b)| a - b);
+        // Extremes since the start say nothing about the interval.
+        now.min = None;
+        now.max = None;
+        Some(now)
+    }
+
+    /// OTLP's form; attributes, times and exemplars are the caller's.
+    pub(crate) fn into_point(mut self) -> Point {
+        while self.positive.span().max(self.negative.span()) > DENSE_MAX && self.scale > SCALE_MIN {
+            self.downscale_to(self.scale - 1);
+        }
+        Point {
+            count: self.count,
+            sum: self.sum,
+            min: self.min,
+            max: self.max,
+            scale: self.scale,
+            zero_count: self.zero_count,
+            zero_threshold: self.zero_threshold,
+            positive: self.positive.into_dense(),
+            negative: self.negative.into_dense(),
+            ..Point::default()
+        }
+    }
+
+    fn downscale_to(&mut self, scale: i32) {
+        if scale < self.scale {
+            let by = self.scale.saturating_sub(scale);
+            self.positive.downscale(by);
+            self.negative.downscale(by);
+            self.scale = scale;
+        }
+    }
+
+    /// Buckets that lie wholly within the new threshold of zero count as zero.
+    fn raise_zero(&mut self, threshold: f64) {
+        if threshold <= self.zero_threshold {
+            return;
+        }
+        self.zero_threshold = threshold;
+        let scale = self.scale;
+        let inside = |index: i32| upper_bound(index, scale) <= threshold;
+        self.zero_count += self.positive.take_while(inside) + self.negative.take_while(inside);
+    }
+
+    fn shrink(&mut self) {
+        while self.positive.0.len().max(self.negative.0.len()) > BUCKETS_MAX && self.scale > SCALE_MIN {
+            self.downscale_to(self.scale - 1);
+        }
+    }
+}
+
+impl Buckets {
+    fn from_dense(dense: Option<&Dense>) -> Buckets {
+        let Some(dense) = dense else { return Buckets::default() };
+        let counts = dense.bucket_counts.iter().enumerate().filter(|(_, count)| **count > 0);
+        Buckets(counts.map(|(at, count)| (dense.offset.saturating_add(at as i32), *count)).collect())
+    }
+
+    fn into_dense(self) -> Option<Dense> {
+        let (first, last) = (self.0.first()?.0, self.0.last()?.0);
+        let mut bucket_counts = vec![0; (last - first) as usize + 1];
+        for (index, count) in self.0 {
+            bucket_counts[(index - first) as usize] = count;
+        }
+        Some(Dense { offset: first, bucket_counts })
+    }
+
+    fn span(&self) -> usize {
+        match (self.0.first(), self.0.last()) {
+            (Some(first), Some(last)) => (i64::from(last.0) - i64::from(first.0)) as usize + 1,
+            _ => 0,
+        }
+    }
+
+    fn add(&mut self, index: i32, count: u64) {
+        match self.0.binary_search_by_key(&index, |bucket| bucket.0) {
+            Ok(at) => self.0[at].1 += count,
+            Err(at) => self.0.insert(at, (index, count)),
+        }
+    }
+
+    fn downscale(&mut self, by: i32) {
+        let by = by.clamp(0, 31);
+        let mut merged: Vec<(i32, u64)> = Vec::with_capacity(self.0.len());
+        for (index, count) in &self.0 {
+            match merged.last_mut() {
+                Some(last) if last.0 == index >> by => last.1 += count,
+                _ => merged.push((index >> by, *count)),
+            }
+        }
+        self.0 = merged;
+    }
+
+    fn minus(&self, earlier: &Buckets) -> Option<Buckets> {
+        let mut rest = self.clone();
+        for (index, count) in &earlier.0 {
+            let at = rest.0.binary_search_by_key(index, |bucket| bucket.0).ok()?;
+            rest.0[at].1 = rest.0[at].1.checked_sub(*count)?;
+        }
+        rest.0.retain(|bucket| bucket.1 > 0);
+        Some(rest)
+    }
+
+    fn take_while(&mut self, inside: impl Fn(i32) -> bool) -> u64 {
+        let taken = self.0.iter().take_while(|bucket| inside(bucket.0)).count();
+        self.0.drain(..taken).map(|bucket| bucket.1).sum()
+    }
+}
+
+/// The index of the bucket that holds a positive value: ceil(log_base(value)) - 1, exact at powers of two.
+fn bucket(value: f64, scale: i32) -> i32 {
+    let (exponent, fraction) = split(value);
+    if scale <= 0 {
+        // base is a power of two: shift the exponent; an exact power of two belongs to the bucket below.
+        let exponent = if fraction == 1.0 { exponent - 1 } else { exponent };
+        return exponent >> (-scale).min(31);
+    }
+    if fraction == 1.0 {
+        return (exponent << scale) - 1;
+    }
+    let within = (fraction.log2() * f64::from(1u32 << scale)).ceil() as i32 - 1;
+    (exponent << scale) + within.clamp(0, (1 << scale) - 1)
+}
+
+/// value = fraction * 2^exponent with fraction in [1, 2).
+fn split(value: f64) -> (i32, f64) {
+    const SUBNORMAL_SHIFT: i32 = 54;
+    if value < f64::MIN_POSITIVE {
+        let (exponent, fraction) = split(value * (1u64 << SUBNORMAL_SHIFT) as f64);
+        return (exponent - SUBNORMAL_SHIFT, fraction);
+    }
+    let bits = value.to_bits();
+    let exponent = ((bits >> 52) & 0x7ff) as i32 - 1023;
+    (exponent, f64::from_bits((bits & ((1 << 52) - 1)) | (1023 << 52)))
+}
+
+/// The largest value that bucket `index` holds.
+fn upper_bound(index: i32, scale: i32) -> f64 {
+    ((f64::from(index) + 1.0) * 2f64.powi(-scale)).exp2()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(scale: i32, values: &[f64]) -> Exponential {
+        let mut histogram = Exponential::new(scale);
+        values.iter().for_each(|value| histogram.record(*value));
+        histogram
+    }
+
+    /// The value at a quantile as a reader of the buckets would estimate it: the middle of the bucket.
+    fn quantile(histogram: &Exponential, q: f64) -> f64 {
+        let rank = (q * (histogram.count - 1) as f64).round() as u64;
+        let mut seen = histogram.zero_count;
+        for (index, count) in &histogram.positive.0 {
+            seen += count;
+            if seen > rank {
+                return ((f64::from(*index) + 0.5) * 2f64.powi(-histogram.scale)).exp2();
+            }
+        }
+        0.0
+    }
+
+    #[test]
+    fn a_value_lies_in_its_bucket_at_every_scale() {
+        for scale in [-3, -1, 0, 1, 3, 6, 10] {
+            for value in [1e-9, 0.001, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 1000.1, 1e12] {
+                let index = bucket(value, scale);
+                let (low, high) = (upper_bound(index - 1, scale), upper_bound(index, scale));
+                assert!(
+                    value > low * (1.0 - 1e-12) && value <= high * (1.0 + 1e-12),
+                    "{value} at {scale}: {low} {high}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn quantiles_are_within_one_percent_at_the_base_scale() {
+        let values: Vec<f64> = (1..=10_000).map(|i| 0.000_1 * f64::from(i)).collect();
+        let histogram = of(ollystack_schema::names::HISTOGRAM_SCALE, &values);
+        for q in [0.5, 0.9, 0.99, 0.999] {
+            let exact = values[(q * (values.len() - 1) as f64).round() as usize];
+            assert!((quantile(&histogram, q) / exact - 1.0).abs() < 0.01);
+        }
+    }
+
+    #[test]
+    fn merging_equals_recording_into_one() {
+        let (a, b) = ([0.01, 0.5, 2.0, 0.0, -3.0], [7.0, 0.01, 0.02, -0.5]);
+        let mut merged = of(6, &a);
+        merged.merge(of(4, &b));
+        let all: Vec<f64> = a.iter().chain(&b).copied().collect();
+        let together = of(4, &all);
+        assert_eq!((merged.scale, merged.count, merged.zero_count), (4, 9, 1));
+        assert_eq!(merged.positive, together.positive);
+        assert_eq!(merged.negative, together.negative);
+        assert_eq!((merged.min, merged.max), (together.min, together.max));
+    }
+
+    #[test]
+    fn a_difference_and_its_start_make_the_whole() {
+        let earlier = of(6, &[0.1, 0.2, 5.0]);
+        let mut later = earlier.clone();
+        [0.1, 9.0].iter().for_each(|value| later.record(*value));
+        let between = later.since(&earlier).unwrap();
+        assert_eq!((between.count, between.min), (2, None));
+        let mut whole = earlier.clone();
+        whole.merge(between);
+        assert_eq!(whole.positive, later.positive);
+        assert!(earlier.since(&later).is_none(), "a histogram that shrank was reset");
+    }
+
+    #[test]
+    fn buckets_stay_bounded_whatever_comes() {
+        let mut histogram = Exponential::new(6);
+        let mut value = 1e-300;
+        while value < 1e300 {
+            histogram.record(value);
+            value *= 1.009;
+        }
+        assert!(histogram.positive.0.len() <= BUCKETS_MAX);
+        let count = histogram.count;
+        let point = histogram.into_point();
+        let dense = point.positive.unwrap();
+        assert!(dense.bucket_counts.len() <= DENSE_MAX);
+        assert_eq!(dense.bucket_counts.iter().sum::<u64>(), count);
+    }
+
+    #[test]
+    fn the_wire_form_reads_back() {
+        let histogram = of(6, &[0.001, 0.0, 3.0, -2.0]);
+        assert_eq!(Exponential::from_point(&histogram.clone().into_point()), histogram);
+    }
+
+    #[test]
+    fn hostile_offsets_and_scales_do_no_harm() {
+        let dense = Some(Dense { offset: i32::MAX, bucket_counts: vec![1, 1, 1] });
+        let hostile = Point { scale: i32::MAX, count: 3, positive: dense.clone(), negative: dense, ..Point::default() };
+        let mut merged = of(6, &[1.0]);
+        merged.merge(Exponential::from_point(&hostile));
+        let _ = merged.into_point();
+        let low = Some(Dense { offset: i32::MIN, bucket_counts: vec![1] });
+        let hostile = Point { scale: i32::MIN, count: 1, positive: low, ..Point::default() };
+        let mut merged = of(6, &[1.0]);
+        merged.merge(Exponential::from_point(&hostile));
+        let _ = merged.into_point();
+    }
+}

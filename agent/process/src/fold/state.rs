@@ -1,0 +1,177 @@
+//! One window of one series: what its samples have been folded to so far.
+//!
+//! Invariant: folding is exact (count, sum, min, max, buckets), whatever the order of the samples; only `last` follows time.
+
+use super::exponential::Exponential;
+use super::histogram::Explicit;
+use ollystack_record::otlp::metrics::v1::{Exemplar, SummaryDataPoint, exemplar};
+
+/// A number as OTLP has them: integers stay integers until they no longer fit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Number {
+    Int(i64),
+    Double(f64),
+}
+
+impl Number {
+    pub(super) fn as_f64(self) -> f64 {
+        match self {
+            Number::Int(value) => value as f64,
+            Number::Double(value) => value,
+        }
+    }
+
+    pub(super) fn plus(self, other: Number) -> Number {
+        match (self, other) {
+            (Number::Int(a), Number::Int(b)) => {
+                a.checked_add(b).map_or(Number::Double(a as f64 + b as f64), Number::Int)
+            }
+            (a, b) => Number::Double(a.as_f64() + b.as_f64()),
+        }
+    }
+
+    /// The increase from `earlier`, or `None` if the total went down.
+    pub(super) fn since(self, earlier: Number) -> Option<Number> {
+        match (self, earlier) {
+            (Number::Int(now), Number::Int(then)) if now >= then => now.checked_sub(then).map(Number::Int),
+            (Number::Int(_), Number::Int(_)) => None,
+            (now, then) => (now.as_f64() >= then.as_f64()).then(|| Number::Double(now.as_f64() - then.as_f64())),
+        }
+    }
+}
+
+/// What a window holds.
+#[derive(Debug)]
+pub(super) enum State {
+    /// Gauges, and sums that go up and down: values, not increases.
+    Level(Level),
+    /// The increase of a sum.
+    Sum(Number),
+    Explicit(Box<Explicit>),
+    Exponential(Box<Exponential>),
+    /// Quantiles do not merge: the newest stands.
+    Summary(Box<(u64, SummaryDataPoint)>),
+    /// "No recorded value": the series is known and has none.
+    Missing,
+}
+
+/// A folded level.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Level {
+    pub(super) count: u64,
+    pub(super) sum: f64,
+    pub(super) min: f64,
+    pub(super) max: f64,
+    pub(super) last: Number,
+    pub(super) last_unix_nano: u64,
+}
+
+impl Level {
+    pub(super) fn new(value: Number, time_unix_nano: u64) -> Level {
+        let number = value.as_f64();
+        Level { count: 1, sum: number, min: number, max: number, last: value, last_unix_nano: time_unix_nano }
+    }
+
+    fn merge(&mut self, other: Level) {
+        self.count += other.count;
+        self.sum += other.sum;
+        self.min = self.min.min(other.min);
+        self.max = self.max.max(other.max);
+        if other.last_unix_nano >= self.last_unix_nano {
+            (self.last, self.last_unix_nano) = (other.last, other.last_unix_nano);
+        }
+    }
+}
+
+impl State {
+    /// Fold another state of the same series in; gives it back if the two do not merge.
+    pub(super) fn merge(&mut self, other: State) -> Result<(), State> {
+        match (self, other) {
+            (State::Level(mine), State::Level(theirs)) => mine.merge(theirs),
+            (State::Sum(mine), State::Sum(theirs)) => *mine = mine.plus(theirs),
+            (State::Explicit(mine), State::Explicit(theirs)) => {
+                return mine.merge(*theirs).map_err(|theirs| State::Explicit(Box::new(theirs)));
+            }
+            (State::Exponential(mine), State::Exponential(theirs)) => mine.merge(*theirs),
+            (State::Summary(mine), State::Summary(theirs)) => {
+                if theirs.0 >= mine.0 {
+                    *mine = theirs;
+                }
+            }
+            (_, State::Missing) => {}
+            (mine @ State::Missing, theirs) => *mine = theirs,
+            (_, theirs) => return Err(theirs),
+        }
+        Ok(())
+    }
+}
+
+/// The exemplars a window keeps: the one with the largest value and the newest.
+#[derive(Debug, Default)]
+pub(super) struct Exemplars {
+    worst: Option<Box<Exemplar>>,
+    last: Option<Box<Exemplar>>,
+}
+
+impl Exemplars {
+    pub(super) fn add(&mut self, exemplar: Exemplar) {
+        let newer = self.last.as_ref().is_none_or(|last| exemplar.time_unix_nano >= last.time_unix_nano);
+        let worse = self.worst.as_ref().is_none_or(|worst| value(&exemplar) > value(worst));
+        if worse && newer {
+            self.last = Some(Box::new(exemplar.clone()));
+            self.worst = Some(Box::new(exemplar));
+        } else if worse {
+            self.worst = Some(Box::new(exemplar));
+        } else if newer {
+            self.last = Some(Box::new(exemplar));
+        }
+    }
+
+    /// One or two, or none.
+    pub(super) fn into_vec(self) -> Vec<Exemplar> {
+        match (self.worst, self.last) {
+            (Some(worst), Some(last)) if worst == last => vec![*worst],
+            (worst, last) => worst.into_iter().chain(last).map(|exemplar| *exemplar).collect(),
+        }
+    }
+}
+
+fn value(exemplar: &Exemplar) -> f64 {
+    match exemplar.value {
+        Some(exemplar::Value::AsDouble(value)) => value,
+        Some(exemplar::Value::AsInt(value)) => value as f64,
+        None => f64::NEG_INFINITY,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_stay_exact_until_they_no_longer_fit() {
+        let big = Number::Int((1 << 53) + 1);
+        assert_eq!(big.plus(Number::Int(1)), Number::Int((1 << 53) + 2));
+        assert_eq!(Number::Int(i64::MAX).plus(Number::Int(1)), Number::Double(i64::MAX as f64 + 1.0));
+        assert_eq!(Number::Int(i64::MAX).since(Number::Int(i64::MIN)), None);
+    }
+
+    #[test]
+    fn the_last_of_a_level_follows_time_not_order() {
+        let mut level = Level::new(Number::Int(1), 20);
+        level.merge(Level::new(Number::Int(9), 10));
+        assert_eq!((level.count, level.last, level.max), (2, Number::Int(1), 9.0));
+    }
+
+    #[test]
+    fn the_worst_and_the_newest_exemplar_are_kept() {
+        let exemplar = |time_unix_nano, value| Exemplar {
+            time_unix_nano,
+            value: Some(exemplar::Value::AsDouble(value)),
+            ..Exemplar::default()
+        };
+        let mut exemplars = Exemplars::default();
+        [(1, 2.0), (2, 9.0), (3, 1.0), (4, 3.0)].into_iter().for_each(|(t, v)| exemplars.add(exemplar(t, v)));
+        assert_eq!(exemplars.into_vec(), vec![exemplar(2, 9.0), exemplar(4, 3.0)]);
+    }
+}

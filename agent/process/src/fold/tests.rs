@@ -1,0 +1,288 @@
+//! Folding as sentences: exactness, windows, limits, books.
+
+use super::*;
+use ollystack_record::otlp::metrics::v1::{HistogramDataPoint, metric::Data};
+use ollystack_record::{Metric, ReducedRecords, Scope, value};
+use ollystack_schema::names::OVERFLOW;
+use proptest::prelude::*;
+
+const SECOND: u64 = 1_000_000_000;
+/// A whole minute, so that windows are easy to count.
+const START: u64 = 1_700_000_040 * SECOND;
+
+struct Bench {
+    fold: Fold,
+    ledger: Arc<Ledger>,
+    resource: Arc<Resource>,
+    out: Vec<Reduced>,
+}
+
+impl Bench {
+    fn new(config: Config) -> Bench {
+        let ledger = Arc::new(Ledger::default());
+        let fold = Fold::new(config, Arc::clone(&ledger));
+        Bench { fold, ledger, resource: Arc::new(Resource::default()), out: Vec::new() }
+    }
+
+    /// Without the short first window, so that windows are whole.
+    fn steady() -> Bench {
+        Bench::new(Config { first_window_ms: 0, ..Config::default() })
+    }
+
+    fn take(&mut self, sample: Sample, now: u64) {
+        self.ledger.seen(Signal::Metrics, 1);
+        self.fold.take(Source::Host, &self.resource, vec![sample], now);
+    }
+
+    fn tick(&mut self, now: u64) {
+        self.fold.tick(now, &mut self.out);
+    }
+
+    fn data(&mut self) -> Vec<Data> {
+        let batches = std::mem::take(&mut self.out);
+        let metrics = batches.into_iter().flat_map(|reduced| match reduced.records {
+            ReducedRecords::Metrics(resource) => resource.scope_metrics,
+            _ => Vec::new(),
+        });
+        metrics.flat_map(|scope| scope.metrics).filter_map(|metric| metric.data).collect()
+    }
+
+    /// What left, entered as sent, must close the books.
+    fn balance(&self) -> i64 {
+        let sent: u64 = self.out.iter().map(|reduced| reduced.records.count()).sum();
+        self.ledger.sent(Signal::Metrics, sent);
+        self.ledger.read().signals[0].balance()
+    }
+}
+
+fn series(kind: Kind) -> Arc<Series> {
+    named("m", kind, "a")
+}
+
+fn named(name: &str, kind: Kind, label: &str) -> Arc<Series> {
+    let metric = Metric { name: name.into(), unit: "1".into(), description: String::new(), kind };
+    Arc::new(Series::new(Arc::new(Scope::default()), Arc::new(metric), vec![value::string("label", label)]))
+}
+
+fn gauge(series: &Arc<Series>, time: u64, value: f64) -> Sample {
+    Sample::number(series, 0, time, Value::Double(value))
+}
+
+fn total(series: &Arc<Series>, start: u64, time: u64, value: i64) -> Sample {
+    Sample::number(series, start, time, Value::Int(value))
+}
+
+fn histogram_points(data: Vec<Data>) -> Vec<HistogramDataPoint> {
+    let points = data.into_iter().flat_map(|data| match data {
+        Data::Histogram(histogram) => histogram.data_points,
+        other => panic!("expected a histogram, got {other:?}"),
+    });
+    points.collect()
+}
+
+fn sums(data: Vec<Data>) -> Vec<f64> {
+    let points = data.into_iter().flat_map(|data| match data {
+        Data::Sum(sum) => sum.data_points,
+        other => panic!("expected a sum, got {other:?}"),
+    });
+    points
+        .map(|point| match point.value {
+            Some(ollystack_record::otlp::metrics::v1::number_data_point::Value::AsInt(value)) => value as f64,
+            Some(ollystack_record::otlp::metrics::v1::number_data_point::Value::AsDouble(value)) => value,
+            None => f64::NAN,
+        })
+        .collect()
+}
+
+#[test]
+fn sixty_samples_of_a_gauge_become_one_point_with_its_extremes_and_its_last() {
+    let mut bench = Bench::steady();
+    let series = series(Kind::Gauge);
+    bench.tick(START);
+    for second in 0..60 {
+        bench.take(gauge(&series, START + second * SECOND, second as f64), START + second * SECOND);
+    }
+    bench.tick(START + 61 * SECOND);
+    assert!(bench.out.is_empty(), "the grace has not passed");
+    bench.tick(START + 62 * SECOND);
+    let points = histogram_points(bench.data());
+    assert_eq!(points.len(), 1);
+    let point = &points[0];
+    assert_eq!((point.count, point.sum, point.min, point.max), (60, Some(1770.0), Some(0.0), Some(59.0)));
+    assert_eq!((point.start_time_unix_nano, point.time_unix_nano), (START, START + 60 * SECOND));
+    assert_eq!(point.exemplars[0].time_unix_nano, START + 59 * SECOND);
+    let reading = &bench.ledger.read().signals[0];
+    assert_eq!((reading.folded, reading.waiting_total()), (59, 0));
+}
+
+#[test]
+fn the_first_window_closes_early_and_the_rest_of_it_is_a_point_of_its_own() {
+    let mut bench = Bench::new(Config::default());
+    let series = series(Kind::Gauge);
+    for second in 10..70 {
+        let now = START + second * SECOND;
+        bench.take(gauge(&series, now, 1.0), now);
+        bench.tick(now);
+    }
+    bench.tick(START + 130 * SECOND);
+    let spans: Vec<(u64, u64, u64)> = histogram_points(bench.data())
+        .iter()
+        .map(|p| ((p.start_time_unix_nano - START) / SECOND, (p.time_unix_nano - START) / SECOND, p.count))
+        .collect();
+    assert_eq!(spans, vec![(0, 15, 6), (15, 60, 44), (60, 120, 10)]);
+}
+
+#[test]
+fn a_counter_goes_out_as_its_increase_across_resets() {
+    let mut bench = Bench::steady();
+    let series = series(Kind::Sum { monotonic: true, delta: false });
+    bench.tick(START);
+    for (second, value) in [(0, 100), (10, 130), (20, 5), (30, 6)] {
+        let time = START + second * SECOND;
+        bench.take(total(&series, 1, time, value), time);
+    }
+    bench.tick(START + 120 * SECOND);
+    assert_eq!(sums(bench.data()), vec![36.0], "30 before the reset, 5 and 1 after it");
+}
+
+#[test]
+fn a_sample_that_comes_late_makes_a_point_in_its_own_window() {
+    let mut bench = Bench::steady();
+    let series = series(Kind::Sum { monotonic: true, delta: true });
+    bench.tick(START);
+    bench.take(total(&series, 0, START + SECOND, 1), START + SECOND);
+    bench.tick(START + 62 * SECOND);
+    bench.take(total(&series, 0, START + 2 * SECOND, 5), START + 70 * SECOND);
+    bench.tick(START + 71 * SECOND);
+    assert_eq!(sums(bench.data()), vec![1.0, 5.0]);
+}
+
+#[test]
+fn impossible_times_and_clock_steps_neither_lose_nor_stall() {
+    let mut bench = Bench::steady();
+    let series = series(Kind::Gauge);
+    bench.tick(START);
+    for time in [0, u64::MAX, START + 365 * 86_400 * SECOND, START] {
+        bench.take(gauge(&series, time, 1.0), START);
+    }
+    // The clock was an hour ahead when these came, and is set back.
+    bench.take(gauge(&series, START + 3_600 * SECOND, 1.0), START + 3_600 * SECOND);
+    bench.tick(START + 62 * SECOND);
+    let counts: u64 = histogram_points(bench.data()).iter().map(|point| point.count).sum();
+    assert_eq!(counts, 5);
+    assert_eq!(bench.fold.stats().windows, 0);
+}
+
+#[test]
+fn past_the_limit_levels_go_to_the_overflow_series_and_totals_are_dropped_and_counted() {
+    let mut bench = Bench::new(Config { series_max: 2, first_window_ms: 0, ..Config::default() });
+    bench.tick(START);
+    for label in ["a", "b", "c", "d"] {
+        bench.take(gauge(&named("g", Kind::Gauge, label), START, 2.0), START);
+    }
+    let counter = named("c", Kind::Sum { monotonic: true, delta: false }, "e");
+    bench.take(total(&counter, 1, START, 9), START);
+    assert_eq!(bench.ledger.read().signals[0].dropped_total(), 1);
+    bench.fold.drain(START + SECOND, &mut bench.out);
+    assert_eq!(bench.balance(), 0);
+    let points = histogram_points(bench.data());
+    let overflow: Vec<_> = points.iter().filter(|point| point.attributes[0].key == OVERFLOW).collect();
+    assert_eq!((points.len(), overflow.len(), overflow[0].count, overflow[0].sum), (3, 1, 2, Some(4.0)));
+}
+
+#[test]
+fn histograms_with_other_bounds_do_not_mix() {
+    let mut bench = Bench::steady();
+    let series = series(Kind::Histogram { delta: true });
+    bench.tick(START);
+    for (bound, count) in [(1.0, 3), (2.0, 5), (1.0, 7)] {
+        let point = HistogramDataPoint {
+            count,
+            explicit_bounds: vec![bound],
+            bucket_counts: vec![count, 0],
+            ..HistogramDataPoint::default()
+        };
+        let value = Value::Histogram(Box::new(point));
+        bench.take(Sample::number(&series, 0, START, value), START);
+    }
+    bench.fold.drain(START + SECOND, &mut bench.out);
+    let mut counts: Vec<u64> = histogram_points(bench.data()).iter().map(|point| point.count).collect();
+    counts.sort_unstable();
+    assert_eq!(counts, vec![5, 10]);
+}
+
+#[test]
+fn an_idle_series_is_forgotten_and_gives_its_room_back() {
+    let mut bench = Bench::new(Config { series_max: 1, first_window_ms: 0, ..Config::default() });
+    bench.tick(START);
+    bench.take(gauge(&named("g", Kind::Gauge, "a"), START, 1.0), START);
+    let later = START + 2_000 * SECOND;
+    bench.tick(later);
+    bench.tick(later + 61 * SECOND);
+    assert_eq!(bench.fold.stats().series, 0);
+    bench.take(gauge(&named("g", Kind::Gauge, "b"), later, 1.0), later + 62 * SECOND);
+    assert_eq!(bench.fold.stats(), Stats { series: 1, windows: 1, overflowed: 0 });
+}
+
+#[test]
+fn plain_gauges_are_sent_to_backends_that_insist() {
+    let mut bench = Bench::new(Config { gauges: Gauges::Last, first_window_ms: 0, ..Config::default() });
+    let series = series(Kind::Gauge);
+    bench.tick(START);
+    bench.take(gauge(&series, START, 1.0), START);
+    bench.take(gauge(&series, START + SECOND, 7.0), START + SECOND);
+    bench.fold.drain(START + 2 * SECOND, &mut bench.out);
+    let data = bench.data();
+    let Data::Gauge(gauge) = &data[0] else { panic!("expected a gauge, got {data:?}") };
+    let seven = ollystack_record::otlp::metrics::v1::number_data_point::Value::AsDouble(7.0);
+    assert_eq!(gauge.data_points[0].value, Some(seven));
+}
+
+proptest! {
+    #[test]
+    fn folding_is_exact_and_the_books_close(samples in prop::collection::vec((0u64..200, 0usize..3, -1e6f64..1e6), 1..300)) {
+        let mut bench = Bench::steady();
+        let all: Vec<Arc<Series>> = ["a", "b", "c"].iter().map(|label| named("g", Kind::Gauge, label)).collect();
+        let mut now = START;
+        for (second, which, value) in &samples {
+            let time = START + second * SECOND;
+            now = now.max(time);
+            bench.take(gauge(&all[*which], time, *value), now);
+            bench.tick(now);
+        }
+        bench.fold.drain(now, &mut bench.out);
+        prop_assert_eq!(bench.balance(), 0);
+        let points = histogram_points(bench.data());
+        for (which, label) in ["a", "b", "c"].iter().enumerate() {
+            let mine: Vec<_> =
+                points.iter().filter(|p| value::string_attribute(&p.attributes, "label") == Some(label)).collect();
+            let values: Vec<f64> = samples.iter().filter(|s| s.1 == which).map(|s| s.2).collect();
+            prop_assert_eq!(mine.iter().map(|p| p.count).sum::<u64>(), values.len() as u64);
+            let (sum, exact): (f64, f64) = (mine.iter().filter_map(|p| p.sum).sum(), values.iter().sum());
+            prop_assert!((sum - exact).abs() <= 1e-6 * (1.0 + values.iter().map(|v| v.abs()).sum::<f64>()));
+            let min = mine.iter().filter_map(|p| p.min).fold(f64::INFINITY, f64::min);
+            prop_assert_eq!(min, values.iter().copied().fold(f64::INFINITY, f64::min));
+        }
+    }
+
+    #[test]
+    fn increases_add_up_to_the_last_total_whatever_the_order_of_arrival(steps in prop::collection::vec((0u64..50, -3i64..60), 1..100)) {
+        let mut bench = Bench::steady();
+        let series = series(Kind::Sum { monotonic: true, delta: false });
+        bench.tick(START);
+        let (mut time, mut last) = (START, 0);
+        bench.take(total(&series, START, time, 0), time);
+        for (step, change) in steps {
+            time += SECOND;
+            last += step as i64;
+            // Some samples arrive with an older time and an older total.
+            if change < 0 {
+                bench.take(total(&series, START, time - 2 * SECOND, (last - step as i64).max(0)), time);
+            }
+            bench.take(total(&series, START, time, last), time);
+        }
+        bench.fold.drain(time, &mut bench.out);
+        prop_assert_eq!(bench.balance(), 0);
+        prop_assert_eq!(sums(bench.data()).iter().sum::<f64>(), last as f64);
+    }
+}

@@ -1,0 +1,214 @@
+//! Closed windows to OTLP, grouped by resource, scope and metric.
+//!
+//! A level goes out as a delta histogram without buckets (see ARCHITECTURE.md, "On the wire"), sums and histograms as deltas.
+//! Invariant: as many data points leave as windows came in.
+
+use super::config::Gauges;
+use super::state::{Level, Number, State};
+use super::window::Closed;
+use ollystack_record::otlp::common::v1::KeyValue;
+use ollystack_record::otlp::metrics::v1::{
+    AggregationTemporality, Exemplar, ExponentialHistogram, Gauge, Histogram, HistogramDataPoint, Metric as Proto,
+    NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, Summary, exemplar, metric::Data, number_data_point,
+};
+use ollystack_record::{Ack, Class, Kind, Reduced, ReducedRecords, value};
+use ollystack_schema::names::{FOLD, FOLD_GAUGE, FOLD_UPDOWNCOUNTER};
+use std::sync::Arc;
+
+/// Points in one reduced batch: about 200 kB of OTLP.
+const POINTS_MAX: usize = 2_000;
+
+/// OTLP data point flag: no recorded value.
+const NO_RECORDED_VALUE: u32 = 1;
+
+/// Sort, group and hand out.
+pub(super) fn emit(mut closed: Vec<Closed>, gauges: Gauges, out: &mut Vec<Reduced>) {
+    closed
+        .sort_by_cached_key(|c| (c.resource.hash(), Arc::as_ptr(&c.series.scope).addr(), c.series.metric.name.clone()));
+    let mut rest = closed.into_iter().peekable();
+    while let Some(first) = rest.peek() {
+        let resource = Arc::clone(&first.resource);
+        let mut message = ResourceMetrics { resource: Some(resource.to_proto()), ..ResourceMetrics::default() };
+        let mut points = 0;
+        while points < POINTS_MAX
+            && let Some(window) = rest.next_if(|next| next.resource == resource)
+        {
+            append(&mut message, window, gauges);
+            points += 1;
+        }
+        out.push(Reduced { class: Class::Normal, records: ReducedRecords::Metrics(message), acks: Vec::<Ack>::new() });
+    }
+}
+
+fn append(message: &mut ResourceMetrics, window: Closed, gauges: Gauges) {
+    let scope = &window.series.scope;
+    let same = message
+        .scope_metrics
+        .last()
+        .is_some_and(|last| last.scope.as_ref() == Some(&scope.proto) && last.schema_url == scope.schema_url);
+    if !same {
+        message.scope_metrics.push(ScopeMetrics {
+            scope: Some(scope.proto.clone()),
+            schema_url: scope.schema_url.clone(),
+            ..ScopeMetrics::default()
+        });
+    }
+    let Some(scope) = message.scope_metrics.last_mut() else { return };
+    let metric = Arc::clone(&window.series.metric);
+    let (data, fold) = data(window, gauges);
+    let metadata: Vec<KeyValue> = fold.map(|fold| value::string(FOLD, fold)).into_iter().collect();
+    if let Some(last) = scope.metrics.last_mut()
+        && last.name == metric.name
+        && last.unit == metric.unit
+        && last.metadata == metadata
+    {
+        if let Some(data) = join(last.data.as_mut(), data) {
+            scope.metrics.push(described(&metric, data, metadata));
+        }
+    } else {
+        scope.metrics.push(described(&metric, data, metadata));
+    }
+}
+
+fn described(metric: &ollystack_record::Metric, data: Data, metadata: Vec<KeyValue>) -> Proto {
+    Proto {
+        name: metric.name.clone(),
+        description: metric.description.clone(),
+        unit: metric.unit.clone(),
+        metadata,
+        data: Some(data),
+    }
+}
+
+/// Append the points of `data` to those of `to` if the two are alike, else give it back.
+fn join(to: Option<&mut Data>, data: Data) -> Option<Data> {
+    match (to, data) {
+        (Some(Data::Gauge(to)), Data::Gauge(from)) => to.data_points.extend(from.data_points),
+        (Some(Data::Sum(to)), Data::Sum(from))
+            if to.is_monotonic == from.is_monotonic && to.aggregation_temporality == from.aggregation_temporality =>
+        {
+            to.data_points.extend(from.data_points);
+        }
+        (Some(Data::Histogram(to)), Data::Histogram(from)) => to.data_points.extend(from.data_points),
+        (Some(Data::ExponentialHistogram(to)), Data::ExponentialHistogram(from)) => {
+            to.data_points.extend(from.data_points);
+        }
+        (Some(Data::Summary(to)), Data::Summary(from)) => to.data_points.extend(from.data_points),
+        (_, data) => return Some(data),
+    }
+    None
+}
+
+/// One window as a metric of one point, and what it was folded from.
+fn data(window: Closed, gauges: Gauges) -> (Data, Option<&'static str>) {
+    let Closed { series, start_unix_nano, time_unix_nano, state, exemplars, .. } = window;
+    let attributes = series.attributes().to_vec();
+    let delta = AggregationTemporality::Delta as i32;
+    let number = |value: Option<Number>, start_unix_nano, time_unix_nano, exemplars| NumberDataPoint {
+        attributes: attributes.clone(),
+        start_time_unix_nano: start_unix_nano,
+        time_unix_nano,
+        exemplars,
+        flags: if value.is_none() { NO_RECORDED_VALUE } else { 0 },
+        value: value.map(wire_number),
+    };
+    match state {
+        State::Level(level) => match (series.metric.kind, gauges) {
+            (Kind::Sum { .. }, Gauges::Last) => {
+                let point = number(Some(level.last), start_unix_nano, level.last_unix_nano, exemplars);
+                (sum(vec![point], AggregationTemporality::Cumulative as i32, false), None)
+            }
+            (_, Gauges::Last) => {
+                let point = number(Some(level.last), 0, level.last_unix_nano, exemplars);
+                (Data::Gauge(Gauge { data_points: vec![point] }), None)
+            }
+            (kind, Gauges::Fold) => {
+                let fold = if matches!(kind, Kind::Sum { .. }) { FOLD_UPDOWNCOUNTER } else { FOLD_GAUGE };
+                let point = level_point(level, attributes, start_unix_nano, time_unix_nano);
+                let data = Histogram { data_points: vec![point], aggregation_temporality: delta };
+                (Data::Histogram(data), Some(fold))
+            }
+        },
+        State::Sum(value) => {
+            let monotonic = matches!(series.metric.kind, Kind::Sum { monotonic: true, .. });
+            (sum(vec![number(Some(value), start_unix_nano, time_unix_nano, exemplars)], delta, monotonic), None)
+        }
+        State::Explicit(histogram) => {
+            let mut point = histogram.into_point();
+            (point.attributes, point.start_time_unix_nano, point.time_unix_nano, point.exemplars) =
+                (attributes, start_unix_nano, time_unix_nano, exemplars);
+            (Data::Histogram(Histogram { data_points: vec![point], aggregation_temporality: delta }), None)
+        }
+        State::Exponential(histogram) => {
+            let mut point = histogram.into_point();
+            (point.attributes, point.start_time_unix_nano, point.time_unix_nano, point.exemplars) =
+                (attributes, start_unix_nano, time_unix_nano, exemplars);
+            let data = ExponentialHistogram { data_points: vec![point], aggregation_temporality: delta };
+            (Data::ExponentialHistogram(data), None)
+        }
+        State::Summary(summary) => {
+            let (time, mut point) = *summary;
+            (point.attributes, point.time_unix_nano) = (attributes, time);
+            (Data::Summary(Summary { data_points: vec![point] }), None)
+        }
+        State::Missing => missing(series.metric.kind, number(None, 0, time_unix_nano, Vec::new())),
+    }
+}
+
+fn sum(data_points: Vec<NumberDataPoint>, aggregation_temporality: i32, is_monotonic: bool) -> Data {
+    Data::Sum(Sum { data_points, aggregation_temporality, is_monotonic })
+}
+
+/// A gap, told in the metric's own type.
+fn missing(kind: Kind, point: NumberDataPoint) -> (Data, Option<&'static str>) {
+    use ollystack_record::otlp::metrics::v1::{ExponentialHistogramDataPoint, SummaryDataPoint};
+    let (attributes, time_unix_nano, flags) = (point.attributes.clone(), point.time_unix_nano, point.flags);
+    let delta = AggregationTemporality::Delta as i32;
+    let data = match kind {
+        Kind::Gauge => Data::Gauge(Gauge { data_points: vec![point] }),
+        Kind::Sum { monotonic, .. } => sum(vec![point], delta, monotonic),
+        Kind::Histogram { .. } => {
+            let point = HistogramDataPoint { attributes, time_unix_nano, flags, ..HistogramDataPoint::default() };
+            Data::Histogram(Histogram { data_points: vec![point], aggregation_temporality: delta })
+        }
+        Kind::ExponentialHistogram { .. } => {
+            let empty = ExponentialHistogramDataPoint::default();
+            let point = ExponentialHistogramDataPoint { attributes, time_unix_nano, flags, ..empty };
+            Data::ExponentialHistogram(ExponentialHistogram {
+                data_points: vec![point],
+                aggregation_temporality: delta,
+            })
+        }
+        Kind::Summary => {
+            let point = SummaryDataPoint { attributes, time_unix_nano, flags, ..SummaryDataPoint::default() };
+            Data::Summary(Summary { data_points: vec![point] })
+        }
+    };
+    (data, None)
+}
+
+fn level_point(level: Level, attributes: Vec<KeyValue>, start: u64, end: u64) -> HistogramDataPoint {
+    let value = match level.last {
+        Number::Int(value) => exemplar::Value::AsInt(value),
+        Number::Double(value) => exemplar::Value::AsDouble(value),
+    };
+    let last = Exemplar { time_unix_nano: level.last_unix_nano, value: Some(value), ..Exemplar::default() };
+    HistogramDataPoint {
+        attributes,
+        start_time_unix_nano: start,
+        time_unix_nano: end,
+        count: level.count,
+        sum: Some(level.sum),
+        min: Some(level.min),
+        max: Some(level.max),
+        exemplars: vec![last],
+        ..HistogramDataPoint::default()
+    }
+}
+
+fn wire_number(number: Number) -> number_data_point::Value {
+    match number {
+        Number::Int(value) => number_data_point::Value::AsInt(value),
+        Number::Double(value) => number_data_point::Value::AsDouble(value),
+    }
+}

@@ -1,0 +1,174 @@
+//! The report as Prometheus text (exposition format 0.0.4).
+//!
+//! Invariant: each family has one HELP and one TYPE line, and label values are escaped.
+
+use super::Report;
+use crate::supervise::Phase;
+use std::fmt::{Display, Write};
+
+/// All families.
+pub(crate) fn render(report: &Report) -> String {
+    let mut text = Text::default();
+    text.family("ollystack_build_info", "gauge", "The version at work.");
+    text.sample("ollystack_build_info", &[("version", &report.version)], 1);
+    records(&mut text, report);
+    inputs(&mut text, report);
+    buffer(&mut text, report);
+    export(&mut text, report);
+    process(&mut text, report);
+    text.0
+}
+
+fn records(text: &mut Text, report: &Report) {
+    text.family("ollystack_records_total", "counter", "Records by signal and outcome; `seen` and `carried` came in, the others went out.");
+    for account in &report.signals {
+        let outcomes = [
+            ("seen", account.seen),
+            ("carried", account.carried),
+            ("sent", account.sent),
+            ("folded", account.folded),
+            ("sampled_out", account.sampled_out),
+            ("suppressed", account.suppressed),
+        ];
+        for (outcome, records) in outcomes {
+            text.sample("ollystack_records_total", &[("signal", &account.signal), ("outcome", outcome)], records);
+        }
+    }
+    text.family("ollystack_records_dropped_total", "counter", "Records lost, by signal and reason.");
+    for account in &report.signals {
+        for (reason, records) in &account.dropped {
+            text.sample("ollystack_records_dropped_total", &[("signal", &account.signal), ("reason", reason)], records);
+        }
+    }
+    text.family("ollystack_records_waiting", "gauge", "Records inside the agent, by signal and place.");
+    for account in &report.signals {
+        for (place, records) in &account.waiting {
+            text.sample("ollystack_records_waiting", &[("signal", &account.signal), ("place", place)], records);
+        }
+    }
+    let per_signal: [(&str, &str, &str, fn(&super::Account) -> i64); 3] = [
+        ("ollystack_ledger_balance", "gauge", "Records in minus records accounted for: 0 when nothing was lost uncounted.", |a| a.balance),
+        ("ollystack_bytes_in_total", "counter", "Bytes of the records seen, as uncompressed OTLP.", |a| a.bytes_in as i64),
+        ("ollystack_bytes_out_total", "counter", "Bytes sent and acknowledged, compressed.", |a| a.bytes_out as i64),
+    ];
+    for (name, kind, help, value) in per_signal {
+        text.family(name, kind, help);
+        for account in &report.signals {
+            text.sample(name, &[("signal", &account.signal)], value(account));
+        }
+    }
+}
+
+fn inputs(text: &mut Text, report: &Report) {
+    text.family("ollystack_input_up", "gauge", "1 while the input is at work.");
+    for input in &report.inputs {
+        text.sample("ollystack_input_up", &[("input", &input.name)], u8::from(input.phase == Phase::Running));
+    }
+    text.family("ollystack_input_restarts_total", "counter", "Starts of the input after a failure.");
+    for input in &report.inputs {
+        text.sample("ollystack_input_restarts_total", &[("input", &input.name)], input.restarts);
+    }
+}
+
+fn buffer(text: &mut Text, report: &Report) {
+    let buffer = &report.buffer;
+    text.one("ollystack_buffer_entries", "gauge", "Batches on disk, not yet acknowledged by the endpoint.", buffer.entries);
+    text.one("ollystack_buffer_bytes", "gauge", "Bytes the disk buffer takes.", buffer.disk_bytes);
+    text.one("ollystack_buffer_limit_bytes", "gauge", "The most it may take.", buffer.disk_bytes_max);
+    text.one("ollystack_buffer_oldest_age_seconds", "gauge", "Age of the oldest batch on disk.", buffer.oldest_age_seconds);
+    text.one("ollystack_buffer_put_failures_total", "counter", "Writes that the disk refused.", buffer.put_failures);
+}
+
+fn export(text: &mut Text, report: &Report) {
+    let export = &report.export;
+    text.one("ollystack_export_batches_total", "counter", "Batches the endpoint acknowledged.", export.batches_sent);
+    text.one("ollystack_export_refused_total", "counter", "Batches the endpoint refused for good.", export.batches_refused);
+    text.one("ollystack_export_failures_total", "counter", "Attempts to send that failed.", export.attempts_failed);
+    let last = export.last_success_unix_ms.unwrap_or(0) as f64 / 1e3;
+    text.one("ollystack_export_last_success_timestamp_seconds", "gauge", "When the endpoint last acknowledged a batch; 0: not yet.", last);
+}
+
+fn process(text: &mut Text, report: &Report) {
+    let memory = &report.memory;
+    text.one("process_resident_memory_bytes", "gauge", "Resident memory.", memory.rss_bytes);
+    text.one("ollystack_kernel_map_bytes", "gauge", "Memory of the kernel programs' maps and rings.", memory.map_bytes);
+    text.one("ollystack_memory_declared_bytes", "gauge", "What the stages' limits add up to.", memory.declared_bytes);
+    text.one("ollystack_memory_limit_bytes", "gauge", "What the agent was granted.", memory.limit_bytes);
+    text.one("process_cpu_seconds_total", "counter", "CPU time of all threads.", report.cpu_seconds);
+    text.one("process_start_time_seconds", "gauge", "Start, since the epoch.", report.start_unix_seconds);
+    text.one("process_threads", "gauge", "Threads.", report.threads);
+}
+
+#[derive(Default)]
+struct Text(String);
+
+// Writing to a `String` cannot fail: the results below say nothing.
+impl Text {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        let mut rendered = String::new();
+        for (index, (label, text)) in labels.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            let _ = write!(rendered, "{comma}{label}=\"{}\"", escape(text));
+        }
+        let _ = match labels {
+            [] => writeln!(self.0, "{name} {value}"),
+            _ => writeln!(self.0, "{name}{{{rendered}}} {value}"),
+        };
+    }
+
+    fn one(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
+        self.family(name, kind, help);
+        self.sample(name, &[], value);
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_ledger_is_there_by_signal_outcome_reason_and_place() {
+        let text = render(&super::super::report::example());
+        for line in [
+            "ollystack_records_total{signal=\"metrics\",outcome=\"folded\"} 59000",
+            "ollystack_records_dropped_total{signal=\"metrics\",reason=\"series_limit\"} 7",
+            "ollystack_records_waiting{signal=\"metrics\",place=\"window\"} 1003",
+            "ollystack_ledger_balance{signal=\"metrics\"} 0",
+            "ollystack_input_up{input=\"host\"} 0",
+            "ollystack_input_up{input=\"logs\"} 1",
+            "process_resident_memory_bytes 20971520",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn every_sample_follows_its_one_help_and_type_line() {
+        let text = render(&super::super::report::example());
+        let (mut families, mut current) = (BTreeSet::new(), String::new());
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                current = rest.split(' ').next().unwrap().to_owned();
+                assert!(families.insert(current.clone()), "{current} twice");
+            } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+                assert!(rest.starts_with(&format!("{current} ")), "{line}");
+            } else {
+                assert_eq!(line.split(['{', ' ']).next().unwrap(), current, "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn label_values_are_escaped() {
+        assert_eq!(escape("a\"b\\c\nd"), "a\\\"b\\\\c\\nd");
+    }
+}

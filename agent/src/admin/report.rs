@@ -1,0 +1,196 @@
+//! Everything the agent says about itself at one moment: what `/status` prints as JSON, `/metrics` as Prometheus text
+//! and `ollystack-agent status` as a table.
+//!
+//! Gathered in `observe.rs`. Invariant: it reads back from its own JSON, because `status` is the same type at the other end.
+
+use crate::supervise::InputState;
+use ollystack_record::ledger::SignalReading;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The whole.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) version: String,
+    pub(crate) agent_id: String,
+    pub(crate) pid: u32,
+    pub(crate) host: String,
+    pub(crate) start_unix_seconds: u64,
+    pub(crate) uptime_seconds: u64,
+    /// One per signal, in the order metrics, logs, traces.
+    pub(crate) signals: Vec<Account>,
+    /// By name.
+    pub(crate) inputs: Vec<InputState>,
+    pub(crate) buffer: Buffer,
+    pub(crate) export: Export,
+    pub(crate) memory: Memory,
+    pub(crate) cpu_seconds: f64,
+    pub(crate) threads: u64,
+    /// Each stage's own figures, by stage, as it gives them.
+    pub(crate) stages: BTreeMap<String, serde_json::Value>,
+}
+
+/// One signal's ledger. In records, but for the bytes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Account {
+    pub(crate) signal: String,
+    pub(crate) seen: u64,
+    pub(crate) carried: u64,
+    pub(crate) sent: u64,
+    pub(crate) folded: u64,
+    pub(crate) sampled_out: u64,
+    pub(crate) suppressed: u64,
+    /// By reason, every reason.
+    pub(crate) dropped: BTreeMap<String, u64>,
+    /// By place, every place.
+    pub(crate) waiting: BTreeMap<String, i64>,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    /// Zero when every record is accounted for; off by what moved while it was read.
+    pub(crate) balance: i64,
+}
+
+/// The disk buffer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Buffer {
+    pub(crate) entries: u64,
+    pub(crate) disk_bytes: u64,
+    pub(crate) disk_bytes_max: u64,
+    pub(crate) segments: u64,
+    pub(crate) oldest_age_seconds: u64,
+    pub(crate) put_failures: u64,
+}
+
+/// The way out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Export {
+    pub(crate) endpoint: String,
+    /// In a word or two.
+    pub(crate) state: String,
+    pub(crate) batches_sent: u64,
+    /// For good: their records are in the ledger as dropped.
+    pub(crate) batches_refused: u64,
+    pub(crate) attempts_failed: u64,
+    pub(crate) last_success_unix_ms: Option<u64>,
+    pub(crate) last_error_unix_ms: Option<u64>,
+    pub(crate) last_error: Option<String>,
+}
+
+/// Memory against its limit.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Memory {
+    pub(crate) rss_bytes: u64,
+    pub(crate) rss_bytes_peak: u64,
+    /// What the kernel programs' maps and rings take, which RSS does not show.
+    pub(crate) map_bytes: u64,
+    /// What the stages' limits add up to.
+    pub(crate) declared_bytes: u64,
+    /// The grant.
+    pub(crate) limit_bytes: u64,
+}
+
+impl Account {
+    /// Dropped for any reason.
+    pub(crate) fn dropped_total(&self) -> u64 {
+        self.dropped.values().sum()
+    }
+
+    /// Waiting anywhere.
+    pub(crate) fn waiting_total(&self) -> i64 {
+        self.waiting.values().sum()
+    }
+
+    /// How many records each sent one stands for: those that were decided over those that went out.
+    pub(crate) fn reduction(&self) -> Option<f64> {
+        let decided = self.sent + self.folded + self.sampled_out + self.suppressed;
+        (self.sent > 0).then(|| decided as f64 / self.sent as f64)
+    }
+
+    /// Raw OTLP bytes over bytes on the wire.
+    pub(crate) fn reduction_bytes(&self) -> Option<f64> {
+        (self.bytes_in > 0 && self.bytes_out > 0).then(|| self.bytes_in as f64 / self.bytes_out as f64)
+    }
+}
+
+impl From<&SignalReading> for Account {
+    fn from(reading: &SignalReading) -> Account {
+        Account {
+            signal: reading.signal.name().to_owned(),
+            seen: reading.seen,
+            carried: reading.carried,
+            sent: reading.sent,
+            folded: reading.folded,
+            sampled_out: reading.sampled_out,
+            suppressed: reading.suppressed,
+            dropped: reading.dropped.iter().map(|(reason, records)| ((*reason).to_owned(), *records)).collect(),
+            waiting: reading.waiting.iter().map(|(place, records)| ((*place).to_owned(), *records)).collect(),
+            bytes_in: reading.bytes_in,
+            bytes_out: reading.bytes_out,
+            balance: reading.balance(),
+        }
+    }
+}
+
+/// A report with something everywhere, for the tests of whoever renders it.
+#[cfg(test)]
+pub(crate) fn example() -> Report {
+    use crate::supervise::Phase;
+    use ollystack_record::{DropReason, Ledger, Place, Signal};
+    let ledger = Ledger::default();
+    ledger.seen(Signal::Metrics, 61_010);
+    ledger.folded(Signal::Metrics, 59_000);
+    ledger.sent(Signal::Metrics, 1_000);
+    ledger.dropped(Signal::Metrics, DropReason::SeriesLimit, 7);
+    ledger.waiting_set(Signal::Metrics, Place::Window, 1_003);
+    ledger.bytes_in(Signal::Metrics, 6_000_000);
+    ledger.bytes_out(Signal::Metrics, 60_000);
+    ledger.seen(Signal::Logs, 12);
+    ledger.sent(Signal::Logs, 12);
+    let input = |name: &str, phase, note: &str| InputState { name: name.into(), phase, restarts: 0, note: note.into() };
+    Report {
+        version: "0.1.0".into(),
+        agent_id: "6f1a".into(),
+        pid: 42,
+        host: "web-1".into(),
+        start_unix_seconds: 1_800_000_000,
+        uptime_seconds: 61,
+        signals: ledger.read().signals.iter().map(Account::from).collect(),
+        inputs: vec![
+            input("ebpf", Phase::Off, "not root"),
+            InputState { restarts: 3, ..input("host", Phase::Failing, "no \"proc\"") },
+            input("logs", Phase::Running, ""),
+        ],
+        buffer: Buffer { entries: 2, disk_bytes: 4096, disk_bytes_max: 256 << 20, segments: 1, ..Buffer::default() },
+        export: Export {
+            endpoint: "https://gateway:4317".into(),
+            state: "retrying".into(),
+            last_success_unix_ms: Some(1_800_000_050_000),
+            last_error_unix_ms: Some(1_800_000_060_000),
+            last_error: Some("connection refused".into()),
+            ..Export::default()
+        },
+        memory: Memory { rss_bytes: 20 << 20, limit_bytes: 100 << 20, ..Memory::default() },
+        cpu_seconds: 0.5,
+        threads: 4,
+        stages: BTreeMap::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_reads_back_from_its_own_json() {
+        let json = serde_json::to_string(&example()).unwrap();
+        assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), example());
+    }
+
+    #[test]
+    fn drops_and_waiting_records_do_not_count_as_reduction() {
+        let report = example();
+        assert_eq!(report.signals[0].reduction(), Some(60.0));
+        assert_eq!(report.signals[0].reduction_bytes(), Some(100.0));
+        assert_eq!(report.signals[2].reduction(), None);
+    }
+}

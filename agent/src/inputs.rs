@@ -1,0 +1,96 @@
+//! The inputs, each by name: what they can do here, starting them under supervision, and their figures.
+//!
+//! An input is a crate and one line in each of the three functions below. Invariant: an input never gets to know another.
+
+use crate::config::Config;
+use crate::supervise::Supervisor;
+use ollystack_input_ebpf as ebpf;
+use ollystack_input_host as host;
+use ollystack_input_logs as logs;
+use ollystack_input_otlp as otlp;
+use ollystack_record::{Availability, Intake, Resource};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// What the inputs count about themselves.
+#[derive(Debug, Default)]
+pub(crate) struct Figures {
+    host: Arc<host::Stats>,
+    logs: Arc<logs::Stats>,
+    otlp: Arc<otlp::Stats>,
+    ebpf: Arc<ebpf::Stats>,
+}
+
+/// What each can do on this host. Blocks while kernel programs are tried.
+pub(crate) fn availability(config: &Config) -> Vec<Availability> {
+    [
+        host::availability(&config.host),
+        logs::availability(&config.logs),
+        otlp::availability(&config.otlp),
+        ebpf::availability(&config.ebpf),
+    ]
+    .concat()
+}
+
+/// Start those that are enabled. `resource` is this host.
+pub(crate) fn start(
+    supervisor: &mut Supervisor,
+    config: &Config,
+    state_dir: &Path,
+    resource: &Arc<Resource>,
+    intake: &Intake,
+    stop: &CancellationToken,
+    figures: &Figures,
+) {
+    let common = || (Arc::clone(resource), intake.clone(), stop.clone());
+    if enabled(supervisor, "host", config.host.enabled) {
+        let (config, stats, (resource, intake, stop)) = (config.host.clone(), Arc::clone(&figures.host), common());
+        supervisor.start("host", move || {
+            host::run(config.clone(), Arc::clone(&resource), intake.clone(), stop.clone(), Arc::clone(&stats))
+        });
+    }
+    if enabled(supervisor, "logs", config.logs.enabled) {
+        let (config, stats, (resource, intake, stop)) = (config.logs.clone(), Arc::clone(&figures.logs), common());
+        let state_dir = state_dir.join("logs");
+        supervisor.start("logs", move || {
+            let (resource, stats) = (Arc::clone(&resource), Arc::clone(&stats));
+            logs::run(config.clone(), state_dir.clone(), resource, intake.clone(), stop.clone(), stats)
+        });
+    }
+    if enabled(supervisor, "otlp", config.otlp.enabled) {
+        let (config, stats, (_, intake, stop)) = (config.otlp.clone(), Arc::clone(&figures.otlp), common());
+        supervisor.start("otlp", move || otlp::run(config.clone(), intake.clone(), stop.clone(), Arc::clone(&stats)));
+    }
+    if enabled(supervisor, "ebpf", config.ebpf.enabled) {
+        let (config, stats, (resource, intake, stop)) = (config.ebpf.clone(), Arc::clone(&figures.ebpf), common());
+        supervisor.start("ebpf", move || {
+            ebpf::run(config.clone(), Arc::clone(&resource), intake.clone(), stop.clone(), Arc::clone(&stats))
+        });
+    }
+}
+
+fn enabled(supervisor: &Supervisor, name: &'static str, enabled: bool) -> bool {
+    if !enabled {
+        supervisor.off(name, &format!("{name}.enabled is false"));
+    }
+    enabled
+}
+
+impl Figures {
+    /// Bytes that the kernel holds for the agent, which its resident memory does not show.
+    pub(crate) fn map_bytes(&self) -> u64 {
+        self.ebpf.map_bytes()
+    }
+
+    /// Everything, by input, as each gives it.
+    pub(crate) fn read(&self) -> BTreeMap<String, serde_json::Value> {
+        BTreeMap::from([
+            ("host".to_owned(), serde_json::json!(self.host.read())),
+            ("logs".to_owned(), serde_json::json!(self.logs.read())),
+            ("otlp".to_owned(), serde_json::json!(self.otlp.read())),
+            ("ebpf".to_owned(), serde_json::json!(self.ebpf.read())),
+        ])
+    }
+}

@@ -1,0 +1,118 @@
+//! The middle of the way: takes batches from the intake, completes their resource, reduces them, hands the result on.
+//!
+//! One task owns `enrich` and `process`, so neither needs a lock. Invariant: after `stop`, whatever the intake still holds
+//! is taken, the open state of `process` is drained, and only then does the way to the freezer close.
+
+use ollystack_enrich::Enricher;
+use ollystack_process::Process;
+use ollystack_record::{Ledger, Received, Reduced};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+/// How often windows and waiting traces are looked at: well below the shortest of their times.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Both stages and the books.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    enricher: Enricher,
+    process: Process,
+    ledger: Arc<Ledger>,
+    pulse: Arc<Pulse>,
+}
+
+impl Pipeline {
+    /// Not running yet.
+    pub(crate) fn new(enricher: Enricher, process: Process, ledger: Arc<Ledger>, pulse: Arc<Pulse>) -> Pipeline {
+        Pipeline { enricher, process, ledger, pulse }
+    }
+
+    /// Work until `stop`, or until the freezer is gone.
+    pub(crate) async fn run(
+        mut self,
+        mut received: mpsc::Receiver<Received>,
+        reduced: mpsc::Sender<Reduced>,
+        stop: CancellationToken,
+    ) -> Result<(), Broken> {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut out = Vec::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(batch) = received.recv() => self.take(batch, &mut out),
+                _ = ticks.tick() => {
+                    self.process.tick(now(), &mut out);
+                    self.pulse.beat(&self.process);
+                }
+            }
+            hand_on(&mut out, &reduced).await?;
+        }
+        // Closed, the intake refuses what comes now (its sender is told) and still gives out what it took.
+        received.close();
+        while let Some(batch) = received.recv().await {
+            self.take(batch, &mut out);
+            hand_on(&mut out, &reduced).await?;
+        }
+        self.process.drain(now(), &mut out);
+        hand_on(&mut out, &reduced).await
+    }
+
+    fn take(&mut self, received: Received, out: &mut Vec<Reduced>) {
+        let mut batch = received.take(&self.ledger);
+        self.enricher.enrich(&mut batch);
+        self.process.take(batch, now(), out);
+    }
+}
+
+/// The freezer is gone: nobody takes what is reduced.
+#[derive(Debug, thiserror::Error)]
+#[error("the way to the disk buffer is closed")]
+pub(crate) struct Broken;
+
+/// Waits while the disk is slow; the intake fills meanwhile, and the inputs hold back or count what they drop.
+async fn hand_on(out: &mut Vec<Reduced>, reduced: &mpsc::Sender<Reduced>) -> Result<(), Broken> {
+    for batch in out.drain(..) {
+        reduced.send(batch).await.map_err(|_| Broken)?;
+    }
+    Ok(())
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
+
+/// A sign of life, and what `process` holds, for whoever looks.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    start: Instant,
+    last_beat_ms: AtomicU64,
+    stats: Mutex<serde_json::Value>,
+}
+
+impl Default for Pulse {
+    fn default() -> Pulse {
+        Pulse { start: Instant::now(), last_beat_ms: AtomicU64::new(0), stats: Mutex::new(serde_json::Value::Null) }
+    }
+}
+
+impl Pulse {
+    fn beat(&self, process: &Process) {
+        self.last_beat_ms.store(self.start.elapsed().as_millis() as u64, Relaxed);
+        *self.stats.lock().unwrap_or_else(PoisonError::into_inner) = serde_json::json!(process.stats());
+    }
+
+    /// Since the last sign of life.
+    pub(crate) fn age(&self) -> Duration {
+        self.start.elapsed().saturating_sub(Duration::from_millis(self.last_beat_ms.load(Relaxed)))
+    }
+
+    /// What `process` said at the last beat.
+    pub(crate) fn stats(&self) -> serde_json::Value {
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

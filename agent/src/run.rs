@@ -1,0 +1,155 @@
+//! The life of the agent on one page: every stage is started from the end of the datum's way to its beginning, and
+//! stopped in the opposite order.
+//!
+//! ```text
+//! inputs ── intake ── pipeline (enrich, process) ── freeze ── buffer ── send
+//! ```
+//! Invariant: a stage is told to stop only after all before it have handed on what they had, so that a clean stop leaves
+//! every accepted record delivered or on disk, within `limits.shutdown_deadline_ms`.
+
+use crate::config::{Config, Loaded, Unfit};
+use crate::observe::{Identity, Observatory, Parts};
+use crate::pipeline::{Pipeline, Pulse};
+use crate::stage::{Stages, within};
+use crate::state::{self, State, StateError};
+use crate::supervise::{Board, Supervisor};
+use crate::{admin, budget, farewell, inputs, log, runtime, signals, telemetry};
+use ollystack_buffer::{Buffer, Options};
+use ollystack_enrich::Enricher;
+use ollystack_export as export;
+use ollystack_process::Process;
+use ollystack_record::{Intake, Ledger};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Reduced batches on their way to the freezer, which takes them at once: a few are enough.
+const REDUCED_MAX: usize = 16;
+
+/// Why the agent does not run, or runs no more.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    #[error(transparent)]
+    Overdrawn(#[from] budget::Overdrawn),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Export(#[from] export::Error),
+    #[error("the system refuses what the agent needs to start: {0}")]
+    System(#[from] std::io::Error),
+    #[error("{0} ended by itself, see the log; what is on disk is kept, start the agent again")]
+    Ended(&'static str),
+}
+
+/// A running agent.
+struct Agent {
+    supervisor: Supervisor,
+    stages: Stages,
+    buffer: Buffer,
+    ledger: Arc<Ledger>,
+    stop_inputs: CancellationToken,
+    stop_pipeline: CancellationToken,
+    stop_sending: CancellationToken,
+    deadline: Duration,
+    _state: State,
+}
+
+/// Run until told to stop. The log is on stderr; stdout stays empty.
+pub(crate) fn run(loaded: Loaded) -> Result<(), RunError> {
+    log::start(&loaded.config.log);
+    for warning in loaded.warnings.iter().chain(&loaded.config.warnings(loaded.file.as_deref())) {
+        tracing::warn!("{warning}");
+    }
+    if let Some(fault) = loaded.config.faults().into_iter().next() {
+        return Err(fault.into());
+    }
+    runtime::shield_memory();
+    runtime::build()?.block_on(async {
+        let mut signals = signals::listen()?;
+        let mut agent = Agent::start(loaded.config).await?;
+        let ended = tokio::select! {
+            signal = signals.next() => {
+                tracing::info!(signal, "stopping; a second signal ends at once");
+                None
+            }
+            stage = agent.stages.first_to_end() => Some(stage),
+        };
+        signals.exit_on_next();
+        agent.stop().await;
+        ended.map_or(Ok(()), |stage| Err(RunError::Ended(stage)))
+    })
+}
+
+impl Agent {
+    async fn start(config: Config) -> Result<Agent, RunError> {
+        // What must be right before anything starts.
+        let (endpoint, key) = config.require()?;
+        let deadline = Duration::from_millis(config.limits.shutdown_deadline_ms);
+        let budget = budget::check(&config)?;
+        let state = state::open(&state::locate(&config)?)?;
+        let ledger = Arc::new(Ledger::default());
+        let options = Options {
+            bytes_max: config.buffer.bytes_max,
+            segment_bytes_max: config.buffer.segment_bytes_max,
+            ..Options::new(state.dir.join("buffer"))
+        };
+        let buffer = export::open_buffer(options, &ledger)?;
+        let enricher = Enricher::new(&config.enrich);
+        let host = enricher.host_resource();
+        let own = telemetry::resource(&host, &state.agent_id.to_string());
+        let process = Process::new(config.process.clone(), Arc::clone(&own), Arc::clone(&ledger));
+
+        // From the end of the way to its beginning: whoever starts finds the next stage there.
+        let [stop_inputs, stop_pipeline, stop_sending] = [(); 3].map(|()| CancellationToken::new());
+        let mut stages = Stages::default();
+        let sending = Arc::new(export::Status::default());
+        stages.spawn("sending", {
+            let (agent, ledger, status) = (state.agent_id.to_string(), Arc::clone(&ledger), Arc::clone(&sending));
+            let key = export::ApiKey::new(key.expose());
+            export::send(config.sending(), key, agent, buffer.clone(), ledger, stop_sending.clone(), status)
+        });
+        let (reduced, to_freeze) = mpsc::channel(REDUCED_MAX);
+        stages.spawn("freezing", {
+            let freeze = export::freeze(config.sending(), to_freeze, buffer.clone(), Arc::clone(&ledger));
+            async { Ok::<(), export::Error>(freeze.await) }
+        });
+        let limits = &config.limits;
+        let (intake, received) = Intake::new(limits.queue_batches_max, limits.queue_records_max, Arc::clone(&ledger));
+        let pulse = Arc::new(Pulse::default());
+        stages.spawn("processing", {
+            let pipeline = Pipeline::new(enricher, process, Arc::clone(&ledger), Arc::clone(&pulse));
+            pipeline.run(received, reduced, stop_pipeline.clone())
+        });
+        let (board, figures) = (Arc::new(Board::default()), Arc::new(inputs::Figures::default()));
+        let mut supervisor = Supervisor::new(Arc::clone(&board), stop_inputs.clone());
+        inputs::start(&mut supervisor, &config, &state.dir, &host, &intake, &stop_inputs, &figures);
+
+        // Beside the way: what the agent says about itself.
+        let identity = Identity::new(&config, &state, &host, &budget);
+        let parts = Parts { ledger: Arc::clone(&ledger), buffer: buffer.clone(), sending, pulse, board, figures };
+        let observatory = Arc::new(Observatory::new(identity, parts));
+        telemetry::start(&mut supervisor, &config, &own, &observatory, &intake, &stop_inputs);
+        admin::start(&config.admin.listen, observatory.clone(), &stop_sending).await;
+        let dir = state.dir.display().to_string();
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), agent = %state.agent_id, endpoint, state_dir = dir, "the agent runs");
+        Ok(Agent { supervisor, stages, buffer, ledger, stop_inputs, stop_pipeline, stop_sending, deadline, _state: state })
+    }
+
+    async fn stop(mut self) {
+        let begin = Instant::now();
+        self.stop_inputs.cancel();
+        within(begin + self.deadline / 4, "the inputs", self.supervisor.join()).await;
+        self.stop_pipeline.cancel();
+        for stage in ["processing", "freezing"] {
+            within(begin + self.deadline / 2, stage, self.stages.end(stage)).await;
+        }
+        self.stop_sending.cancel();
+        within(begin + self.deadline, "sending", self.stages.end("sending")).await;
+        within(begin + self.deadline + Duration::from_secs(1), "the disk buffer", self.buffer.close()).await;
+        farewell::say(&self.ledger, begin.elapsed());
+    }
+}

@@ -1,0 +1,237 @@
+//! `ollystack-agent status`: asks the running agent for its report and shows it as a page that a person can read.
+//!
+//! Invariant: nothing is computed here that the report does not hold; what `--json` prints and what the page says agree.
+
+use crate::admin::{Account, Report};
+use crate::supervise::Phase;
+use crate::table::{Align, Table, bytes, duration, grouped};
+use ollystack_record::{DropReason, Place};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The longest a report may take, connecting included.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// A report is a few KiB plus a line per followed file: 2,000 files of 200 bytes are 400 KB.
+const REPORT_BYTES_MAX: u64 = 4 << 20;
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StatusError {
+    #[error("admin.listen is empty, so a running agent cannot be asked; set it to 127.0.0.1:8889")]
+    NoAddress,
+    #[error("no agent answers on {address} ({error}): start one with `ollystack-agent run`, or name its address with --admin-listen")]
+    NotRunning {
+        address: SocketAddr,
+        error: std::io::Error,
+    },
+    #[error("what answers on {address} is not this version of ollystack-agent ({found}); name the agent's address with --admin-listen")]
+    Stranger {
+        address: SocketAddr,
+        found: String,
+    },
+}
+
+/// Ask the agent at `address` for its report: the JSON, and what it says.
+pub(crate) fn fetch(address: &str) -> Result<(String, Report), StatusError> {
+    let address: SocketAddr = address.parse().map_err(|_| StatusError::NoAddress)?;
+    let answer = get(address, "/status").map_err(|error| StatusError::NotRunning { address, error })?;
+    let stranger = |found: &str| StatusError::Stranger { address, found: found.chars().take(60).collect() };
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| stranger("no HTTP"))?;
+    let first = head.lines().next().unwrap_or_default();
+    if !first.contains(" 200 ") {
+        return Err(stranger(first));
+    }
+    let report = serde_json::from_str(body).map_err(|error| stranger(&error.to_string()))?;
+    Ok((body.to_owned(), report))
+}
+
+/// HTTP/1.0, so that the answer comes whole and the connection ends it.
+fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.take(REPORT_BYTES_MAX).read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// The page.
+pub(crate) fn render(report: &Report, now: SystemTime, width: usize) -> String {
+    let mut page = format!(
+        "ollystack-agent {} on {}, process {}, up {}\n\n",
+        report.version,
+        report.host,
+        report.pid,
+        duration(report.uptime_seconds)
+    );
+    page.push_str(&ledger(report));
+    page.push('\n');
+    page.push_str(&inputs(report, width));
+    page.push('\n');
+    page.push_str(&rest(report, now));
+    page
+}
+
+fn ledger(report: &Report) -> String {
+    let columns = report.signals.iter().map(|account| (account.signal.as_str(), Align::Right));
+    let mut table = Table::new([("records", Align::Left)].into_iter().chain(columns));
+    let number = |pick: fn(&Account) -> i64| report.signals.iter().map(move |account| grouped(pick(account)));
+    let mut row = |name: &str, cells: &mut dyn Iterator<Item = String>| {
+        table.row(std::iter::once(name.to_owned()).chain(cells));
+    };
+    row("seen", &mut number(|a| a.seen as i64));
+    row("+ carried from last run", &mut number(|a| a.carried as i64));
+    row("= sent", &mut number(|a| a.sent as i64));
+    row("+ folded", &mut number(|a| a.folded as i64));
+    row("+ sampled out", &mut number(|a| a.sampled_out as i64));
+    row("+ suppressed", &mut number(|a| a.suppressed as i64));
+    row("+ dropped", &mut number(|a| a.dropped_total() as i64));
+    for reason in DropReason::ALL.map(DropReason::name) {
+        let count = |account: &Account| account.dropped.get(reason).copied().unwrap_or(0);
+        if report.signals.iter().any(|account| count(account) > 0) {
+            row(&format!("    {reason}"), &mut report.signals.iter().map(|account| grouped(count(account) as i64)));
+        }
+    }
+    row("+ waiting", &mut number(Account::waiting_total));
+    for place in Place::ALL.map(Place::name) {
+        let count = |account: &Account| account.waiting.get(place).copied().unwrap_or(0);
+        if report.signals.iter().any(|account| count(account) != 0) {
+            row(&format!("    {place}"), &mut report.signals.iter().map(|account| grouped(count(account))));
+        }
+    }
+    row("unaccounted for", &mut number(|a| a.balance));
+    let ratio = |ratio: Option<f64>| ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.1} : 1"));
+    row("reduction, records", &mut report.signals.iter().map(|a| ratio(a.reduction())));
+    row("raw OTLP in", &mut report.signals.iter().map(|a| bytes(a.bytes_in)));
+    row("sent, compressed", &mut report.signals.iter().map(|a| bytes(a.bytes_out)));
+    row("reduction, bytes", &mut report.signals.iter().map(|a| ratio(a.reduction_bytes())));
+    table.render(usize::MAX)
+}
+
+fn inputs(report: &Report, width: usize) -> String {
+    let mut table = Table::new([
+        ("input", Align::Left),
+        ("state", Align::Left),
+        ("restarts", Align::Right),
+        ("last failure, or why it is off", Align::Left),
+    ]);
+    for input in &report.inputs {
+        let phase = match input.phase {
+            Phase::Running => "running",
+            Phase::Failing => "failing",
+            Phase::Off => "off",
+            Phase::Stopped => "stopped",
+        };
+        table.row([input.name.clone(), phase.to_owned(), input.restarts.to_string(), input.note.clone()]);
+    }
+    table.render(width)
+}
+
+fn rest(report: &Report, now: SystemTime) -> String {
+    let now_ms = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    let ago = |at: Option<u64>| at.map(|at| format!("{} ago", duration(now_ms.saturating_sub(at) / 1000)));
+    let (export, buffer, memory) = (&report.export, &report.buffer, &report.memory);
+    let mut lines = vec![("export", format!("{} to {}", export.state, export.endpoint))];
+    lines.push(("", match ago(export.last_success_unix_ms) {
+        Some(ago) => format!("{} batches sent, the last {ago}", grouped(export.batches_sent as i64)),
+        None => "nothing sent yet".to_owned(),
+    }));
+    if export.batches_refused > 0 {
+        lines.push(("", format!("{} batches refused for good", grouped(export.batches_refused as i64))));
+    }
+    if let (Some(error), Some(ago)) = (&export.last_error, ago(export.last_error_unix_ms)) {
+        lines.push(("", format!("{} failed attempts, the last {ago}: {error}", grouped(export.attempts_failed as i64))));
+    }
+    let mut waiting = format!(
+        "{} of {} on disk in {} segments, {} batches",
+        bytes(buffer.disk_bytes),
+        bytes(buffer.disk_bytes_max),
+        buffer.segments,
+        grouped(buffer.entries as i64)
+    );
+    if buffer.entries > 0 {
+        waiting.push_str(&format!(", the oldest {} old", duration(buffer.oldest_age_seconds)));
+    }
+    if buffer.put_failures > 0 {
+        waiting.push_str(&format!(", {} writes failed", grouped(buffer.put_failures as i64)));
+    }
+    lines.push(("buffer", waiting));
+    lines.push((
+        "memory",
+        format!(
+            "{} resident (peak {}) + {} kernel maps, limit {}, declared {}",
+            bytes(memory.rss_bytes),
+            bytes(memory.rss_bytes_peak),
+            bytes(memory.map_bytes),
+            bytes(memory.limit_bytes),
+            bytes(memory.declared_bytes)
+        ),
+    ));
+    let share = report.cpu_seconds / report.uptime_seconds.max(1) as f64 * 100.0;
+    lines.push(("cpu", format!("{:.1} s, {share:.2}% of a core since the start, {} threads", report.cpu_seconds, report.threads)));
+    lines.push(("agent id", report.agent_id.clone()));
+    lines.into_iter().map(|(name, text)| format!("{name:<9}{text}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::example;
+    use std::net::TcpListener;
+
+    fn page() -> String {
+        render(&example(), UNIX_EPOCH + Duration::from_millis(1_800_000_061_000), 100)
+    }
+
+    #[test]
+    fn the_page_shows_the_ledger_the_inputs_and_how_sending_fares() {
+        let page = page();
+        for part in [
+            "ollystack-agent 0.1.0 on web-1, process 42, up 1 min 1 s",
+            "seen                      61,010    12       0",
+            "    series_limit               7     0       0",
+            "    window                 1,003     0       0",
+            "unaccounted for                0     0       0",
+            "reduction, records      60.0 : 1  1.0 : 1      -",
+            "host   failing         3  no \"proc\"",
+            "ebpf   off             0  not root",
+            "retrying to https://gateway:4317",
+            "the last 1 s ago: connection refused",
+            "20.0 MiB resident",
+        ] {
+            let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(squeezed(&page).contains(&squeezed(part)), "{part} is missing in\n{page}");
+        }
+    }
+
+    #[test]
+    fn reasons_and_places_without_records_take_no_line() {
+        let page = page();
+        assert!(!page.contains("queue_full") && !page.contains("sampler"), "{page}");
+    }
+
+    #[test]
+    fn no_agent_is_said_with_how_to_start_one() {
+        // Bound, then closed: nobody else has this port.
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let message = fetch(&address.to_string()).unwrap_err().to_string();
+        assert!(message.contains("start one with `ollystack-agent run`"), "{message}");
+    }
+
+    #[test]
+    fn somebody_else_on_the_port_is_not_taken_for_an_agent() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 512];
+            let _ = stream.read(&mut request).unwrap();
+            stream.write_all(b"HTTP/1.1 404 Not Found\r\n\r\nnope").unwrap();
+        });
+        let message = fetch(&address.to_string()).unwrap_err().to_string();
+        server.join().unwrap();
+        assert!(message.contains("404 Not Found"), "{message}");
+    }
+}

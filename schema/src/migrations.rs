@@ -143,3 +143,86 @@ fn split(sql: &str) -> Vec<String> {
         .filter(|statement| !statement.is_empty())
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names;
+    use std::collections::HashSet;
+    use std::fmt::Write as _;
+
+    #[test]
+    fn numbers_run_on_from_one_and_files_bear_them() {
+        for (index, migration) in MIGRATIONS.iter().enumerate() {
+            assert_eq!(migration.number as usize, index + 1);
+            assert!(migration.name.starts_with(&format!("{:04}_", migration.number)), "{}", migration.name);
+        }
+        let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap().count();
+        assert_eq!(files, MIGRATIONS.len(), "a file is not in the list");
+    }
+
+    #[test]
+    fn every_statement_makes_something_new_and_may_be_run_again() {
+        let mut names = HashSet::new();
+        for migration in MIGRATIONS {
+            for statement in migration.statements(Placement::SingleNode).unwrap() {
+                assert!(
+                    !statement.contains('?'),
+                    "the clickhouse crate takes a question mark for a parameter: {statement}"
+                );
+                let head = statement.lines().next().unwrap();
+                let name =
+                    head.split_once(" IF NOT EXISTS ").expect(head).1.split([' ', '(']).next().unwrap().to_owned();
+                assert!(names.insert(name.clone()), "{name} is made twice");
+            }
+        }
+    }
+
+    /// What the migrations come to, word for word: a change to one that was released must not pass unseen.
+    /// After an intended change to one that was not: `UPDATE_GOLDEN=1 cargo test -p ollystack-schema --features rows`.
+    #[test]
+    fn the_ddl_is_the_golden_one() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/single_node.golden.sql");
+        let mut ddl = String::new();
+        for migration in MIGRATIONS {
+            writeln!(ddl, "-- {} {}", migration.name, migration.checksum()).unwrap();
+            for statement in migration.statements(Placement::SingleNode).unwrap() {
+                writeln!(ddl, "{statement};\n").unwrap();
+            }
+        }
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(path, &ddl).unwrap();
+        }
+        let golden = std::fs::read_to_string(path).unwrap();
+        let differs = ddl.lines().zip(golden.lines()).find(|(now, then)| now != then);
+        assert!(ddl == golden, "the first line that differs (now, golden): {differs:?}");
+    }
+
+    #[test]
+    fn names_in_sql_are_those_of_the_code() {
+        let red = MIGRATIONS.iter().find(|migration| migration.name.contains("service_metrics")).unwrap().sql;
+        assert!(red.contains(&format!("MetricName = '{}'", names::SPAN_DURATION)));
+        assert!(red.contains(&format!("{} AS Scale", names::HISTOGRAM_SCALE)));
+        assert!(red.contains(&format!("log2(Seconds) * {})", 1 << names::HISTOGRAM_SCALE)));
+        let every: String = MIGRATIONS.iter().map(|migration| migration.sql).collect();
+        for kind in ["Client", "Producer", "Consumer"] {
+            assert!(names::SPAN_KINDS.contains(&kind) && every.contains(&format!("'{kind}'")));
+        }
+        assert!(names::STATUS_CODES.contains(&"Error") && every.contains("StatusCode = 'Error'"));
+    }
+
+    #[test]
+    fn statements_end_at_semicolons_of_their_own() {
+        let sql = "-- a; b\nSELECT ';', \"x;\" -- c;\n;\n\nSELECT 'it\\'s;' ;-- end";
+        assert_eq!(split(sql), ["SELECT ';', \"x;\"", "SELECT 'it\\'s;'"]);
+    }
+
+    #[test]
+    fn placeholders_are_rendered_and_unknown_ones_refused() {
+        let render = |template| render(template, Placement::SingleNode);
+        let template = "CREATE TABLE a ${on_cluster} (x Int8) ENGINE = ${ReplacingMergeTree(x)}";
+        assert_eq!(render(template).unwrap(), "CREATE TABLE a (x Int8) ENGINE = ReplacingMergeTree(x)");
+        assert!(render("${cluster}").unwrap_err().contains("`${cluster}`"));
+        assert!(render("ENGINE = ${MergeTree").is_err());
+    }
+}

@@ -1,0 +1,398 @@
+//! The schema on the real engine: migrations, the gateway's typed rows, and what the views make of them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's way to fail")]
+
+mod support;
+
+use clickhouse::{Client, Row, RowOwned, RowRead, RowWrite};
+use ollystack_schema::migrations::{MIGRATIONS, Placement};
+use ollystack_schema::names::{HISTOGRAM_SCALE, SPAN_DURATION};
+use ollystack_schema::rows::{LogRow, MetricRow, MetricType, SeriesRow, SpanRow, Table, Temporality};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use support::{Store, post};
+
+fn now() -> u32 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as u32
+}
+
+/// The start of the last whole minute but `ago`, in nanoseconds.
+fn minute(ago: u32) -> i64 {
+    i64::from((now() / 60 - ago) * 60) * 1_000_000_000
+}
+
+fn attributes(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
+}
+
+async fn insert<T>(client: &Client, token: &str, rows: &[T])
+where
+    T: Table + RowWrite + for<'a> Row<Value<'a> = T>,
+{
+    let mut insert = client.insert::<T>(<T as Table>::NAME).await.unwrap();
+    insert = insert
+        .with_setting("insert_deduplication_token", token)
+        .with_setting("deduplicate_blocks_in_dependent_materialized_views", "1");
+    for row in rows {
+        insert.write(row).await.unwrap();
+    }
+    insert.end().await.unwrap();
+}
+
+async fn all<T: RowOwned + RowRead>(client: &Client, sql: &str) -> Vec<T> {
+    client.query(sql).fetch_all::<T>().await.unwrap()
+}
+
+fn metric() -> MetricRow {
+    MetricRow {
+        tenant_id: "t".into(),
+        metric_name: "system.cpu.time".into(),
+        series_hash: u64::MAX - 1,
+        service_name: "shop".into(),
+        start_time_unix: minute(2),
+        time_unix: minute(1) + 123_456_789,
+        metric_type: MetricType::Gauge,
+        value: 1.5,
+        count: 60,
+        sum: Some(90.0),
+        min: Some(-1.0),
+        max: None,
+        ingested_at: now(),
+        expires_at: now() + 86_400 * 30,
+        ..MetricRow::default()
+    }
+}
+
+fn red(status: &str, count: u64, agent: &str) -> MetricRow {
+    MetricRow {
+        metric_name: SPAN_DURATION.into(),
+        metric_type: MetricType::ExponentialHistogram,
+        aggregation_temporality: Temporality::Delta,
+        scale: HISTOGRAM_SCALE,
+        count,
+        sum: Some(0.1 * count as f64),
+        min: Some(0.1),
+        max: Some(0.1),
+        // 0.1 s: ceil(log2(0.1) * 64) - 1.
+        positive_offset: -213,
+        positive_bucket_counts: vec![count],
+        span_name: "GET /".into(),
+        span_kind: "server".into(),
+        status_code: status.into(),
+        agent_id: agent.into(),
+        batch_sequence: 7,
+        ..metric()
+    }
+}
+
+fn span() -> SpanRow {
+    SpanRow {
+        tenant_id: "t".into(),
+        timestamp: minute(1) + 5,
+        trace_id: "0af7651916cd43dd8448eb211c80319c".into(),
+        span_id: "b7ad6b7169203331".into(),
+        span_name: "GET /".into(),
+        span_kind: "Server".into(),
+        service_name: "shop".into(),
+        resource_attributes: Arc::new(attributes(&[("host.name", "h"), ("service.name", "shop")])),
+        span_attributes: attributes(&[("http.route", "/"), ("x", "'\\\n\u{0}ü")]),
+        duration: 100_000_000,
+        status_code: "Unset".into(),
+        sample_weight: 1.0,
+        ingested_at: now(),
+        expires_at: now() + 86_400 * 30,
+        ..SpanRow::default()
+    }
+}
+
+#[tokio::test]
+async fn every_migration_applies_and_applies_again() {
+    let store = Store::get();
+    let client = store.with_schema("twice").await;
+    let tables = "SELECT name FROM system.tables WHERE database = 'twice' AND name NOT LIKE '.%' ORDER BY name";
+    let first = all::<String>(&client, tables).await;
+    store.with_schema("twice").await;
+    assert_eq!(all::<String>(&client, tables).await, first);
+    for name in [
+        "metrics_raw",
+        "metrics_series",
+        "logs_raw",
+        "traces_raw",
+        "ingested_batches",
+        "service_metrics_1m",
+        "error_aggregates",
+        "service_topology",
+        "metric_anomalies",
+        "otel_logs",
+        "otel_traces",
+        "otel_metrics_gauge",
+    ] {
+        assert!(first.iter().any(|table| table == name), "{name} is missing");
+    }
+    assert!(MIGRATIONS.iter().all(|migration| migration.statements(Placement::SingleNode).is_ok()));
+}
+
+#[tokio::test]
+async fn the_gateways_rows_come_back_as_they_went_in() {
+    let store = Store::get();
+    let client = store.with_schema("rows").await;
+    let metrics = vec![
+        MetricRow {
+            explicit_bounds: vec![0.1, 1.0],
+            bucket_counts: vec![1, 2, 3],
+            scale: -3,
+            zero_count: 4,
+            zero_threshold: 1e-9,
+            positive_bucket_counts: vec![5, 0, u64::MAX],
+            negative_offset: -7,
+            negative_bucket_counts: vec![8],
+            quantiles: vec![0.5, 0.99],
+            quantile_values: vec![1.0, 2.0],
+            exemplar_attributes: vec![attributes(&[("a", "b")]), vec![]],
+            exemplar_times: vec![1, 2],
+            exemplar_values: vec![0.5, f64::MAX],
+            exemplar_span_ids: vec!["s".into(), String::new()],
+            exemplar_trace_ids: vec!["t".into(), String::new()],
+            flags: 1,
+            is_monotonic: true,
+            ..metric()
+        },
+        MetricRow { series_hash: u64::MAX, ..metric() },
+    ];
+    let series = vec![SeriesRow {
+        tenant_id: "t".into(),
+        metric_name: "system.cpu.time".into(),
+        series_hash: u64::MAX - 1,
+        metric_type: MetricType::Gauge,
+        metric_unit: "s".into(),
+        resource_attributes: Arc::new(attributes(&[("host.name", "h")])),
+        attributes: attributes(&[("cpu.mode", "user")]),
+        last_seen: now(),
+        expires_at: now() + 86_400,
+        ..SeriesRow::default()
+    }];
+    let logs = vec![LogRow {
+        tenant_id: "t".into(),
+        timestamp: minute(1),
+        observed_timestamp: minute(1) + 1,
+        severity_text: "ERROR".into(),
+        severity_number: 17,
+        body: "cannot open /x: 13".into(),
+        line_count: 5,
+        log_attributes: attributes(&[("log.file.path", "/x")]),
+        ingested_at: now(),
+        expires_at: now() + 86_400,
+        ..LogRow::default()
+    }];
+    let spans = vec![SpanRow {
+        event_timestamps: vec![1, 2],
+        event_names: vec!["a".into(), "b".into()],
+        event_attributes: vec![attributes(&[("k", "v")]), vec![]],
+        link_trace_ids: vec!["t".into()],
+        link_span_ids: vec!["s".into()],
+        link_trace_states: vec!["x=y".into()],
+        link_attributes: vec![vec![]],
+        ..span()
+    }];
+    insert(&client, "m", &metrics).await;
+    insert(&client, "s", &series).await;
+    insert(&client, "l", &logs).await;
+    insert(&client, "t", &spans).await;
+    assert_eq!(all::<MetricRow>(&client, "SELECT ?fields FROM metrics_raw ORDER BY SeriesHash").await, metrics);
+    assert_eq!(all::<SeriesRow>(&client, "SELECT ?fields FROM metrics_series").await, series);
+    assert_eq!(all::<LogRow>(&client, "SELECT ?fields FROM logs_raw").await, logs);
+    assert_eq!(all::<SpanRow>(&client, "SELECT ?fields FROM traces_raw").await, spans);
+
+    let labelled = "SELECT SeriesHash, MetricUnit, Attributes['cpu.mode'], toString(MetricType) FROM otel_metrics_gauge ORDER BY SeriesHash";
+    let labelled = all::<(u64, String, String, String)>(&client, labelled).await;
+    assert_eq!(labelled[0], (u64::MAX - 1, "s".into(), "user".into(), "gauge".into()));
+    assert_eq!(labelled[1], (u64::MAX, String::new(), String::new(), "gauge".into()));
+    let hot = "SELECT HostName FROM traces_raw WHERE has(SpanAttributeItems, 'http.route=/')";
+    assert_eq!(all::<String>(&client, hot).await, ["h"]);
+    assert_eq!(all::<u64>(&client, "SELECT LineCount FROM otel_logs WHERE hasToken(Body, 'open')").await, [5]);
+    for view in
+        ["otel_metrics_sum", "otel_metrics_histogram", "otel_metrics_exponential_histogram", "otel_metrics_summary"]
+    {
+        assert_eq!(all::<u64>(&client, &format!("SELECT count() FROM {view}")).await, [0], "{view}");
+    }
+    let lookup = "SELECT TraceId, End > Start FROM otel_traces_trace_id_ts";
+    assert_eq!(all::<(String, bool)>(&client, lookup).await, [(spans[0].trace_id.clone(), true)]);
+}
+
+#[derive(Debug, PartialEq, Row, Deserialize, Serialize)]
+struct Red {
+    service: String,
+    kind: String,
+    requests: f64,
+    errors: f64,
+    average: f64,
+    p50: f64,
+    p99: f64,
+    max: Option<f64>,
+}
+
+const RED: &str = "SELECT ServiceName AS service, SpanKind AS kind, Requests AS requests, Errors AS errors, DurationAvg AS average, \
+                   DurationP50 AS p50, DurationP99 AS p99, DurationMax AS max FROM service_metrics_1m ORDER BY service";
+
+#[tokio::test]
+async fn red_comes_from_agents_histograms_and_from_spans_without_an_agent_never_twice() {
+    let store = Store::get();
+    let client = store.with_schema("red").await;
+    insert(&client, "m", &[red("ok", 90, "a"), red("error", 10, "a")]).await;
+    // Kept by an agent: it is in the histogram already.
+    insert(&client, "kept", &[SpanRow { agent_id: "a".into(), ..span() }]).await;
+    let direct = |duration, weight, status: &str| SpanRow {
+        service_name: "direct".into(),
+        duration,
+        sample_weight: weight,
+        status_code: status.into(),
+        ..span()
+    };
+    let mut spans: Vec<SpanRow> = (0..99).map(|_| direct(200_000_000, 2.0, "Unset")).collect();
+    spans.push(direct(3_000_000_000, 2.0, "Error"));
+    insert(&client, "direct", &spans).await;
+    let near = |value: f64, expected: f64| (value / expected - 1.0).abs() < 0.01;
+    let rows = all::<Red>(&client, RED).await;
+    let [direct, shop] = &rows[..] else { panic!("{rows:?}") };
+    assert_eq!((direct.service.as_str(), direct.requests, direct.errors), ("direct", 200.0, 2.0));
+    assert!(near(direct.p50, 0.2) && near(direct.p99, 0.2) && direct.max == Some(3.0), "{direct:?}");
+    assert!(near(direct.average, (99.0 * 0.2 + 3.0) / 100.0), "{direct:?}");
+    assert_eq!(
+        (shop.service.as_str(), shop.kind.as_str(), shop.requests, shop.errors),
+        ("shop", "Server", 100.0, 10.0)
+    );
+    assert!(near(shop.p50, 0.1) && near(shop.p99, 0.1), "{shop:?}");
+}
+
+#[tokio::test]
+async fn a_retried_block_counts_once_in_the_table_and_in_every_view() {
+    let store = Store::get();
+    let client = store.with_schema("retried").await;
+    let failed = SpanRow {
+        status_code: "Error".into(),
+        span_kind: "Client".into(),
+        span_attributes: attributes(&[("server.address", "db"), ("server.port", "5432")]),
+        ..span()
+    };
+    let log = LogRow {
+        tenant_id: "t".into(),
+        timestamp: minute(1),
+        severity_number: 17,
+        body: "x".into(),
+        line_count: 1,
+        agent_id: "a".into(),
+        batch_sequence: 9,
+        ingested_at: now(),
+        expires_at: now() + 86_400,
+        ..LogRow::default()
+    };
+    for _ in 0..2 {
+        insert(&client, "spans", std::slice::from_ref(&failed)).await;
+        insert(&client, "logs", std::slice::from_ref(&log)).await;
+        insert(&client, "metrics", &[red("ok", 3, "a")]).await;
+    }
+    let once = "SELECT (SELECT count() FROM traces_raw), (SELECT sum(Requests) FROM service_metrics_1m), \
+                (SELECT sum(Errors) FROM error_aggregates), (SELECT sum(Calls) FROM service_topology), \
+                (SELECT sum(Rows) FROM ingested_batches), (SELECT count() FROM traces_trace_id_ts) FORMAT TSV";
+    // Requests: one span without an agent and three in the histogram. Errors: the span and the log record.
+    assert_eq!(post(store.address, "/?database=retried", &[], once.as_bytes()).text(), "1\t4\t2\t1\t2\t1\n");
+    let batches = "SELECT AgentId, BatchSequence, toString(Signal), sum(Rows) FROM ingested_batches GROUP BY ALL ORDER BY BatchSequence";
+    let expected = [("a".to_owned(), 7, "metrics".to_owned(), 1), ("a".to_owned(), 9, "logs".to_owned(), 1)];
+    assert_eq!(all::<(String, u64, String, u64)>(&client, batches).await, expected);
+}
+
+#[tokio::test]
+async fn equal_faults_are_one_row_whatever_their_numbers() {
+    let store = Store::get();
+    let client = store.with_schema("faults").await;
+    let failed = |id: &str| SpanRow {
+        status_code: "Error".into(),
+        sample_weight: 4.0,
+        event_timestamps: vec![1, 1],
+        event_names: vec!["retry".into(), "exception".into()],
+        event_attributes: vec![
+            vec![],
+            attributes(&[("exception.message", &format!("no order {id} for user 17")), ("exception.type", "NotFound")]),
+        ],
+        ..span()
+    };
+    insert(&client, "a", &[failed("12"), failed("7f3c9f0be1d24ab89cb1"), span()]).await;
+    let found = "SELECT ServiceName, Operation, ExceptionType, Message, Errors, TraceId FROM error_aggregates";
+    let expected: Vec<(String, String, String, String, f64, String)> = vec![(
+        "shop".into(),
+        "GET /".into(),
+        "NotFound".into(),
+        "no order # for user #".into(),
+        8.0,
+        "0af7651916cd43dd8448eb211c80319c".into(),
+    )];
+    assert_eq!(all::<(String, String, String, String, f64, String)>(&client, found).await, expected);
+}
+
+#[tokio::test]
+async fn edges_are_read_off_client_producer_and_consumer_spans() {
+    let store = Store::get();
+    let client = store.with_schema("edges").await;
+    let edge = |kind: &str, pairs: &[(&str, &str)]| SpanRow {
+        span_kind: kind.into(),
+        span_attributes: attributes(pairs),
+        ..span()
+    };
+    let spans = [
+        edge("Client", &[("server.address", "10.0.0.1"), ("server.port", "80")]),
+        edge("Client", &[("network.peer.address", "fd00::1"), ("network.peer.port", "80")]),
+        edge("Client", &[("peer.service", "stock"), ("server.address", "10.0.0.2")]),
+        edge("Client", &[("db.system", "postgresql"), ("db.namespace", "shop"), ("server.address", "db")]),
+        edge("Producer", &[("messaging.destination.name", "orders"), ("messaging.system", "kafka")]),
+        edge("Consumer", &[("messaging.destination.name", "orders"), ("messaging.system", "kafka")]),
+        edge("Server", &[("server.address", "shop")]),
+        edge("Client", &[]),
+    ];
+    insert(&client, "a", &spans).await;
+    let found = "SELECT Source, Target, toString(TargetKind) FROM service_topology ORDER BY Source DESC, Target";
+    let found = all::<(String, String, String)>(&client, found).await;
+    let expected = [
+        ("shop", "10.0.0.1:80", "address"),
+        ("shop", "[fd00::1]:80", "address"),
+        ("shop", "kafka/orders", "queue"),
+        ("shop", "postgresql/shop/db", "database"),
+        ("shop", "stock", "service"),
+        ("kafka/orders", "shop", "service"),
+    ];
+    assert_eq!(found, expected.map(|(source, target, kind)| (source.into(), target.into(), kind.into())));
+}
+
+#[tokio::test]
+async fn a_minute_far_from_the_usual_is_an_anomaly() {
+    let store = Store::get();
+    let client = store.with_schema("far").await;
+    let point = |ago: u32, mean: f64, hash: u64| MetricRow {
+        series_hash: hash,
+        time_unix: minute(ago),
+        sum: Some(mean * 60.0),
+        value: mean,
+        ..metric()
+    };
+    // One series wobbles and once leaps, one only wobbles.
+    let wobble = |ago: u32| 10.0 + f64::from(ago % 5) * 0.1;
+    let mut rows: Vec<MetricRow> =
+        (1..=60).map(|ago| point(ago, if ago == 3 { 50.0 } else { wobble(ago) }, 1)).collect();
+    rows.extend((1..=60).map(|ago| point(ago, wobble(ago), 2)));
+    insert(&client, "a", &rows).await;
+    for statement in ["SYSTEM REFRESH VIEW metric_anomalies", "SYSTEM WAIT VIEW metric_anomalies"] {
+        client.query(statement).execute().await.unwrap();
+    }
+    let found = "SELECT SeriesHash, Value, Score > 5 FROM metric_anomalies";
+    assert_eq!(all::<(u64, f64, bool)>(&client, found).await, [(1, 50.0, true)]);
+}
+
+#[tokio::test]
+async fn rows_leave_when_their_retention_is_over() {
+    let store = Store::get();
+    let client = store.with_schema("gone").await;
+    let old = SpanRow { expires_at: now() - 86_400, ..span() };
+    insert(&client, "old", &[old]).await;
+    insert(&client, "new", &[SpanRow { span_name: "stays".into(), ..span() }]).await;
+    client.query("OPTIMIZE TABLE traces_raw FINAL").execute().await.unwrap();
+    assert_eq!(all::<String>(&client, "SELECT SpanName FROM traces_raw").await, ["stays"]);
+}

@@ -1,0 +1,612 @@
+-- 0001_metrics 329491f5e3f3e94eb4c7c10b344d7719c2523fea63edfb237ab732058c3eb3cd
+CREATE TABLE IF NOT EXISTS metrics_series
+(
+    TenantId               LowCardinality(String),
+    MetricName             LowCardinality(String),
+    SeriesHash             UInt64,
+    ServiceName            LowCardinality(String),
+    MetricType             Enum8('gauge' = 1, 'sum' = 2, 'histogram' = 3, 'exponential_histogram' = 4, 'summary' = 5),
+    MetricUnit             LowCardinality(String),
+    MetricDescription      String CODEC(ZSTD(1)),
+    AggregationTemporality Enum8('unspecified' = 0, 'delta' = 1, 'cumulative' = 2),
+    IsMonotonic            Bool,
+    ResourceSchemaUrl      LowCardinality(String),
+    ResourceAttributes     Map(LowCardinality(String), String) CODEC(ZSTD(1)),
+    ScopeName              LowCardinality(String),
+    ScopeVersion           LowCardinality(String),
+    ScopeSchemaUrl         LowCardinality(String),
+    ScopeAttributes        Map(LowCardinality(String), String) CODEC(ZSTD(1)),
+    Attributes             Map(LowCardinality(String), String) CODEC(ZSTD(1)),
+    LastSeen               DateTime CODEC(Delta, ZSTD(1)),
+    ExpiresAt              DateTime CODEC(Delta, ZSTD(1)),
+    HostName               LowCardinality(String) MATERIALIZED ResourceAttributes['host.name'],
+    K8sNamespace           LowCardinality(String) MATERIALIZED ResourceAttributes['k8s.namespace.name'],
+    K8sPod                 LowCardinality(String) MATERIALIZED ResourceAttributes['k8s.pod.name'],
+    Environment            LowCardinality(String) MATERIALIZED ResourceAttributes['deployment.environment.name']
+)
+ENGINE = ReplacingMergeTree(LastSeen)
+ORDER BY (TenantId, MetricName, SeriesHash)
+TTL ExpiresAt
+SETTINGS non_replicated_deduplication_window = 10000;
+
+CREATE TABLE IF NOT EXISTS metrics_raw
+(
+    TenantId               LowCardinality(String),
+    MetricName             LowCardinality(String),
+    SeriesHash             UInt64 CODEC(ZSTD(1)),
+    ServiceName            LowCardinality(String),
+    StartTimeUnix          DateTime64(9) CODEC(DoubleDelta, ZSTD(1)),
+    TimeUnix               DateTime64(9) CODEC(DoubleDelta, ZSTD(1)),
+    MetricType             Enum8('gauge' = 1, 'sum' = 2, 'histogram' = 3, 'exponential_histogram' = 4, 'summary' = 5),
+    AggregationTemporality Enum8('unspecified' = 0, 'delta' = 1, 'cumulative' = 2),
+    IsMonotonic            Bool,
+    Flags                  UInt32 CODEC(T64, ZSTD(1)),
+    Value                  Float64 CODEC(Gorilla, ZSTD(1)),
+    Count                  UInt64 CODEC(T64, ZSTD(1)),
+    Sum                    Nullable(Float64) CODEC(Gorilla, ZSTD(1)),
+    Min                    Nullable(Float64) CODEC(Gorilla, ZSTD(1)),
+    Max                    Nullable(Float64) CODEC(Gorilla, ZSTD(1)),
+    ExplicitBounds         Array(Float64) CODEC(ZSTD(1)),
+    BucketCounts           Array(UInt64) CODEC(T64, ZSTD(1)),
+    Scale                  Int32 CODEC(T64, ZSTD(1)),
+    ZeroCount              UInt64 CODEC(T64, ZSTD(1)),
+    ZeroThreshold          Float64 CODEC(Gorilla, ZSTD(1)),
+    PositiveOffset         Int32 CODEC(T64, ZSTD(1)),
+    PositiveBucketCounts   Array(UInt64) CODEC(T64, ZSTD(1)),
+    NegativeOffset         Int32 CODEC(T64, ZSTD(1)),
+    NegativeBucketCounts   Array(UInt64) CODEC(T64, ZSTD(1)),
+    ValueAtQuantiles       Nested(Quantile Float64, Value Float64) CODEC(ZSTD(1)),
+    Exemplars              Nested(
+        FilteredAttributes Map(LowCardinality(String), String),
+        TimeUnix           DateTime64(9),
+        Value              Float64,
+        SpanId             String,
+        TraceId            String
+    ) CODEC(ZSTD(1)),
+    SpanName               LowCardinality(String),
+    SpanKind               LowCardinality(String),
+    StatusCode             LowCardinality(String),
+    AgentId                LowCardinality(String),
+    BatchSequence          UInt64 CODEC(Delta, ZSTD(1)),
+    IngestedAt             DateTime CODEC(Delta, ZSTD(1)),
+    ExpiresAt              DateTime CODEC(Delta, ZSTD(1)),
+    Last                   Float64 ALIAS Value,
+    INDEX idx_time TimeUnix TYPE minmax GRANULARITY 1
+)
+ENGINE = MergeTree
+PARTITION BY toDate(ExpiresAt)
+ORDER BY (TenantId, MetricName, SeriesHash, TimeUnix)
+TTL ExpiresAt
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
+
+-- 0002_logs 25355c3fc0c7b027df349c317818ff363c5fee900480fe534b16fce50139b861
+CREATE TABLE IF NOT EXISTS logs_raw
+(
+    TenantId           LowCardinality(String),
+    Timestamp          DateTime64(9) CODEC(Delta, ZSTD(1)),
+    ObservedTimestamp  DateTime64(9) CODEC(Delta, ZSTD(1)),
+    TraceId            String CODEC(ZSTD(1)),
+    SpanId             String CODEC(ZSTD(1)),
+    TraceFlags         UInt8,
+    SeverityText       LowCardinality(String),
+    SeverityNumber     UInt8,
+    ServiceName        LowCardinality(String),
+    EventName          LowCardinality(String),
+    Body               String CODEC(ZSTD(1)),
+    LineCount          UInt64 DEFAULT 1 CODEC(T64, ZSTD(1)),
+    ResourceSchemaUrl  LowCardinality(String),
+    ResourceAttributes Map(LowCardinality(String), String) CODEC(ZSTD(1)),
+    ScopeSchemaUrl     LowCardinality(String),
+    ScopeName          LowCardinality(String),
+    ScopeVersion       LowCardinality(String),
+    ScopeAttributes    Map(LowCardinality(String), String) CODEC(ZSTD(1)),
+    LogAttributes      Map(LowCardinality(String), String) CODEC(ZSTD(1)),
+    AgentId            LowCardinality(String),
+    BatchSequence      UInt64 CODEC(Delta, ZSTD(1)),
+    IngestedAt         DateTime CODEC(Delta, ZSTD(1)),
+    ExpiresAt          DateTime CODEC(Delta, ZSTD(1)),
+    TimestampTime      DateTime ALIAS toDateTime(Timestamp),
+    HostName           LowCardinality(String) MATERIALIZED ResourceAttributes['host.name'],
+    K8sNamespace       LowCardinality(String) MATERIALIZED ResourceAttributes['k8s.namespace.name'],
+    K8sPod             LowCardinality(String) MATERIALIZED ResourceAttributes['k8s.pod.name'],
+    Environment        LowCardinality(String) MATERIALIZED ResourceAttributes['deployment.environment.name'],
+    ResourceAttributeItems Array(String)
+        ALIAS arrayMap(kv -> concat(kv.1, '=', kv.2), CAST(ResourceAttributes, 'Array(Tuple(String, String))')),
+    LogAttributeItems Array(String)
+        ALIAS arrayMap(kv -> concat(kv.1, '=', kv.2), CAST(LogAttributes, 'Array(Tuple(String, String))')),
+    INDEX idx_time Timestamp TYPE minmax GRANULARITY 1,
+    INDEX idx_trace_id TraceId TYPE bloom_filter(0.001) GRANULARITY 1,
+    INDEX idx_body Body TYPE text(tokenizer = 'splitByNonAlpha'),
+    INDEX idx_res_attr_items ResourceAttributeItems TYPE text(tokenizer = 'array'),
+    INDEX idx_log_attr_items LogAttributeItems TYPE text(tokenizer = 'array')
+)
+ENGINE = MergeTree
+PARTITION BY toDate(ExpiresAt)
+ORDER BY (TenantId, toStartOfFiveMinutes(Timestamp), ServiceName, Timestamp)
+TTL ExpiresAt
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, map_serialization_version = 'with_buckets';
+
+-- 0003_traces f328804c550f175176f5aaceb9ecab69b7c4d5dc7eab51e68a2239a97cdc72ba
+CREATE TABLE IF NOT EXISTS traces_raw
+(
+    TenantId           LowCardinality(String),
+    Timestamp          DateTime64(9) CODEC(Delta, ZSTD(1)),
+    TraceId            String CODEC(ZSTD(1)),
+    SpanId             String CODEC(ZSTD(1)),
+    ParentSpanId       String CODEC(ZSTD(1)),
+    TraceState         String CODEC(ZSTD(1)),
+    TraceFlags         UInt32 CODEC(T64, ZSTD(1)),
+    SpanName           LowCardinality(String),
+    SpanKind           LowCardinality(String),
+    ServiceName        LowCardinality(String),
+    ResourceSchemaUrl  LowCardinality(String),
+    ResourceAttributes Map(LowCardinality(String), String) CODEC(ZSTD(1)),
+    ScopeSchemaUrl     LowCardinality(String),
+    ScopeName          LowCardinality(String),
+    ScopeVersion       LowCardinality(String),
+    ScopeAttributes    Map(LowCardinality(String), String) CODEC(ZSTD(1)),
+    SpanAttributes     Map(LowCardinality(String), String) CODEC(ZSTD(1)),
+    Duration           UInt64 CODEC(T64, ZSTD(1)),
+    StatusCode         LowCardinality(String),
+    StatusMessage      String CODEC(ZSTD(1)),
+    SampleWeight       Float64 DEFAULT 1 CODEC(Gorilla, ZSTD(1)),
+    Events             Nested(
+        Timestamp  DateTime64(9),
+        Name       LowCardinality(String),
+        Attributes Map(LowCardinality(String), String)
+    ) CODEC(ZSTD(1)),
+    Links              Nested(
+        TraceId    String,
+        SpanId     String,
+        TraceState String,
+        Attributes Map(LowCardinality(String), String)
+    ) CODEC(ZSTD(1)),
+    AgentId            LowCardinality(String),
+    BatchSequence      UInt64 CODEC(Delta, ZSTD(1)),
+    IngestedAt         DateTime CODEC(Delta, ZSTD(1)),
+    ExpiresAt          DateTime CODEC(Delta, ZSTD(1)),
+    HostName           LowCardinality(String) MATERIALIZED ResourceAttributes['host.name'],
+    K8sNamespace       LowCardinality(String) MATERIALIZED ResourceAttributes['k8s.namespace.name'],
+    K8sPod             LowCardinality(String) MATERIALIZED ResourceAttributes['k8s.pod.name'],
+    Environment        LowCardinality(String) MATERIALIZED ResourceAttributes['deployment.environment.name'],
+    ResourceAttributeItems Array(String)
+        ALIAS arrayMap(kv -> concat(kv.1, '=', kv.2), CAST(ResourceAttributes, 'Array(Tuple(String, String))')),
+    SpanAttributeItems Array(String)
+        ALIAS arrayMap(kv -> concat(kv.1, '=', kv.2), CAST(SpanAttributes, 'Array(Tuple(String, String))')),
+    INDEX idx_time Timestamp TYPE minmax GRANULARITY 1,
+    INDEX idx_trace_id TraceId TYPE bloom_filter(0.001) GRANULARITY 1,
+    INDEX idx_duration Duration TYPE minmax GRANULARITY 1,
+    INDEX idx_res_attr_items ResourceAttributeItems TYPE text(tokenizer = 'array'),
+    INDEX idx_span_attr_items SpanAttributeItems TYPE text(tokenizer = 'array')
+)
+ENGINE = MergeTree
+PARTITION BY toDate(ExpiresAt)
+ORDER BY (TenantId, ServiceName, SpanName, toDateTime(Timestamp))
+TTL ExpiresAt
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, map_serialization_version = 'with_buckets';
+
+CREATE TABLE IF NOT EXISTS traces_trace_id_ts
+(
+    TenantId  LowCardinality(String),
+    TraceId   String CODEC(ZSTD(1)),
+    Start     SimpleAggregateFunction(min, DateTime64(9)) CODEC(Delta, ZSTD(1)),
+    End       SimpleAggregateFunction(max, DateTime64(9)) CODEC(Delta, ZSTD(1)),
+    ExpiresAt DateTime CODEC(Delta, ZSTD(1)),
+    INDEX idx_trace_id TraceId TYPE bloom_filter(0.01) GRANULARITY 1
+)
+ENGINE = AggregatingMergeTree
+PARTITION BY toDate(ExpiresAt)
+ORDER BY (TenantId, TraceId)
+TTL ExpiresAt
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS traces_trace_id_ts_mv TO traces_trace_id_ts AS
+SELECT
+    TenantId,
+    TraceId,
+    min(Timestamp) AS Start,
+    max(addNanoseconds(Timestamp, Duration)) AS End,
+    toStartOfDay(ExpiresAt) + 86399 AS ExpiresAt
+FROM traces_raw
+WHERE TraceId != ''
+GROUP BY TenantId, TraceId, ExpiresAt;
+
+-- 0004_ingested_batches 2c935f004e2bbc352c9275c8b17a6fd1c0bb4834014803e95ac4a301325bb88e
+CREATE TABLE IF NOT EXISTS ingested_batches
+(
+    TenantId      LowCardinality(String),
+    AgentId       LowCardinality(String),
+    BatchSequence UInt64 CODEC(Delta, ZSTD(1)),
+    Signal        Enum8('metrics' = 0, 'logs' = 1, 'traces' = 2),
+    Rows          SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1)),
+    IngestedAt    SimpleAggregateFunction(max, DateTime) CODEC(Delta, ZSTD(1)),
+    IngestedOn    Date CODEC(Delta, ZSTD(1))
+)
+ENGINE = AggregatingMergeTree
+PARTITION BY IngestedOn
+ORDER BY (TenantId, AgentId, BatchSequence, Signal)
+TTL IngestedOn + INTERVAL 30 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS ingested_batches_metrics_mv TO ingested_batches AS
+SELECT TenantId, AgentId, BatchSequence, 'metrics' AS Signal, count() AS Rows, max(r.IngestedAt) AS IngestedAt, toDate(r.IngestedAt) AS IngestedOn
+FROM metrics_raw AS r
+WHERE AgentId != ''
+GROUP BY TenantId, AgentId, BatchSequence, IngestedOn;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS ingested_batches_logs_mv TO ingested_batches AS
+SELECT TenantId, AgentId, BatchSequence, 'logs' AS Signal, count() AS Rows, max(r.IngestedAt) AS IngestedAt, toDate(r.IngestedAt) AS IngestedOn
+FROM logs_raw AS r
+WHERE AgentId != ''
+GROUP BY TenantId, AgentId, BatchSequence, IngestedOn;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS ingested_batches_traces_mv TO ingested_batches AS
+SELECT TenantId, AgentId, BatchSequence, 'traces' AS Signal, count() AS Rows, max(r.IngestedAt) AS IngestedAt, toDate(r.IngestedAt) AS IngestedOn
+FROM traces_raw AS r
+WHERE AgentId != ''
+GROUP BY TenantId, AgentId, BatchSequence, IngestedOn;
+
+-- 0005_service_metrics 7c2828c8248fa1dceb08c06002b15a0f28589f571b1409a7f4d000bab6a83cf0
+CREATE TABLE IF NOT EXISTS service_metrics_1m_data
+(
+    TenantId    LowCardinality(String),
+    Time        DateTime CODEC(Delta, ZSTD(1)),
+    ServiceName LowCardinality(String),
+    SpanName    LowCardinality(String),
+    SpanKind    LowCardinality(String),
+    Origin      Enum8('agent' = 1, 'spans' = 2),
+    Scale       Int32 CODEC(T64, ZSTD(1)),
+    Requests    SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    Errors      SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    DurationSum SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    DurationMin SimpleAggregateFunction(min, Nullable(Float64)) CODEC(ZSTD(1)),
+    DurationMax SimpleAggregateFunction(max, Nullable(Float64)) CODEC(ZSTD(1)),
+    ZeroCount   SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    Buckets     SimpleAggregateFunction(sumMap, Map(Int32, Float64)) CODEC(ZSTD(1)),
+    ExpiresOn   Date CODEC(Delta, ZSTD(1))
+)
+ENGINE = AggregatingMergeTree
+PARTITION BY ExpiresOn
+ORDER BY (TenantId, ServiceName, SpanName, SpanKind, Time, Origin, Scale)
+TTL ExpiresOn + INTERVAL 1 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS service_metrics_1m_agent_mv TO service_metrics_1m_data AS
+SELECT
+    TenantId,
+    toStartOfMinute(if(toUnixTimestamp64Nano(StartTimeUnix) = 0, TimeUnix, StartTimeUnix)) AS Time,
+    ServiceName,
+    SpanName,
+    initcap(r.SpanKind) AS SpanKind,
+    'agent' AS Origin,
+    Scale,
+    sum(toFloat64(Count)) AS Requests,
+    sumIf(toFloat64(Count), StatusCode = 'error') AS Errors,
+    sum(ifNull(Sum, 0)) AS DurationSum,
+    min(Min) AS DurationMin,
+    max(Max) AS DurationMax,
+    sum(toFloat64(r.ZeroCount)) AS ZeroCount,
+    sumMap(CAST(
+        arrayMap((count, index) -> (PositiveOffset + toInt32(index) - 1, toFloat64(count)), PositiveBucketCounts, arrayEnumerate(PositiveBucketCounts)),
+        'Map(Int32, Float64)')) AS Buckets,
+    toDate(ExpiresAt) AS ExpiresOn
+FROM metrics_raw AS r
+WHERE MetricName = 'ollystack.span.duration' AND MetricType = 'exponential_histogram'
+GROUP BY TenantId, Time, ServiceName, SpanName, SpanKind, Scale, ExpiresOn;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS service_metrics_1m_spans_mv TO service_metrics_1m_data AS
+WITH Duration / 1e9 AS Seconds
+SELECT
+    TenantId,
+    toStartOfMinute(Timestamp) AS Time,
+    ServiceName,
+    SpanName,
+    SpanKind,
+    'spans' AS Origin,
+    6 AS Scale,
+    sum(SampleWeight) AS Requests,
+    sumIf(SampleWeight, StatusCode = 'Error') AS Errors,
+    sum(Seconds * SampleWeight) AS DurationSum,
+    min(toNullable(Seconds)) AS DurationMin,
+    max(toNullable(Seconds)) AS DurationMax,
+    sumIf(SampleWeight, Duration = 0) AS ZeroCount,
+    sumMap(if(Duration = 0, CAST([], 'Map(Int32, Float64)'),
+        CAST([(toInt32(ceil(log2(Seconds) * 64)) - 1, SampleWeight)], 'Map(Int32, Float64)'))) AS Buckets,
+    toDate(ExpiresAt) AS ExpiresOn
+FROM traces_raw
+WHERE AgentId = ''
+GROUP BY TenantId, Time, ServiceName, SpanName, SpanKind, ExpiresOn;
+
+CREATE VIEW IF NOT EXISTS service_metrics_1m AS
+WITH
+    mapKeys(Buckets) AS Keys,
+    arrayCumSum(mapValues(Buckets)) AS Below,
+    ZeroCount + if(empty(Below), 0, Below[-1]) AS Total,
+    quantile -> if(Total = 0 OR quantile * Total <= ZeroCount OR empty(Keys), 0.,
+        least(ifNull(DurationMax, inf), greatest(ifNull(DurationMin, 0.), exp2(
+            (Keys[greatest(1, arrayFirstIndex(b -> ZeroCount + b >= quantile * Total * (1 - 1e-12), Below))] + 0.5) / exp2(Scale))))) AS at
+SELECT
+    TenantId,
+    Time,
+    ServiceName,
+    SpanName,
+    SpanKind,
+    Requests,
+    Errors,
+    if(Requests > 0, Errors / Requests, 0.) AS ErrorRate,
+    if(Requests > 0, DurationSum / Requests, 0.) AS DurationAvg,
+    DurationMin,
+    DurationMax,
+    at(0.5) AS DurationP50,
+    at(0.95) AS DurationP95,
+    at(0.99) AS DurationP99,
+    DurationSum,
+    Scale,
+    ZeroCount,
+    Buckets
+FROM
+(
+    SELECT
+        TenantId,
+        Time,
+        ServiceName,
+        SpanName,
+        SpanKind,
+        Scale,
+        sum(d.Requests) AS Requests,
+        sum(d.Errors) AS Errors,
+        sum(d.DurationSum) AS DurationSum,
+        min(d.DurationMin) AS DurationMin,
+        max(d.DurationMax) AS DurationMax,
+        sum(d.ZeroCount) AS ZeroCount,
+        sumMap(d.Buckets) AS Buckets
+    FROM service_metrics_1m_data AS d
+    GROUP BY TenantId, Time, ServiceName, SpanName, SpanKind, Scale
+);
+
+-- 0006_error_aggregates f3c3f6ba05396fa98209659082e57b96b3f3dd7bb14e27c1855ecd1909e6401d
+CREATE TABLE IF NOT EXISTS error_aggregates_data
+(
+    TenantId      LowCardinality(String),
+    Time          DateTime CODEC(Delta, ZSTD(1)),
+    ServiceName   LowCardinality(String),
+    Operation     LowCardinality(String),
+    Source        Enum8('span' = 1, 'log' = 2),
+    ExceptionType LowCardinality(String),
+    Message       String CODEC(ZSTD(1)),
+    Errors        SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    FirstSeen     SimpleAggregateFunction(min, DateTime64(9)) CODEC(Delta, ZSTD(1)),
+    LastSeen      SimpleAggregateFunction(max, DateTime64(9)) CODEC(Delta, ZSTD(1)),
+    Example       SimpleAggregateFunction(any, String) CODEC(ZSTD(1)),
+    TraceId       SimpleAggregateFunction(any, String) CODEC(ZSTD(1)),
+    ExpiresOn     Date CODEC(Delta, ZSTD(1))
+)
+ENGINE = AggregatingMergeTree
+PARTITION BY ExpiresOn
+ORDER BY (TenantId, ServiceName, Time, Operation, Source, ExceptionType, Message)
+TTL ExpiresOn + INTERVAL 1 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS error_aggregates_spans_mv TO error_aggregates_data AS
+WITH
+    Events.Attributes[indexOf(Events.Name, 'exception')] AS Exception,
+    substringUTF8(multiIf(Exception['exception.message'] != '', Exception['exception.message'], StatusMessage), 1, 256) AS Text
+SELECT
+    TenantId,
+    toStartOfMinute(Timestamp) AS Time,
+    ServiceName,
+    SpanName AS Operation,
+    'span' AS Source,
+    multiIf(Exception['exception.type'] != '', Exception['exception.type'], SpanAttributes['error.type']) AS ExceptionType,
+    replaceRegexpAll(Text, '\\b[0-9a-fA-F-]{16,}\\b|[0-9]+', '#') AS Message,
+    sum(SampleWeight) AS Errors,
+    min(Timestamp) AS FirstSeen,
+    max(Timestamp) AS LastSeen,
+    any(Text) AS Example,
+    any(r.TraceId) AS TraceId,
+    toDate(ExpiresAt) AS ExpiresOn
+FROM traces_raw AS r
+WHERE StatusCode = 'Error'
+GROUP BY TenantId, Time, ServiceName, Operation, ExceptionType, Message, ExpiresOn;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS error_aggregates_logs_mv TO error_aggregates_data AS
+WITH substringUTF8(if(LogAttributes['exception.message'] != '', LogAttributes['exception.message'], Body), 1, 256) AS Text
+SELECT
+    TenantId,
+    toStartOfMinute(Timestamp) AS Time,
+    ServiceName,
+    EventName AS Operation,
+    'log' AS Source,
+    LogAttributes['exception.type'] AS ExceptionType,
+    replaceRegexpAll(Text, '\\b[0-9a-fA-F-]{16,}\\b|[0-9]+', '#') AS Message,
+    toFloat64(sum(LineCount)) AS Errors,
+    min(Timestamp) AS FirstSeen,
+    max(Timestamp) AS LastSeen,
+    any(Text) AS Example,
+    any(r.TraceId) AS TraceId,
+    toDate(ExpiresAt) AS ExpiresOn
+FROM logs_raw AS r
+WHERE SeverityNumber >= 17
+GROUP BY TenantId, Time, ServiceName, Operation, ExceptionType, Message, ExpiresOn;
+
+CREATE VIEW IF NOT EXISTS error_aggregates AS
+SELECT
+    TenantId,
+    Time,
+    ServiceName,
+    Operation,
+    Source,
+    ExceptionType,
+    Message,
+    sum(d.Errors) AS Errors,
+    min(d.FirstSeen) AS FirstSeen,
+    max(d.LastSeen) AS LastSeen,
+    any(d.Example) AS Example,
+    any(d.TraceId) AS TraceId
+FROM error_aggregates_data AS d
+GROUP BY TenantId, Time, ServiceName, Operation, Source, ExceptionType, Message;
+
+-- 0007_service_topology 7d9df80237ef2b43301233a03b2f76cd6283a308d5f1c2822f749a666fe0d546
+CREATE TABLE IF NOT EXISTS service_topology_data
+(
+    TenantId    LowCardinality(String),
+    Time        DateTime CODEC(Delta, ZSTD(1)),
+    Source      LowCardinality(String),
+    Target      LowCardinality(String),
+    TargetKind  Enum8('service' = 1, 'database' = 2, 'queue' = 3, 'address' = 4),
+    Calls       SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    Errors      SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    DurationSum SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    DurationMax SimpleAggregateFunction(max, Float64) CODEC(ZSTD(1)),
+    ExpiresOn   Date CODEC(Delta, ZSTD(1))
+)
+ENGINE = AggregatingMergeTree
+PARTITION BY ExpiresOn
+ORDER BY (TenantId, Source, Target, TargetKind, Time)
+TTL ExpiresOn + INTERVAL 1 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS service_topology_mv TO service_topology_data AS
+WITH
+    SpanAttributes AS a,
+    multiIf(a['server.address'] != '', a['server.address'], a['net.peer.name'] != '', a['net.peer.name'], a['network.peer.address']) AS Host,
+    multiIf(a['server.port'] != '', a['server.port'], a['net.peer.port'] != '', a['net.peer.port'], a['network.peer.port']) AS Port,
+    multiIf(Host = '', '', Port = '', Host, position(Host, ':') > 0, concat('[', Host, ']:', Port), concat(Host, ':', Port)) AS Address,
+    if(a['db.system.name'] != '', a['db.system.name'], a['db.system']) AS Database,
+    if(a['db.namespace'] != '', a['db.namespace'], a['db.name']) AS Namespace,
+    if(a['messaging.destination.name'] != '', a['messaging.destination.name'], a['messaging.destination']) AS Queue,
+    multiIf(
+        a['messaging.system'] != '', 'queue',
+        Database != '', 'database',
+        a['peer.service'] != '' OR a['service.peer.name'] != '', 'service',
+        'address') AS Kind,
+    multiIf(
+        Kind = 'queue', arrayStringConcat(arrayFilter(part -> part != '', [a['messaging.system'], Queue]), '/'),
+        Kind = 'database', arrayStringConcat(arrayFilter(part -> part != '', [Database, Namespace, Address]), '/'),
+        Kind = 'service', if(a['service.peer.name'] != '', a['service.peer.name'], a['peer.service']),
+        Address) AS Peer
+SELECT
+    TenantId,
+    toStartOfMinute(Timestamp) AS Time,
+    if(SpanKind = 'Consumer', Peer, ServiceName) AS Source,
+    if(SpanKind = 'Consumer', ServiceName, Peer) AS Target,
+    if(SpanKind = 'Consumer', 'service', Kind) AS TargetKind,
+    sum(SampleWeight) AS Calls,
+    sumIf(SampleWeight, StatusCode = 'Error') AS Errors,
+    sum(Duration / 1e9 * SampleWeight) AS DurationSum,
+    max(Duration / 1e9) AS DurationMax,
+    toDate(ExpiresAt) AS ExpiresOn
+FROM traces_raw
+WHERE SpanKind IN ('Client', 'Producer', 'Consumer') AND Peer != '' AND (SpanKind != 'Consumer' OR Kind = 'queue')
+GROUP BY TenantId, Time, Source, Target, TargetKind, ExpiresOn;
+
+CREATE VIEW IF NOT EXISTS service_topology AS
+SELECT
+    TenantId,
+    Time,
+    Source,
+    Target,
+    TargetKind,
+    sum(d.Calls) AS Calls,
+    sum(d.Errors) AS Errors,
+    if(Calls > 0, sum(d.DurationSum) / Calls, 0.) AS DurationAvg,
+    max(d.DurationMax) AS DurationMax
+FROM service_topology_data AS d
+GROUP BY TenantId, Time, Source, Target, TargetKind;
+
+-- 0008_metric_anomalies 6de8d4c6208ba9450b56854e3bd6189371bdc1558853249ca4846c4c0232febc
+CREATE MATERIALIZED VIEW IF NOT EXISTS metric_anomalies
+REFRESH EVERY 1 MINUTE
+(
+    TenantId    LowCardinality(String),
+    Time        DateTime,
+    MetricName  LowCardinality(String),
+    ServiceName LowCardinality(String),
+    SeriesHash  UInt64,
+    Value       Float64,
+    Median      Float64,
+    Deviation   Float64,
+    Score       Float64
+)
+ENGINE = MergeTree
+ORDER BY (TenantId, Time, MetricName, SeriesHash)
+AS
+WITH
+    arrayMap(point -> point.2, Points) AS Values,
+    arrayReduce('medianExact', Values) AS Median,
+    arrayMap(value -> abs(value - Median), Values) AS Distances,
+    arrayReduce('medianExact', Distances) AS Mad,
+    arrayAvg(Distances) AS MeanDistance,
+    if(Mad > 0, Mad / 0.6745, MeanDistance / 0.7979) AS Deviation
+SELECT
+    TenantId,
+    Point.1 AS Time,
+    MetricName,
+    ServiceName,
+    SeriesHash,
+    Point.2 AS Value,
+    Median,
+    Deviation,
+    (Value - Median) / Deviation AS Score
+FROM
+(
+    SELECT TenantId, MetricName, SeriesHash, any(Service) AS ServiceName, groupArray((Minute, MinuteValue)) AS Points
+    FROM
+    (
+        SELECT
+            TenantId,
+            MetricName,
+            SeriesHash,
+            any(r.ServiceName) AS Service,
+            toStartOfMinute(TimeUnix) AS Minute,
+            if(any(MetricType) = 'sum', sum(Value), sum(if(Count > 0, ifNull(Sum, Value), Value)) / greatest(1, sum(Count))) AS MinuteValue
+        FROM metrics_raw AS r
+        WHERE TimeUnix >= now() - INTERVAL 6 HOUR AND TimeUnix < toStartOfMinute(now())
+            AND MetricType != 'summary' AND AggregationTemporality != 'cumulative'
+        GROUP BY TenantId, MetricName, SeriesHash, Minute
+    )
+    WHERE isFinite(MinuteValue)
+    GROUP BY TenantId, MetricName, SeriesHash
+    HAVING length(Points) >= 30
+)
+ARRAY JOIN Points AS Point
+WHERE Deviation > 0 AND abs(Score) >= 5 AND Time >= now() - INTERVAL 1 HOUR;
+
+-- 0009_otel_views 971e1b3361a2b15664d6513a83de2ce86c403f62e0cd5b28bc53ba4651c0d835
+CREATE VIEW IF NOT EXISTS otel_logs AS SELECT *, toDateTime(Timestamp) AS TimestampTime FROM logs_raw;
+
+CREATE VIEW IF NOT EXISTS otel_traces AS SELECT * FROM traces_raw;
+
+CREATE VIEW IF NOT EXISTS otel_traces_trace_id_ts AS
+SELECT TenantId, TraceId, min(t.Start) AS Start, max(t.End) AS End FROM traces_trace_id_ts AS t GROUP BY TenantId, TraceId;
+
+CREATE VIEW IF NOT EXISTS metrics AS
+SELECT
+    p.*,
+    s.MetricUnit AS MetricUnit,
+    s.MetricDescription AS MetricDescription,
+    s.ResourceSchemaUrl AS ResourceSchemaUrl,
+    s.ResourceAttributes AS ResourceAttributes,
+    s.ScopeName AS ScopeName,
+    s.ScopeVersion AS ScopeVersion,
+    s.ScopeSchemaUrl AS ScopeSchemaUrl,
+    s.ScopeAttributes AS ScopeAttributes,
+    s.Attributes AS Attributes
+FROM metrics_raw AS p
+ANY LEFT JOIN metrics_series AS s ON p.TenantId = s.TenantId AND p.MetricName = s.MetricName AND p.SeriesHash = s.SeriesHash;
+
+CREATE VIEW IF NOT EXISTS otel_metrics_gauge AS
+SELECT * FROM metrics WHERE MetricType = 'gauge';
+
+CREATE VIEW IF NOT EXISTS otel_metrics_sum AS
+SELECT * REPLACE (toInt32(AggregationTemporality) AS AggregationTemporality) FROM metrics WHERE MetricType = 'sum';
+
+CREATE VIEW IF NOT EXISTS otel_metrics_histogram AS
+SELECT * REPLACE (toInt32(AggregationTemporality) AS AggregationTemporality) FROM metrics WHERE MetricType = 'histogram';
+
+CREATE VIEW IF NOT EXISTS otel_metrics_exponential_histogram AS
+SELECT * REPLACE (toInt32(AggregationTemporality) AS AggregationTemporality) FROM metrics WHERE MetricType = 'exponential_histogram';
+
+CREATE VIEW IF NOT EXISTS otel_metrics_summary AS
+SELECT * FROM metrics WHERE MetricType = 'summary';
+

@@ -6,6 +6,7 @@ use crate::otlp::{
     trace::v1::{ResourceSpans, ScopeSpans},
 };
 use crate::{Ack, Resource, Sample};
+use prost::Message;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -100,6 +101,16 @@ impl Records {
             Records::Traces(scopes) => scopes.iter().map(|s| s.spans.len()).sum(),
         };
         count as u64
+    }
+
+    /// Bytes of the records as OTLP, uncompressed, without their resource; of samples see [`Sample::wire_bytes`].
+    pub fn wire_bytes(&self) -> u64 {
+        let bytes: usize = match self {
+            Records::Metrics(samples) => samples.iter().map(Sample::wire_bytes).sum(),
+            Records::Logs(scopes) => scopes.iter().map(Message::encoded_len).sum(),
+            Records::Traces(scopes) => scopes.iter().map(Message::encoded_len).sum(),
+        };
+        bytes as u64
     }
 }
 

@@ -93,6 +93,7 @@ impl Intake {
     fn count(&self, batch: &Batch) {
         let (signal, records) = (batch.records.signal(), batch.records.count());
         self.ledger.seen(signal, records);
+        self.ledger.bytes_in(signal, batch.records.wire_bytes());
         self.ledger.waiting_add(signal, Place::Queue, records as i64);
     }
 }

@@ -22,5 +22,5 @@ pub use batch::{Batch, Class, Records, Reduced, ReducedRecords, Signal, Source};
 pub use intake::{Intake, IntakeError, Received};
 pub use ledger::{DropReason, Ledger, Place};
 pub use metric::{Kind, Metric, Sample, Scope, Series, Value};
-pub use resource::Resource;
 pub use opentelemetry_proto::tonic as otlp;
+pub use resource::Resource;

@@ -8,6 +8,7 @@ use crate::otlp::{
     metrics::v1::{Exemplar, ExponentialHistogramDataPoint, HistogramDataPoint, SummaryDataPoint},
 };
 use crate::value::{attributes_hash, feed_text, sort_attributes};
+use prost::Message;
 use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -68,6 +69,7 @@ pub struct Series {
     pub metric: Arc<Metric>,
     attributes: Vec<KeyValue>,
     hash: u64,
+    attribute_bytes: u32,
 }
 
 impl Series {
@@ -81,7 +83,8 @@ impl Series {
         feed_text(&mut hasher, &metric.unit);
         feed_text(&mut hasher, &format!("{:?}", metric.kind));
         hasher.update(&attributes_hash(&attributes).to_le_bytes());
-        Series { scope, metric, attributes, hash: hasher.digest() }
+        let attribute_bytes = attributes.iter().map(|a| field_bytes(a.encoded_len())).sum::<usize>() as u32;
+        Series { scope, metric, attributes, hash: hasher.digest(), attribute_bytes }
     }
 
     /// Sorted by key.
@@ -93,6 +96,11 @@ impl Series {
     pub fn hash(&self) -> u64 {
         self.hash
     }
+}
+
+/// Bytes of a length-delimited field with a tag of one byte.
+fn field_bytes(content: usize) -> usize {
+    1 + prost::length_delimiter_len(content) + content
 }
 
 impl PartialEq for Series {
@@ -151,6 +159,23 @@ impl Sample {
     pub fn number(series: &Arc<Series>, start_unix_nano: u64, time_unix_nano: u64, value: Value) -> Sample {
         Sample { series: Arc::clone(series), start_unix_nano, time_unix_nano, flags: 0, value, exemplars: Vec::new() }
     }
+
+    /// Bytes of this sample as an OTLP data point, uncompressed; its share of the metric's name, scope and resource left out.
+    pub fn wire_bytes(&self) -> usize {
+        /// Tag and fixed64, for each of start, time and a number.
+        const FIXED: usize = 9;
+        let value = match &self.value {
+            Value::Int(_) | Value::Double(_) => FIXED,
+            Value::Histogram(point) => point.encoded_len(),
+            Value::ExponentialHistogram(point) => point.encoded_len(),
+            Value::Summary(point) => point.encoded_len(),
+            Value::Missing => 0,
+        };
+        let start = if self.start_unix_nano == 0 { 0 } else { FIXED };
+        let flags = if self.flags == 0 { 0 } else { 2 };
+        let exemplars: usize = self.exemplars.iter().map(|exemplar| field_bytes(exemplar.encoded_len())).sum();
+        field_bytes(self.series.attribute_bytes as usize + start + FIXED + value + flags + exemplars)
+    }
 }
 
 #[cfg(test)]
@@ -169,6 +194,18 @@ mod tests {
         let two = Series::new(scope, metric(Kind::Gauge), vec![string("b", "2"), string("a", "1")]);
         assert_eq!(one, two);
         assert_eq!(one.hash(), two.hash());
+    }
+
+    #[test]
+    fn the_counted_bytes_are_those_of_the_encoded_point() {
+        use crate::otlp::metrics::v1::{NumberDataPoint, number_data_point};
+        let series = Series::new(Arc::default(), metric(Kind::Gauge), vec![string("a", "1"), string("bb", "two")]);
+        let attributes = series.attributes().to_vec();
+        let sample = Sample::number(&Arc::new(series), 5, 6, Value::Int(7));
+        let value = Some(number_data_point::Value::AsInt(7));
+        let point =
+            NumberDataPoint { attributes, start_time_unix_nano: 5, time_unix_nano: 6, value, ..Default::default() };
+        assert_eq!(sample.wire_bytes(), field_bytes(point.encoded_len()));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What the log file input may be told, with the defaults that suit an unconfigured Linux host.
 
+use crate::Error;
 use serde::{Deserialize, Serialize};
 
 /// Section `[logs]` of the agent's configuration.
@@ -71,5 +72,36 @@ impl Default for Config {
             batch_records_max: 1_000,
             batches_in_flight_max: 16,
         }
+    }
+}
+
+impl Config {
+    /// Refuse what cannot work, naming the key.
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        let range = |key, found: u64, allowed: std::ops::RangeInclusive<u64>, text| {
+            let error = || Error::Config { key, found: found.to_string(), allowed: text };
+            allowed.contains(&found).then_some(()).ok_or_else(error)
+        };
+        range("line_bytes_max", self.line_bytes_max as u64, 1_024..=1_048_576, "1024 to 1048576")?;
+        range("line_wait_ms", self.line_wait_ms, 100..=600_000, "100 to 600000")?;
+        range("poll_interval_ms", self.poll_interval_ms, 100..=600_000, "100 to 600000")?;
+        range("files_max", self.files_max as u64, 1..=100_000, "1 to 100000")?;
+        range("files_open_max", self.files_open_max as u64, 1..=100_000, "1 to 100000")?;
+        range("bytes_per_second_max", self.bytes_per_second_max, 65_536..=1 << 40, "65536 or more")?;
+        range("batch_records_max", self.batch_records_max as u64, 1..=10_000, "1 to 10000")?;
+        range("batches_in_flight_max", self.batches_in_flight_max as u64, 1..=256, "1 to 256")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_valid_and_an_error_names_key_value_and_what_is_allowed() {
+        assert!(Config::default().validate().is_ok());
+        let config = Config { line_bytes_max: 5, ..Config::default() };
+        let message = config.validate().unwrap_err().to_string();
+        assert!(message.starts_with("logs.line_bytes_max is 5: allowed is 1024 to 1048576"), "{message}");
     }
 }

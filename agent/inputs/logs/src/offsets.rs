@@ -1,0 +1,139 @@
+//! How far each file was durably handed in, in one small file that is replaced as a whole.
+//!
+//! Written to a new file, synced, renamed over the old one, folder synced: after a crash there is the old state or the new
+//! one. Invariant: an offset is written only after everything before it is durable.
+
+use crate::identity::{FileId, Fingerprint};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+const FILE: &str = "log-offsets.json";
+const VERSION: u32 = 1;
+
+/// Where to go on in a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mark {
+    /// Bytes from the beginning.
+    pub(crate) offset: u64,
+    /// Whether the rest of a line that was cut follows.
+    pub(crate) in_cut_line: bool,
+}
+
+/// One file's line in the state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    pub(crate) id: FileId,
+    pub(crate) fingerprint: Fingerprint,
+    /// Where it was first seen: for people, and for finding it again after a rotation.
+    pub(crate) path: String,
+    pub(crate) mark: Mark,
+    /// Its size when last looked at.
+    pub(crate) size: u64,
+}
+
+/// The whole state.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct State {
+    version: u32,
+    /// When it was saved. Nanoseconds since the epoch.
+    pub(crate) saved_unix_nano: u64,
+    pub(crate) files: Vec<Entry>,
+}
+
+/// The file that holds it.
+#[derive(Debug)]
+pub(crate) struct Store {
+    path: PathBuf,
+    folder: PathBuf,
+}
+
+/// What was found at start.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Loaded {
+    /// The agent runs for the first time.
+    Nothing,
+    /// As it was saved.
+    State(State),
+    /// Not readable as a state: set aside under this name.
+    Damaged(PathBuf),
+}
+
+impl Store {
+    /// In `folder`, which is made if need be.
+    pub(crate) fn new(folder: &Path) -> io::Result<Store> {
+        std::fs::create_dir_all(folder)?;
+        Ok(Store { path: folder.join(FILE), folder: folder.to_owned() })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn load(&self) -> io::Result<Loaded> {
+        let bytes = match std::fs::read(&self.path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Loaded::Nothing),
+            Err(error) => return Err(error),
+        };
+        match serde_json::from_slice::<State>(&bytes) {
+            Ok(state) if state.version == VERSION => Ok(Loaded::State(state)),
+            _ => {
+                let aside = self.path.with_extension("damaged");
+                std::fs::rename(&self.path, &aside)?;
+                Ok(Loaded::Damaged(aside))
+            }
+        }
+    }
+
+    pub(crate) fn save(&self, saved_unix_nano: u64, files: Vec<Entry>) -> io::Result<()> {
+        let new = self.path.with_extension("new");
+        let bytes = serde_json::to_vec(&State { version: VERSION, saved_unix_nano, files })?;
+        let mut file = File::create(&new)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&new, &self.path)?;
+        File::open(&self.folder)?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(path: &str) -> Entry {
+        Entry {
+            id: FileId { device: 1, inode: u64::MAX },
+            fingerprint: Fingerprint::default(),
+            path: path.into(),
+            mark: Mark { offset: 7, in_cut_line: true },
+            size: 9,
+        }
+    }
+
+    #[test]
+    fn what_was_saved_is_loaded_and_each_save_replaces_the_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(&folder.path().join("state")).unwrap();
+        assert_eq!(store.load().unwrap(), Loaded::Nothing);
+        store.save(5, vec![entry("/a"), entry("/b")]).unwrap();
+        store.save(6, vec![entry("/c")]).unwrap();
+        let expected = State { version: VERSION, saved_unix_nano: 6, files: vec![entry("/c")] };
+        assert_eq!(store.load().unwrap(), Loaded::State(expected));
+    }
+
+    #[test]
+    fn a_torn_state_is_set_aside_and_not_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path()).unwrap();
+        store.save(5, vec![entry("/a")]).unwrap();
+        let whole = std::fs::read(store.path()).unwrap();
+        std::fs::write(store.path(), &whole[..whole.len() / 2]).unwrap();
+        let Loaded::Damaged(aside) = store.load().unwrap() else { unreachable!() };
+        assert!(aside.exists());
+        assert_eq!(store.load().unwrap(), Loaded::Nothing);
+        std::fs::write(store.path(), r#"{"version":99,"saved_unix_nano":0,"files":[]}"#).unwrap();
+        assert!(matches!(store.load().unwrap(), Loaded::Damaged(_)), "of a later agent");
+    }
+}

@@ -16,8 +16,10 @@ pub const RECEIVED: u8 = 1;
 
 /// Bytes that tell the protocol: enough for any method with its space, and for `HTTP/1.1 200`.
 pub const PREFIX_BYTES: usize = 16;
-/// Payload of a [`Small`] record: with its metadata 256 bytes.
+/// Payload of a [`Small`] record: with its metadata 256 bytes. Under pressure every head is cut to this.
 pub const SMALL_BYTES: usize = 256 - size_of::<Meta>();
+/// Payload of a [`Medium`] record: with its metadata 512 bytes. The most that is copied of a response.
+pub const MEDIUM_BYTES: usize = 512 - size_of::<Meta>();
 /// Payload of a [`Large`] record.
 pub const LARGE_BYTES: usize = 1024;
 
@@ -64,6 +66,16 @@ pub struct Small {
     pub head: [u8; SMALL_BYTES],
 }
 
+/// Metadata and a head as most are.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Medium {
+    /// Always there.
+    pub meta: Meta,
+    /// `meta.captured` of these are valid.
+    pub head: [u8; MEDIUM_BYTES],
+}
+
 /// Metadata and a head of up to 1 KiB.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -79,6 +91,7 @@ unsafe impl Plain for Meta {}
 
 const _: () = assert!(size_of::<Meta>() == 112);
 const _: () = assert!(size_of::<Small>() == 256);
+const _: () = assert!(size_of::<Medium>() == 512);
 const _: () = assert!(size_of::<Large>() == 1136);
 
 /// Slots of the per-CPU loss counters.

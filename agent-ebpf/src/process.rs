@@ -51,6 +51,9 @@ unsafe impl Plain for Exec {}
 const _: () = assert!(size_of::<Event>() == 56);
 const _: () = assert!(size_of::<Exec>() == 312);
 
+/// Bytes of the ring buffer.
+pub const RING_BYTES: u32 = 64 * 1024;
+
 /// Slots of the per-CPU loss counters.
 pub mod loss {
     /// A start did not fit.

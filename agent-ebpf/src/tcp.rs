@@ -52,6 +52,9 @@ pub struct Event {
 unsafe impl Plain for Event {}
 const _: () = assert!(size_of::<Event>() == 104);
 
+/// Bytes of the ring buffer.
+pub const RING_BYTES: u32 = 128 * 1024;
+
 /// Slots of the per-CPU loss counters.
 pub mod loss {
     /// An event did not fit.

@@ -20,9 +20,10 @@ use aya_ebpf::macros::{map, raw_tracepoint, tracepoint};
 use aya_ebpf::maps::{LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
 use calls::{Arguments, Shape};
-use kernel::{AVAILABLE, NO_WAKEUP, at, count, ends, field, pointer, port_pair, sock_layout, state};
+use kernel::{AVAILABLE, at, count, ends, field, pointer, port_pair, sock_layout, state, wakeup};
 use ollystack_ebpf::http::{
-    CLOSE, LARGE_BYTES, Large, Meta, PREFIX_BYTES, RECEIVED, REQUEST, RESPONSE, SENT, SMALL_BYTES, Small, loss,
+    CLOSE, LARGE_BYTES, Large, MEDIUM_BYTES, Medium, Meta, PREFIX_BYTES, RECEIVED, REQUEST, RESPONSE, SENT,
+    SMALL_BYTES, Small, loss,
 };
 use ollystack_ebpf::{COMMAND_BYTES, Ends, layout};
 
@@ -83,7 +84,10 @@ struct Call {
     time_ns: u64,
     shape: u8,
     direction: u8,
-    reserved: [u8; 6],
+    /// Between entry and exit. The entry stays in the map for the thread's next call: writing it in place costs a fraction
+    /// of putting it in and taking it out.
+    is_running: u8,
+    reserved: [u8; 5],
 }
 
 /// The loader may give another size.
@@ -193,17 +197,31 @@ fn enter(arguments: Option<Arguments>) {
         time_ns: unsafe { bpf_ktime_get_ns() },
         shape: arguments.shape as u8,
         direction: arguments.direction,
-        reserved: [0; 6],
+        is_running: 1,
+        reserved: [0; 5],
     };
-    let _ = CALLS.insert(thread, call, 0);
+    match CALLS.get_ptr_mut(thread) {
+        // SAFETY: the map gave the address. Under eviction it may meanwhile be another thread's, whose call is then judged
+        // by the wrong buffer; the helpers check every address.
+        Some(entry) => unsafe { *entry = call },
+        None => {
+            let _ = CALLS.insert(thread, call, 0);
+        }
+    }
 }
 
 #[inline(always)]
 fn exit(result: i64) {
     let thread = bpf_get_current_pid_tgid();
-    // SAFETY: copied at once; a thread's own entry changes only in its own calls.
-    let Some(call) = (unsafe { CALLS.get(thread) }).copied() else { return };
-    let _ = CALLS.remove(thread);
+    let Some(entry) = CALLS.get_ptr_mut(thread) else { return };
+    // SAFETY: as in `enter`.
+    let call = unsafe {
+        if (*entry).is_running == 0 {
+            return;
+        }
+        (*entry).is_running = 0;
+        *entry
+    };
     if result > 0 {
         on_data(&call, result as u64);
     }
@@ -365,44 +383,48 @@ fn meta(
     }
 }
 
+/// Put a record of one size: metadata, and as much of the head as fits.
+macro_rules! put {
+    ($record:ty, $bytes:expr, $meta:ident, $buffer:ident, $wanted:ident, $flags:ident) => {{
+        let Some(mut entry) = HEADS.reserve::<$record>(0) else { return lose($meta.kind) };
+        let record = entry.as_mut_ptr();
+        let bytes = if $wanted < $bytes as u64 { $wanted as u32 } else { $bytes as u32 };
+        // SAFETY: the ring gave room for one such record, and `bytes` is at most its head's size; `captured` tells the reader
+        // how much of the head is valid.
+        unsafe {
+            if probe_read_user((&raw mut (*record).head).cast(), bytes, $buffer as *const _) == 0 {
+                $meta.captured = bytes as u16;
+            }
+            (&raw mut (*record).meta).write($meta);
+        }
+        entry.submit($flags);
+    }};
+}
+
 /// Under pressure first a shorter head, then none: the record itself still goes out.
 #[inline(always)]
 fn put_head(mut meta: Meta, buffer: u64, available: u64) {
     let waiting = HEADS.query(AVAILABLE);
     let ring = u64::from(field!(HTTP_LAYOUT.ring_bytes));
-    let allowed = u64::from(field!(HTTP_LAYOUT.head_bytes));
+    let flags = wakeup(waiting, ring);
+    let allowed = match meta.kind {
+        // Status and length come early.
+        RESPONSE => MEDIUM_BYTES as u64,
+        _ => u64::from(field!(HTTP_LAYOUT.head_bytes)),
+    };
     let wanted = if available < allowed { available } else { allowed };
     if waiting > ring / 4 * 3 {
         count(&LOSSES, loss::HEAD_CUT);
         put_meta(&meta);
-    } else if wanted <= SMALL_BYTES as u64 || waiting > ring / 2 {
-        if wanted > SMALL_BYTES as u64 {
-            count(&LOSSES, loss::HEAD_CUT);
-        }
-        let Some(mut entry) = HEADS.reserve::<Small>(0) else { return lose(meta.kind) };
-        let record = entry.as_mut_ptr();
-        let bytes = if wanted < SMALL_BYTES as u64 { wanted as u32 } else { SMALL_BYTES as u32 };
-        // SAFETY: the ring gave room for one `Small`, and `bytes` is at most its head's size; `captured` tells the reader
-        // how much of the head is valid.
-        unsafe {
-            if probe_read_user((&raw mut (*record).head).cast(), bytes, buffer as *const _) == 0 {
-                meta.captured = bytes as u16;
-            }
-            (&raw mut (*record).meta).write(meta);
-        }
-        entry.submit(NO_WAKEUP);
+    } else if wanted <= SMALL_BYTES as u64 {
+        put!(Small, SMALL_BYTES, meta, buffer, wanted, flags);
+    } else if waiting > ring / 2 {
+        count(&LOSSES, loss::HEAD_CUT);
+        put!(Small, SMALL_BYTES, meta, buffer, wanted, flags);
+    } else if wanted <= MEDIUM_BYTES as u64 {
+        put!(Medium, MEDIUM_BYTES, meta, buffer, wanted, flags);
     } else {
-        let Some(mut entry) = HEADS.reserve::<Large>(0) else { return lose(meta.kind) };
-        let record = entry.as_mut_ptr();
-        let bytes = if wanted < LARGE_BYTES as u64 { wanted as u32 } else { LARGE_BYTES as u32 };
-        // SAFETY: as above, for one `Large`.
-        unsafe {
-            if probe_read_user((&raw mut (*record).head).cast(), bytes, buffer as *const _) == 0 {
-                meta.captured = bytes as u16;
-            }
-            (&raw mut (*record).meta).write(meta);
-        }
-        entry.submit(NO_WAKEUP);
+        put!(Large, LARGE_BYTES, meta, buffer, wanted, flags);
     }
 }
 
@@ -410,7 +432,7 @@ fn put_head(mut meta: Meta, buffer: u64, available: u64) {
 fn put_meta(meta: &Meta) {
     let Some(mut entry) = HEADS.reserve::<Meta>(0) else { return lose(meta.kind) };
     entry.write(*meta);
-    entry.submit(NO_WAKEUP);
+    entry.submit(wakeup(HEADS.query(AVAILABLE), field!(HTTP_LAYOUT.ring_bytes).into()));
 }
 
 #[inline(always)]

@@ -6,10 +6,17 @@
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use ollystack_ebpf::{Ends, FAMILY_V4, FAMILY_V6, layout};
 
-/// Do not wake the reader: it comes by itself every few milliseconds, and waking it costs more than the record.
-pub const NO_WAKEUP: u64 = 1;
-/// What is waiting in a ring.
+/// Asks a ring how many bytes wait in it.
 pub const AVAILABLE: u64 = 0;
+
+/// The reader comes by itself every few milliseconds, and waking it costs many times what the record costs: so it is woken
+/// only when a quarter of the ring waits for it.
+#[inline(always)]
+pub fn wakeup(waiting: u64, ring_bytes: u64) -> u64 {
+    const NO_WAKEUP: u64 = 1;
+    const FORCE_WAKEUP: u64 = 2;
+    if waiting > ring_bytes / 4 { FORCE_WAKEUP } else { NO_WAKEUP }
+}
 
 /// TCP's states, as `inet_sock_set_state` gives them.
 pub mod state {

@@ -12,8 +12,8 @@ use aya_ebpf::helpers::{
 use aya_ebpf::macros::{map, raw_tracepoint};
 use aya_ebpf::maps::{PerCpuArray, RingBuf};
 use aya_ebpf::programs::RawTracePointContext;
-use kernel::{NO_WAKEUP, at, count, field, pointer};
-use ollystack_ebpf::process::{EXEC, EXIT, Event, Exec, PATH_BYTES, loss};
+use kernel::{AVAILABLE, at, count, field, pointer, wakeup};
+use ollystack_ebpf::process::{EXEC, EXIT, Event, Exec, PATH_BYTES, RING_BYTES, loss};
 use ollystack_ebpf::{COMMAND_BYTES, layout};
 
 kernel::program_file!();
@@ -30,7 +30,7 @@ static PROCESS_LAYOUT: layout::Process = layout::Process {
 };
 
 #[map]
-static EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
+static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 
 #[map]
 static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(loss::COUNT, 0);
@@ -52,7 +52,7 @@ pub fn process_exec(ctx: RawTracePointContext) -> i32 {
             let _ = bpf_probe_read_kernel_str(path.cast(), PATH_BYTES as u32, name as *const _);
         }
     }
-    entry.submit(NO_WAKEUP);
+    entry.submit(wakeup(EVENTS.query(AVAILABLE), RING_BYTES.into()));
     0
 }
 
@@ -71,7 +71,7 @@ pub fn process_exit(ctx: RawTracePointContext) -> i32 {
         return 0;
     };
     entry.write(event(&ctx, EXIT));
-    entry.submit(NO_WAKEUP);
+    entry.submit(wakeup(EVENTS.query(AVAILABLE), RING_BYTES.into()));
     0
 }
 

@@ -11,8 +11,10 @@ use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktim
 use aya_ebpf::macros::{map, raw_tracepoint};
 use aya_ebpf::maps::{LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::RawTracePointContext;
-use kernel::{NO_WAKEUP, at, count, ends, field, sock_layout, state};
-use ollystack_ebpf::tcp::{CLOSED, CONNECTED, Event, FAILED, INBOUND, OUTBOUND, RETRANSMITTED, UNKNOWN, loss};
+use kernel::{AVAILABLE, at, count, ends, field, sock_layout, state, wakeup};
+use ollystack_ebpf::tcp::{
+    CLOSED, CONNECTED, Event, FAILED, INBOUND, OUTBOUND, RETRANSMITTED, RING_BYTES, UNKNOWN, loss,
+};
 use ollystack_ebpf::{COMMAND_BYTES, layout};
 
 kernel::program_file!();
@@ -50,7 +52,7 @@ struct Connection {
 }
 
 #[map]
-static EVENTS: RingBuf = RingBuf::with_byte_size(128 * 1024, 0);
+static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 
 #[map]
 static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(loss::COUNT, 0);
@@ -174,5 +176,5 @@ fn report(sock: u64, kind: u8) {
         event.bytes_received = received.saturating_sub(u64::from(flags & FIN_RECEIVED != 0));
     }
     entry.write(event);
-    entry.submit(NO_WAKEUP);
+    entry.submit(wakeup(EVENTS.query(AVAILABLE), RING_BYTES.into()));
 }

@@ -31,7 +31,7 @@ pub struct Config {
     pub http_connections_max: usize,
     /// Processes whose name and service are remembered at most: 16 to 65,536.
     pub processes_max: usize,
-    /// Milliseconds between two looks into the ring buffers: 5 to 200.
+    /// Milliseconds between two looks into the ring buffers: 5 to 200. A ring that is a quarter full is looked into at once.
     pub drain_interval_ms: u64,
     /// Milliseconds between samples of `ollystack.tcp.*` and `ollystack.process.*`: 1,000 to 60,000.
     pub metrics_interval_ms: u64,
@@ -64,7 +64,7 @@ impl Default for Config {
             http_misses_max: 8,
             http_connections_max: 8_192,
             processes_max: 2_048,
-            drain_interval_ms: 20,
+            drain_interval_ms: 50,
             metrics_interval_ms: 10_000,
         }
     }

@@ -14,6 +14,8 @@ use aya::programs::{RawTracePoint, TracePoint};
 use aya::{Ebpf, EbpfLoader};
 use ollystack_ebpf::{bytes_of, layout, objects};
 use ollystack_record::Availability;
+use std::os::fd::{AsFd as _, OwnedFd};
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// The calls whose tracepoints are watched on the rung of that name.
 const CALLS: [&str; 8] = ["read", "write", "readv", "writev", "sendto", "recvfrom", "sendmsg", "recvmsg"];
@@ -64,6 +66,17 @@ impl Loaded {
             *reported = total;
         }
         losses
+    }
+}
+
+impl Features {
+    /// A handle to each ring, to wait on. A ring that cannot be waited on is still drained in its time.
+    #[allow(unsafe_code)] // a descriptor that changes its number while it is waited on would be unsound
+    pub(crate) fn rings(&self) -> Vec<AsyncFd<OwnedFd>> {
+        let loaded = [&self.process, &self.tcp, &self.http].into_iter().flatten();
+        let handles = loaded.filter_map(|loaded| loaded.records.as_fd().try_clone_to_owned().ok());
+        // SAFETY: an `OwnedFd` keeps its number, and stays open, as long as it lives.
+        handles.filter_map(|fd| unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.ok()).collect()
     }
 }
 

@@ -1,7 +1,8 @@
 //! The loop of the input: drain the rings every few milliseconds, hand in every now and then.
 //!
-//! The kernel never wakes it: a wake-up costs the traced program more than the record itself. Invariant: one round drains at
-//! most [`ROUND_MAX`] records a ring before others get their turn, however fast the kernel writes.
+//! The kernel wakes it only when a ring is a quarter full: a wake-up costs the traced program more than the record itself.
+//! Invariant: one round drains at most [`ROUND_MAX`] records a ring before others get their turn, however fast the kernel
+//! writes.
 
 use crate::config::Config;
 use crate::host::{epoch_offset_ns, monotonic_ns};
@@ -13,8 +14,12 @@ use crate::stats::{Stats, add};
 use crate::tcp::Tcp;
 use ollystack_ebpf::{http, process, tcp};
 use ollystack_record::{DropReason, Intake, Resource, Signal};
+use std::future::poll_fn;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
+use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tokio_util::sync::CancellationToken;
 
@@ -53,6 +58,7 @@ pub(crate) async fn run(
         intake,
         stats,
     };
+    let rings = input.features.rings();
     let mut drain = interval(Duration::from_millis(config.drain_interval_ms));
     drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut hand_in = interval(HAND_IN);
@@ -62,11 +68,8 @@ pub(crate) async fn run(
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            _ = drain.tick() => {
-                while input.drain() {
-                    tokio::task::yield_now().await;
-                }
-            }
+            _ = drain.tick() => input.drain_all().await,
+            () = filling(&rings) => input.drain_all().await,
             _ = hand_in.tick() => input.hand_in(),
             _ = metrics.tick() => input.measure(),
         }
@@ -76,7 +79,27 @@ pub(crate) async fn run(
     input.measure();
 }
 
+/// Wait until the kernel says that a ring is filling.
+async fn filling(rings: &[AsyncFd<OwnedFd>]) {
+    poll_fn(|context| {
+        for ring in rings {
+            if let Poll::Ready(Ok(mut guard)) = ring.poll_read_ready(context) {
+                guard.clear_ready();
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    })
+    .await;
+}
+
 impl Input {
+    async fn drain_all(&mut self) {
+        while self.drain() {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// One round; whether a ring may still hold something.
     fn drain(&mut self) -> bool {
         let offset_ns = epoch_offset_ns();

@@ -1,7 +1,8 @@
 //! Gathers rows per table and freezes them into blocks of 10,000 rows or one second.
 //!
 //! [`Batcher::add`] takes a request's rows; one task a table gathers them and hands each frozen block to the [`Sink`]. Invariants:
-//! a token is given to one block only (a random number per process start, and a count); the rows of a request are queued for all
+//! a token is given to one
+//! content only (a random number per process start and a count, or the identity of a repeated delivery); the rows of a request are queued for all
 //! of their tables or for none.
 
 pub(crate) mod block;
@@ -10,6 +11,7 @@ pub(crate) mod rowbinary;
 pub(crate) mod share;
 
 use crate::config;
+use crate::delivered::UnderWay;
 use block::{Block, Head};
 use budget::Hold;
 use bytes::{Bytes, BytesMut};
@@ -49,6 +51,20 @@ pub(crate) struct Rows {
     pub(crate) hold: Hold,
 }
 
+/// What a request hands in.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) rows: Vec<Rows>,
+    /// Lasts until all the rows are settled.
+    pub(crate) under_way: Option<UnderWay>,
+    /// Set for a delivery that is repeated: its rows go in blocks of their own under tokens made from this, so that of all its
+    /// repetitions one counts.
+    pub(crate) token: Option<String>,
+}
+
+/// What travels to a gatherer.
+type Queued = (Vec<Rows>, Option<String>, Share);
+
 /// A frozen block on its way, with everybody who waits for it.
 #[derive(Debug)]
 pub(crate) struct Frozen {
@@ -76,7 +92,7 @@ pub(crate) trait Sink: Send + Sync + 'static {
 /// Takes rows in.
 #[derive(Debug)]
 pub(crate) struct Batcher {
-    tables: Vec<mpsc::Sender<(Vec<Rows>, Share)>>,
+    tables: Vec<mpsc::Sender<Queued>>,
 }
 
 /// The gatherers have ended: the gateway is stopping.
@@ -119,10 +135,10 @@ impl Batcher {
     }
 
     /// Queue the rows of one request. Waits while a table's queue is full; dropped before it returns, nothing was queued.
-    pub(crate) async fn add(&self, rows: Vec<Rows>) -> Result<Verdict, Stopped> {
+    pub(crate) async fn add(&self, request: Request) -> Result<Verdict, Stopped> {
         // Room in every queue first, in the order of the tables so that no two requests wait for each other.
         let mut by_table: BTreeMap<usize, Vec<Rows>> = BTreeMap::new();
-        for rows in rows {
+        for rows in request.rows {
             by_table.entry(rows.table).or_default().push(rows);
         }
         let mut queued = Vec::with_capacity(by_table.len());
@@ -130,9 +146,9 @@ impl Batcher {
             let queue = self.tables.get(table).ok_or(Stopped)?;
             queued.push((queue.reserve().await.map_err(|_| Stopped)?, rows));
         }
-        let (share, verdict) = share::pair();
+        let (share, verdict) = share::pair(request.under_way);
         for (room, rows) in queued {
-            room.send((rows, share.clone()));
+            room.send((rows, request.token.clone(), share.clone()));
         }
         share.safe();
         Ok(verdict)
@@ -169,17 +185,26 @@ struct Open {
 }
 
 impl<S: Sink> Gatherer<S> {
-    async fn run(mut self, mut queue: mpsc::Receiver<(Vec<Rows>, Share)>, stop: CancellationToken) {
+    async fn run(mut self, mut queue: mpsc::Receiver<Queued>, stop: CancellationToken) {
         let mut open: Option<Open> = None;
         let mut writes = JoinSet::new();
         loop {
             let deadline = open.as_ref().map(|open| open.deadline);
             tokio::select! {
                 received = queue.recv() => match received {
-                    Some((chunks, share)) => {
-                        for rows in chunks {
-                            self.gather(&mut open, rows, share.clone());
-                            self.write_if_full(&mut open, &mut writes).await;
+                    Some((chunks, token, share)) => {
+                        for (index, rows) in chunks.into_iter().enumerate() {
+                            match &token {
+                                None => {
+                                    self.gather(&mut open, rows, share.clone());
+                                    self.write_if_full(&mut open, &mut writes).await;
+                                }
+                                Some(token) => {
+                                    let mut alone = None;
+                                    self.gather(&mut alone, rows, share.clone());
+                                    self.write(alone, Some(format!("{token}/{index}")), &mut writes).await;
+                                }
+                            }
                         }
                         share.safe();
                     }
@@ -195,9 +220,7 @@ impl<S: Sink> Gatherer<S> {
                 Some(_) = writes.join_next() => {}
             }
         }
-        if let Some(rest) = open {
-            self.write(rest, &mut writes);
-        }
+        self.write(open, None, &mut writes).await;
         while writes.join_next().await.is_some() {}
     }
 
@@ -208,12 +231,7 @@ impl<S: Sink> Gatherer<S> {
                 || open.deadline <= Instant::now()
                 || self.wait.is_zero()
         };
-        if let Some(full) = open.take_if(full) {
-            while writes.len() >= self.writes_max {
-                writes.join_next().await;
-            }
-            self.write(full, writes);
-        }
+        self.write(open.take_if(full), None, writes).await;
     }
 
     fn gather(&self, open: &mut Option<Open>, rows: Rows, share: Share) {
@@ -230,8 +248,14 @@ impl<S: Sink> Gatherer<S> {
         open.waiting.push(share);
     }
 
-    fn write(&self, open: Open, writes: &mut JoinSet<()>) {
-        let head = Head { token: self.tokens.next(), count: open.count, ..self.head.clone() };
+    /// Freeze what is open, if anything is, and have it written; waits while enough blocks of this table are being written.
+    async fn write(&self, open: Option<Open>, token: Option<String>, writes: &mut JoinSet<()>) {
+        let Some(open) = open else { return };
+        while writes.len() >= self.writes_max {
+            writes.join_next().await;
+        }
+        let token = token.unwrap_or_else(|| self.tokens.next());
+        let head = Head { token, count: open.count, ..self.head.clone() };
         let block = Block { head, rows: Bytes::from(open.bytes) };
         let frozen = Frozen { table: self.table, block, waiting: open.waiting, _holds: open.holds };
         let sink = Arc::clone(&self.sink);

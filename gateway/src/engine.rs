@@ -40,11 +40,20 @@ pub(crate) async fn run(config: Config, end: CancellationToken) {
     loop {
         let begun = Instant::now();
         match start(&config) {
-            Ok(mut child) => match end.run_until_cancelled(child.wait()).await {
-                None => return stop(child).await,
-                Some(Ok(status)) => tracing::error!(%status, "the embedded engine ended; its own lines above say why"),
-                Some(Err(error)) => tracing::error!(%error, "the embedded engine cannot be waited for"),
-            },
+            Ok(mut child) => {
+                // Taken out, because `wait` would close it.
+                let pipe = child.stdin.take();
+                match end.run_until_cancelled(child.wait()).await {
+                    None => {
+                        drop(pipe);
+                        return stop(child).await;
+                    }
+                    Some(Ok(status)) => {
+                        tracing::error!(%status, "the embedded engine ended; its own lines above say why")
+                    }
+                    Some(Err(error)) => tracing::error!(%error, "the embedded engine cannot be waited for"),
+                }
+            }
             Err(error) => tracing::error!(%error, "the embedded engine cannot be started"),
         }
         if begun.elapsed() > RAN_LONG {
@@ -76,8 +85,8 @@ fn start(config: &Config) -> io::Result<Child> {
     command.spawn()
 }
 
+/// The pipe is closed: wait for the end.
 async fn stop(mut child: Child) {
-    drop(child.stdin.take());
     match timeout(END_TIMEOUT, child.wait()).await {
         Ok(Ok(status)) => tracing::info!(%status, "the embedded engine ended"),
         Ok(Err(error)) => tracing::error!(%error, "the embedded engine cannot be waited for"),

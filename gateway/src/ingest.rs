@@ -4,24 +4,25 @@
 //! request is in ClickHouse or on a synced disk; everything else is a refusal that says whether to try again.
 
 use crate::admit::{Admission, Tenant};
-use crate::batch::Batcher;
 use crate::batch::budget::Budget;
+use crate::batch::{Batcher, Request};
 use crate::convert::series::Seen;
 use crate::convert::{Delivery, Outcome, Overflow, Sink, convert, count};
+use crate::delivered::{Arrivals, Deliveries, Identity};
 use crate::telemetry::metrics::SharedMetrics;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use ollystack_receive::{Accepted, Event, Export, Message, OtlpService, Refusal, RequestHead};
-use ollystack_schema::names::{HEADER_AGENT, HEADER_SEQUENCE};
+use ollystack_schema::names::{HEADER_AGENT, HEADER_REDELIVERED, HEADER_SEQUENCE};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Larger messages are converted on a thread of their own, so that they hold up nobody's small ones.
 const INLINE_BYTES_MAX: u64 = 128 << 10;
 
-/// When to try again while too many rows wait: about the time that a block takes.
-const MEMORY_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// When to try again while too many rows wait, or the first attempt is under way: about the time that a block takes.
+const BLOCK_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// When to try again while neither ClickHouse nor the spill takes rows.
+/// When to try again while ClickHouse, or the spill too, does not take rows.
 const STORAGE_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// An agent's id is a UUID; this leaves room and keeps strangers from filling a LowCardinality column with novels.
@@ -31,11 +32,13 @@ const SECONDS_PER_DAY: u32 = 24 * 3600;
 
 /// One per gateway.
 #[derive(Debug)]
-pub(crate) struct Ingest {
+pub(crate) struct Ingest<A> {
     pub(crate) admission: Arc<Admission>,
     pub(crate) batcher: Batcher,
     pub(crate) budget: Budget,
     pub(crate) seen: Arc<Seen>,
+    pub(crate) arrivals: Arc<A>,
+    pub(crate) deliveries: Deliveries,
     pub(crate) metrics: SharedMetrics,
 }
 
@@ -43,11 +46,13 @@ pub(crate) struct Ingest {
 #[derive(Debug)]
 pub(crate) struct Caller {
     tenant: Arc<Tenant>,
-    agent: String,
+    /// Empty when the sender is no agent.
+    agent: Arc<str>,
     sequence: u64,
+    redelivered: bool,
 }
 
-impl OtlpService for Ingest {
+impl<A: Arrivals> OtlpService for Ingest<A> {
     type Caller = Caller;
 
     fn admit(&self, head: &RequestHead<'_>) -> Result<Caller, Refusal> {
@@ -63,7 +68,8 @@ impl OtlpService for Ingest {
                 .parse()
                 .map_err(|_| Refusal::Invalid(format!("header {HEADER_SEQUENCE} must be a whole number below 2^64")))?,
         };
-        Ok(Caller { tenant, agent: agent.to_owned(), sequence })
+        let redelivered = header(head.headers, HEADER_REDELIVERED)? == Some("1");
+        Ok(Caller { tenant, agent: agent.into(), sequence, redelivered })
     }
 
     async fn export(&self, caller: Caller, request: Export) -> Result<Accepted, Refusal> {
@@ -73,8 +79,8 @@ impl OtlpService for Ingest {
             return Ok(Accepted::default());
         }
         let refused = |reason| self.metrics.reject(signal, reason, records);
-        caller.tenant.take(records).inspect_err(|_| refused("quota"))?;
         let tenant = Arc::clone(&caller.tenant);
+        tenant.take(records).inspect_err(|_| refused("quota"))?;
         let ingested = self.ingest(caller, request.message, request.decoded_bytes).await;
         let outcome = ingested.inspect_err(|refusal| {
             tenant.give_back(records);
@@ -93,17 +99,67 @@ impl OtlpService for Ingest {
     }
 }
 
-impl Ingest {
+impl<A: Arrivals> Ingest<A> {
     async fn ingest(&self, caller: Caller, message: Message, bytes: u64) -> Result<Outcome, Refusal> {
+        let identity = (!caller.agent.is_empty()).then(|| Identity {
+            tenant: Arc::clone(&caller.tenant.name),
+            agent: Arc::clone(&caller.agent),
+            sequence: caller.sequence,
+            signal: message.signal(),
+        });
+        let under_way = match &identity {
+            None => None,
+            Some(identity) => Some(self.deliveries.begin(identity).ok_or_else(|| {
+                let message = "this delivery is under way already; send again later".to_owned();
+                Refusal::Unavailable { retry_after: BLOCK_RETRY_AFTER, message }
+            })?),
+        };
+        let repeated = identity.filter(|_| caller.redelivered);
+        let arrived = match &repeated {
+            None => 0,
+            Some(identity) => self.arrivals.rows(identity).await.map_err(|why| {
+                self.metrics.redelivered("deferred");
+                unavailable(&format!("whether this delivery arrived before cannot be known now: {why}"))
+            })?,
+        };
+
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let now = u32::try_from(seconds).unwrap_or(u32::MAX);
         let delivery = Delivery {
             tenant: caller.tenant.name.to_string(),
-            agent: caller.agent,
+            agent: caller.agent.to_string(),
             sequence: caller.sequence,
             ingested_at: now,
             expires_at: now.saturating_add(caller.tenant.retention_days.saturating_mul(SECONDS_PER_DAY)),
         };
+        let (mut outcome, rows) = self.convert(message, delivery, bytes).await?;
+        if repeated.is_some() {
+            // Fewer rows than it has: it was large enough for several blocks, and not all arrived. It is written whole, rather
+            // some rows twice than some never.
+            let known = arrived > 0 && arrived >= outcome.accepted;
+            self.metrics.redelivered(if known { "known" } else { "new" });
+            if known {
+                return Ok(outcome);
+            }
+        }
+        if rows.is_empty() {
+            return Ok(outcome);
+        }
+        let request = Request { rows, under_way, token: repeated.as_ref().map(Identity::token) };
+        let verdict = self.batcher.add(request).await.map_err(|_| unavailable("the gateway is stopping"))?;
+        if !verdict.all_safe().await {
+            return Err(unavailable("neither ClickHouse nor the gateway's disk takes rows at the moment"));
+        }
+        self.seen.remember(std::mem::take(&mut outcome.described), now);
+        Ok(outcome)
+    }
+
+    async fn convert(
+        &self,
+        message: Message,
+        delivery: Delivery,
+        bytes: u64,
+    ) -> Result<(Outcome, Vec<crate::batch::Rows>), Refusal> {
         let (mut sink, seen) = (Sink::new(self.budget.clone()), Arc::clone(&self.seen));
         let work = move || {
             let outcome = convert(message, &delivery, &seen, &mut sink)?;
@@ -114,26 +170,17 @@ impl Ingest {
         } else {
             tokio::task::spawn_blocking(work).await.map_err(|_| unavailable("the request could not be converted"))?
         };
-        let (mut outcome, rows) = converted.map_err(|overflow| match overflow {
+        converted.map_err(|overflow: Overflow| match overflow {
             Overflow::Now => {
                 let message = format!("{overflow}; send again later");
-                Refusal::Exhausted { retry_after: MEMORY_RETRY_AFTER, message }
+                Refusal::Exhausted { retry_after: BLOCK_RETRY_AFTER, message }
             }
             Overflow::Ever { .. } => Refusal::TooLarge(overflow.to_string()),
             Overflow::Form(_) => {
-                tracing::error!(%overflow, "rows are lost: this is a fault of the gateway, please report it");
+                tracing::error!(%overflow, "a request is refused: this is a fault of the gateway, please report it");
                 Refusal::Broken(overflow.to_string())
             }
-        })?;
-        if rows.is_empty() {
-            return Ok(outcome);
-        }
-        let verdict = self.batcher.add(rows).await.map_err(|_| unavailable("the gateway is stopping"))?;
-        if !verdict.all_safe().await {
-            return Err(unavailable("neither ClickHouse nor the gateway's disk takes rows at the moment"));
-        }
-        self.seen.remember(std::mem::take(&mut outcome.described), now);
-        Ok(outcome)
+        })
     }
 }
 
@@ -142,8 +189,11 @@ fn unavailable(what: &str) -> Refusal {
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Refusal> {
-    let text = |value: &'a http::HeaderValue| {
+    let text = |value: &'a HeaderValue| {
         value.to_str().map_err(|_| Refusal::Invalid(format!("header {name} must be printable ASCII")))
     };
     headers.get(name).map(text).transpose()
 }
+
+#[cfg(test)]
+mod tests;

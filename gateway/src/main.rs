@@ -9,6 +9,7 @@ mod batch;
 mod cli;
 mod config;
 mod convert;
+mod delivered;
 mod engine;
 mod ingest;
 mod keys;

@@ -7,7 +7,7 @@
 use crate::write::clickhouse::{ClickHouse, Error as ClickHouseError};
 use ollystack_schema::migrations::{MIGRATIONS, Migration, Placement, RECORD_TABLE, TemplateError};
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -26,7 +26,10 @@ const UNKNOWN_DATABASE: u32 = 81;
 
 /// Pause after a failure: doubles from the first to the second.
 const RETRY_MIN: Duration = Duration::from_millis(500);
-const RETRY_MAX: Duration = Duration::from_secs(15);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// A ClickHouse that is started together with the gateway answers before so many tries (4 s) have failed: no reason to warn.
+const STARTS_WITHIN: u32 = 4;
 
 /// Why the schema is not as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +75,7 @@ pub(crate) async fn apply(clickhouse: &ClickHouse) -> Result<Vec<&'static Migrat
     lock(clickhouse).await?;
     let applied = apply_locked(clickhouse).await;
     // Left behind, the lock is broken after a minute: what matters is whether the migrations ran.
-    if let Err(error) = clickhouse.run(&format!("DROP TABLE IF EXISTS {LOCK_TABLE} SYNC")).await {
+    if let Err(error) = clickhouse.run(&format!("DROP TABLE IF EXISTS {LOCK_TABLE}")).await {
         tracing::warn!(%error, "the migration lock could not be removed; it lapses after {LOCK_SECONDS_MAX} s");
     }
     applied
@@ -150,7 +153,7 @@ async fn lock(clickhouse: &ClickHouse) -> Result<(), ClickHouseError> {
         let seconds: Option<u64> = lines.first().and_then(|line| line.first()?.parse().ok());
         if seconds.is_some_and(|seconds| seconds > LOCK_SECONDS_MAX) {
             tracing::warn!(seconds, "breaking the migration lock of a gateway that died");
-            clickhouse.run(&format!("DROP TABLE IF EXISTS {LOCK_TABLE} SYNC")).await?;
+            clickhouse.run(&format!("DROP TABLE IF EXISTS {LOCK_TABLE}")).await?;
         } else {
             sleep(LOCK_LOOK_INTERVAL).await;
         }
@@ -160,8 +163,8 @@ async fn lock(clickhouse: &ClickHouse) -> Result<(), ClickHouseError> {
 /// Apply the migrations whenever `ready` says that the schema is not there, for ever. `problem` holds what is in the way.
 pub(crate) async fn keep_applied(clickhouse: ClickHouse, ready: watch::Sender<bool>, problem: &Mutex<Option<String>>) {
     let mut states = ready.subscribe();
-    let set_problem = |text: Option<String>| *problem.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = text;
-    let mut pause = RETRY_MIN;
+    let set_problem = |text: Option<String>| *problem.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    let (mut pause, mut failures) = (RETRY_MIN, 0_u32);
     loop {
         // An error means that the sender is gone, and it is ours.
         let _ = states.wait_for(|ready| !*ready).await;
@@ -172,18 +175,19 @@ pub(crate) async fn keep_applied(clickhouse: ClickHouse, ready: watch::Sender<bo
                 ready.send_replace(true);
                 // A table that goes missing again and again must not become a busy loop.
                 sleep(RETRY_MIN).await;
-                pause = RETRY_MIN;
+                (pause, failures) = (RETRY_MIN, 0);
             }
             Err(error) => {
                 let text = error.to_string();
+                let known = problem.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(&text);
                 let person = matches!(error, Error::Checksum { .. } | Error::Newer { .. } | Error::Template(_));
-                let known = problem.lock().unwrap_or_else(std::sync::PoisonError::into_inner).as_ref() == Some(&text);
-                match (known, person) {
-                    (true, _) => {}
-                    (false, true) => tracing::error!(error = text, "the schema cannot be used; rows wait in the spill"),
-                    (false, false) => {
-                        tracing::warn!(error = text, "no schema yet; rows wait in the spill; trying again")
-                    }
+                failures += 1;
+                if person && !known {
+                    tracing::error!(error = text, "the schema cannot be used; rows wait in the spill");
+                } else if failures == STARTS_WITHIN || (failures > STARTS_WITHIN && !known) {
+                    tracing::warn!(error = text, "no schema; rows wait in the spill; trying again");
+                } else if failures == 1 {
+                    tracing::info!("waiting for ClickHouse; rows wait in the spill");
                 }
                 set_problem(Some(text));
                 sleep(pause).await;

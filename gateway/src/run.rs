@@ -9,6 +9,7 @@ use crate::batch::Batcher;
 use crate::batch::budget::Budget;
 use crate::config::{self, Config, StoreMode};
 use crate::convert::{series::Seen, tables};
+use crate::delivered::Deliveries;
 use crate::engine;
 use crate::ingest::Ingest;
 use crate::migrate;
@@ -91,7 +92,9 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
     });
 
     let seen = Arc::new(Seen::new());
-    let service = Arc::new(Ingest { admission, batcher, budget, seen, metrics: Arc::clone(&metrics) });
+    let (arrivals, deliveries) = (Arc::clone(&writer), Deliveries::default());
+    let service =
+        Arc::new(Ingest { admission, batcher, budget, seen, arrivals, deliveries, metrics: Arc::clone(&metrics) });
     let server = ollystack_receive::Server::new(service, config.server.limits(), config.tls().as_ref())?;
     let [grpc_address, http_address, admin_address] = addresses.map(|address| address.unwrap_or_default());
     tracing::info!(

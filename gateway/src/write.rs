@@ -11,6 +11,7 @@ pub(crate) mod replay;
 use crate::batch::block::Block;
 use crate::batch::{Frozen, Sink, Table};
 use crate::config::STOP_INSERT_TIMEOUT;
+use crate::delivered::{Arrivals, Identity};
 use crate::telemetry::metrics::{OfTable, SharedMetrics, TableKind};
 use clickhouse::{ClickHouse, Error, Kind};
 use ollystack_buffer::{Buffer, Loss, Observer};
@@ -93,6 +94,11 @@ impl Writer {
     pub(crate) async fn close(&self) {
         self.spill.close().await;
         self.set_aside.close().await;
+    }
+
+    /// Whether blocks go straight to ClickHouse: the tables are there, and nothing waits that must go first.
+    fn direct(&self) -> bool {
+        *self.schema_ready.borrow() && self.spill.stats().entries == 0
     }
 
     /// One insert, counted. After `stop` ClickHouse has a shorter time to confirm it.
@@ -201,8 +207,7 @@ impl Writer {
 
 impl Sink for Writer {
     async fn write(&self, frozen: Frozen) {
-        let direct = *self.schema_ready.borrow() && self.spill.stats().entries == 0;
-        if direct {
+        if self.direct() {
             // Closed never: the permit is for the insert alone, not for a wait in the spill.
             let permit = self.in_flight.acquire().await;
             match self.insert(&frozen.block).await {
@@ -217,6 +222,15 @@ impl Sink for Writer {
             }
         }
         self.spill(frozen).await;
+    }
+}
+
+impl Arrivals for Writer {
+    async fn rows(&self, identity: &Identity) -> Result<u64, String> {
+        if !self.direct() {
+            return Err("rows wait for ClickHouse".to_owned());
+        }
+        self.clickhouse.rows_of(identity).await.map_err(|error| error.to_string())
     }
 }
 

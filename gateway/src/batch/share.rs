@@ -4,6 +4,7 @@
 //! Invariant: the waiting half resolves once, after the last share; a share that is forgotten counts as refused, so that
 //! lost rows can never look like kept ones.
 
+use crate::delivered::UnderWay;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
@@ -23,12 +24,15 @@ pub(crate) struct Verdict(oneshot::Receiver<bool>);
 struct Shared {
     all_safe: AtomicBool,
     answer: Mutex<Option<oneshot::Sender<bool>>>,
+    /// Dropped after the last share, whether or not anybody still waits.
+    _under_way: Option<UnderWay>,
 }
 
-/// A fresh pair.
-pub(crate) fn pair() -> (Share, Verdict) {
+/// A fresh pair. `under_way` lasts as long as the rows are on their way.
+pub(crate) fn pair(under_way: Option<UnderWay>) -> (Share, Verdict) {
     let (sender, receiver) = oneshot::channel();
-    let shared = Shared { all_safe: AtomicBool::new(true), answer: Mutex::new(Some(sender)) };
+    let answer = Mutex::new(Some(sender));
+    let shared = Shared { all_safe: AtomicBool::new(true), answer, _under_way: under_way };
     (Share { shared: Arc::new(shared), safe: false }, Verdict(receiver))
 }
 
@@ -70,7 +74,7 @@ mod tests {
 
     #[tokio::test]
     async fn all_shares_must_be_safe() {
-        let (share, verdict) = pair();
+        let (share, verdict) = pair(None);
         let other = share.clone();
         share.safe();
         other.safe();
@@ -79,7 +83,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_forgotten_share_is_a_refusal() {
-        let (share, verdict) = pair();
+        let (share, verdict) = pair(None);
         let other = share.clone();
         share.safe();
         drop(other);
@@ -88,7 +92,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_said_before_the_last_share() {
-        let (share, mut verdict) = pair();
+        let (share, mut verdict) = pair(None);
         let other = share.clone();
         share.safe();
         assert!(verdict.0.try_recv().is_err());

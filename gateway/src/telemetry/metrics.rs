@@ -44,6 +44,11 @@ pub(crate) struct TableKind {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfOutcome {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Request {
     pub(crate) transport: &'static str,
     pub(crate) signal: &'static str,
@@ -81,6 +86,7 @@ pub(crate) struct Metrics {
     pub(crate) spilled: Family<OfTable, Counter>,
     pub(crate) replayed: Family<OfTable, Counter>,
     rows_lost: Family<TableKind, Counter>,
+    redelivered: Family<OfOutcome, Counter>,
     /// Read when somebody asks.
     pub(crate) pending_bytes: Gauge,
     pub(crate) spill_entries: Gauge,
@@ -114,6 +120,7 @@ impl Metrics {
             spilled: Family::default(),
             replayed: Family::default(),
             rows_lost: Family::default(),
+            redelivered: Family::default(),
             pending_bytes: Gauge::default(),
             spill_entries: Gauge::default(),
             spill_bytes: Gauge::default(),
@@ -151,6 +158,8 @@ impl Metrics {
         ours.register("spill_blocks_written", "Blocks written to the spill, by table", self.spilled.clone());
         ours.register("spill_blocks_replayed", "Blocks delivered from the spill, by table", self.replayed.clone());
         ours.register("rows_lost", "Accepted rows that are gone, by table and reason", self.rows_lost.clone());
+        let help = "Deliveries that said they may have been made before: known, new, or told to come back";
+        ours.register("redelivered_batches", help, self.redelivered.clone());
         ours.register("pending_bytes", "Rows in memory that nothing has confirmed", self.pending_bytes.clone());
         ours.register("spill_entries", "Blocks waiting in the spill", self.spill_entries.clone());
         ours.register("spill_bytes", "Bytes of the spill on disk", self.spill_bytes.clone());
@@ -198,6 +207,11 @@ impl Metrics {
         let label = TenantSignal { tenant: tenant.to_owned(), signal: signal.name() };
         self.points.get_or_create(&label).inc_by(records);
         self.accepted[signal as usize].inc_by(records);
+    }
+
+    /// Count a delivery that may have been made before.
+    pub(crate) fn redelivered(&self, outcome: &'static str) {
+        self.redelivered.get_or_create(&OfOutcome { outcome }).inc();
     }
 
     /// Count accepted rows that are gone.

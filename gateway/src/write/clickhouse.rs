@@ -5,6 +5,7 @@
 
 use crate::batch::block::Block;
 use crate::config;
+use crate::delivered::Identity;
 use bytes::Bytes;
 use clickhouse::Client;
 use clickhouse::error::Error as ClientError;
@@ -20,6 +21,9 @@ const PIECE_BYTES: usize = 1 << 20;
 
 /// Statements of migrations and health checks. A statement that is still running then goes on in ClickHouse.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A look-up by primary key. A sender waits for it.
+const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long an idle connection is kept: less than ClickHouse's own 10 s (3 s before 23.11).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -161,6 +165,15 @@ impl ClickHouse {
         let text = within(STATEMENT_TIMEOUT, async { query.fetch_bytes("TabSeparated")?.collect().await }).await?;
         let text = String::from_utf8_lossy(&text);
         Ok(text.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect())
+    }
+
+    /// How many rows of a delivery have arrived.
+    pub(crate) async fn rows_of(&self, identity: &Identity) -> Result<u64, Error> {
+        const QUERY: &str = "SELECT toUInt64(sum(Rows)) FROM ingested_batches \
+                             WHERE TenantId = ? AND AgentId = ? AND BatchSequence = ? AND Signal = ?";
+        let client = self.client.clone().with_database(&self.database);
+        let query = client.query(QUERY).bind(&*identity.tenant).bind(&*identity.agent).bind(identity.sequence);
+        within(LOOK_UP_TIMEOUT, query.bind(identity.signal.name()).fetch_one()).await
     }
 
     /// Our database.

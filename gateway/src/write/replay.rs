@@ -13,9 +13,9 @@ use tokio::time::sleep;
 
 /// Pause after a failure: doubles from the first to the second, plus or minus half.
 const RETRY_MIN: Duration = Duration::from_millis(250);
-const RETRY_MAX: Duration = Duration::from_secs(15);
+const RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// Answers that say neither "later" nor "never" are taken for "never" after so many tries of one block: about five minutes.
+/// Answers that say neither "later" nor "never" are taken for "never" after so many tries of one block: about two minutes.
 const TRIES_MAX: u32 = 25;
 
 impl Writer {

@@ -1,7 +1,7 @@
 //! The writer against a ClickHouse that is played: it takes inserts, refuses them or hangs up, as the test says.
 
 use super::*;
-use crate::batch::{Batcher, Rows, budget::Budget, share::Verdict};
+use crate::batch::{self, Batcher, Rows, budget::Budget, share::Verdict};
 use crate::config::{Config, Flags, Layers};
 use crate::convert::tables;
 use crate::telemetry::metrics::Metrics;
@@ -133,7 +133,8 @@ impl Rig {
     /// A block of one row of logs.
     async fn add(&self, bytes: Vec<u8>) -> Verdict {
         let hold = self.budget.hold(bytes.len()).unwrap();
-        self.batcher.as_ref().unwrap().add(vec![Rows { table: 2, count: 1, bytes, hold }]).await.unwrap()
+        let rows = vec![Rows { table: 2, count: 1, bytes, hold }];
+        self.batcher.as_ref().unwrap().add(batch::Request { rows, under_way: None, token: None }).await.unwrap()
     }
 
     async fn end(mut self) {

@@ -1,0 +1,221 @@
+use super::*;
+use crate::batch::{Frozen, Sink as BlockSink, Table};
+use crate::config::{Flags, Layers, Tenants};
+use crate::keys::file;
+use crate::telemetry::metrics::Metrics;
+use ollystack_receive::{Signal, Transport};
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Takes blocks, or loses them, and remembers their tokens.
+#[derive(Default)]
+struct Disk {
+    loses: AtomicBool,
+    tokens: Mutex<Vec<String>>,
+}
+
+impl BlockSink for Disk {
+    async fn write(&self, frozen: Frozen) {
+        self.tokens.lock().unwrap().push(frozen.block.head.token.clone());
+        if !self.loses.load(Ordering::Relaxed) {
+            frozen.safe();
+        }
+    }
+}
+
+/// Says what it was told to say.
+struct Said(Mutex<Result<u64, String>>);
+
+impl Arrivals for Said {
+    async fn rows(&self, _: &Identity) -> Result<u64, String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+struct Rig {
+    ingest: Ingest<Said>,
+    disk: Arc<Disk>,
+    key: String,
+    _gatherers: JoinSet<()>,
+    _directory: TempDir,
+}
+
+fn rig(records_per_second: u64) -> Rig {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keys.toml");
+    let key = file::add(&path, "acme", "", SystemTime::now()).unwrap().expose().to_owned();
+    let defaults = Tenants { records_per_second, burst_seconds: 1, retention_days: 7 };
+    let keys = vec![("batch.wait_ms".to_owned(), "0".to_owned())];
+    let layers = Layers::new(None, std::iter::empty(), &Flags { file: None, keys }).unwrap();
+    let disk = Arc::new(Disk::default());
+    let tables = crate::convert::tables();
+    let tables: &[Table] = &tables;
+    let config = layers.config().unwrap().batch;
+    let (batcher, gatherers) = Batcher::start(&config, 4, tables, &disk, &CancellationToken::new()).unwrap();
+    let ingest = Ingest {
+        admission: Arc::new(Admission::new(path, defaults)),
+        batcher,
+        budget: Budget::new(1 << 20),
+        seen: Arc::new(Seen::new()),
+        arrivals: Arc::new(Said(Mutex::new(Ok(0)))),
+        deliveries: Deliveries::default(),
+        metrics: Arc::new(Metrics::new()),
+    };
+    Rig { ingest, disk, key, _gatherers: gatherers, _directory: directory }
+}
+
+impl Rig {
+    fn headers(&self, more: &[(&'static str, &str)]) -> HeaderMap {
+        let bearer = format!("Bearer {}", self.key);
+        let pairs = more.iter().copied().chain([("authorization", bearer.as_str())]);
+        pairs.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect::<Vec<_>>().into_iter().fold(
+            HeaderMap::new(),
+            |mut headers, (name, value): (http::HeaderName, HeaderValue)| {
+                headers.insert(name, value);
+                headers
+            },
+        )
+    }
+
+    async fn send(&self, message: Message, more: &[(&'static str, &str)]) -> Result<Accepted, Refusal> {
+        let headers = self.headers(more);
+        let peer: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let head = RequestHead { headers: &headers, peer, signal: message.signal(), transport: Transport::Grpc };
+        let caller = self.ingest.admit(&head)?;
+        let export = Export {
+            message,
+            headers: headers.clone(),
+            peer,
+            transport: Transport::Grpc,
+            wire_bytes: 1,
+            decoded_bytes: 1,
+        };
+        self.ingest.export(caller, export).await
+    }
+
+    fn tokens(&self) -> Vec<String> {
+        self.disk.tokens.lock().unwrap().clone()
+    }
+
+    fn metric(&self, line: &str) -> bool {
+        self.ingest.metrics.encode().unwrap().lines().any(|found| found == line)
+    }
+}
+
+fn logs(records: usize) -> Message {
+    let scope_logs = vec![ScopeLogs { log_records: vec![LogRecord::default(); records], ..ScopeLogs::default() }];
+    Message::Logs(ExportLogsServiceRequest {
+        resource_logs: vec![ResourceLogs { scope_logs, ..ResourceLogs::default() }],
+    })
+}
+
+const AGAIN: [(&str, &str); 3] = [(HEADER_AGENT, "aa-11"), (HEADER_SEQUENCE, "7"), (HEADER_REDELIVERED, "1")];
+
+#[tokio::test]
+async fn what_is_safe_is_answered_and_counted() {
+    let rig = rig(0);
+    assert_eq!(rig.send(logs(3), &[]).await, Ok(Accepted::default()));
+    assert!(rig.metric("ollystack_ingestion_data_points_total{tenant=\"acme\",signal=\"logs\"} 3"));
+    assert_eq!(rig.ingest.metrics.totals().accepted[Signal::Logs as usize], 3);
+}
+
+#[tokio::test]
+async fn what_is_not_safe_is_told_to_come_back_and_costs_no_quota() {
+    let rig = rig(10);
+    rig.disk.loses.store(true, Ordering::Relaxed);
+    for _ in 0..3 {
+        // More than the quota in all: each is given back.
+        let refusal = rig.send(logs(10), &[]).await.unwrap_err();
+        assert_eq!(refusal.reason(), "unavailable");
+        assert!(refusal.retry_after().is_some());
+    }
+    assert!(rig.metric("ollystack_ingestion_rejected_total{signal=\"logs\",reason=\"unavailable\"} 30"));
+}
+
+#[tokio::test]
+async fn over_quota_is_told_when_to_come_back() {
+    let rig = rig(10);
+    // Far into debt, so that no passing of time during the test pays it.
+    assert!(rig.send(logs(1000), &[]).await.is_ok());
+    let refusal = rig.send(logs(1), &[]).await.unwrap_err();
+    assert_eq!(refusal.reason(), "exhausted");
+    assert!(refusal.retry_after().unwrap() > Duration::from_secs(10));
+    assert!(rig.metric("ollystack_ingestion_rejected_total{signal=\"logs\",reason=\"quota\"} 1"));
+}
+
+#[tokio::test]
+async fn the_good_records_of_a_request_pass_and_the_bad_ones_are_named() {
+    let rig = rig(0);
+    let good = Span { trace_id: vec![1; 16], span_id: vec![1; 8], start_time_unix_nano: 1, ..Span::default() };
+    let spans = vec![good.clone(), Span { trace_id: vec![], ..good }];
+    let scope_spans = vec![ScopeSpans { spans, ..ScopeSpans::default() }];
+    let resource_spans = vec![ResourceSpans { scope_spans, ..ResourceSpans::default() }];
+    let answer = rig.send(Message::Traces(ExportTraceServiceRequest { resource_spans }), &[]).await.unwrap();
+    assert_eq!(answer.rejected, 1);
+    assert!(answer.message.contains("trace id"), "{}", answer.message);
+}
+
+#[tokio::test]
+async fn a_request_that_grows_too_large_is_refused_for_good() {
+    let rig = rig(0);
+    let refusal = rig.send(logs(100_000), &[]).await.unwrap_err();
+    assert_eq!((refusal.reason(), refusal.retry_after()), ("too_large", None));
+    assert_eq!(rig.ingest.budget.used(), 0);
+}
+
+#[tokio::test]
+async fn an_identity_that_is_none_is_refused_before_the_body() {
+    let rig = rig(0);
+    let long = "a".repeat(65);
+    for header in [(HEADER_AGENT, "drop table"), (HEADER_AGENT, long.as_str()), (HEADER_SEQUENCE, "-1")] {
+        assert_eq!(rig.send(logs(1), &[header]).await.unwrap_err().reason(), "invalid", "{header:?}");
+    }
+    assert!(rig.tokens().is_empty());
+}
+
+#[tokio::test]
+async fn a_delivery_that_arrived_before_is_answered_and_not_written_again() {
+    let rig = rig(0);
+    *rig.ingest.arrivals.0.lock().unwrap() = Ok(3);
+    assert_eq!(rig.send(logs(3), &AGAIN).await, Ok(Accepted::default()));
+    assert!(rig.tokens().is_empty());
+    assert!(rig.metric("ollystack_redelivered_batches_total{outcome=\"known\"} 1"));
+}
+
+#[tokio::test]
+async fn a_repeated_delivery_that_did_not_arrive_is_written_under_its_own_token() {
+    let rig = rig(0);
+    for _ in 0..2 {
+        assert_eq!(rig.send(logs(3), &AGAIN).await, Ok(Accepted::default()));
+    }
+    assert_eq!(rig.tokens(), ["acme/aa-11/7/logs/0", "acme/aa-11/7/logs/0"]);
+}
+
+#[tokio::test]
+async fn when_nobody_knows_whether_it_arrived_it_is_told_to_come_back() {
+    let rig = rig(0);
+    *rig.ingest.arrivals.0.lock().unwrap() = Err("rows wait for ClickHouse".to_owned());
+    let refusal = rig.send(logs(3), &AGAIN).await.unwrap_err();
+    assert_eq!(refusal.reason(), "unavailable");
+    assert!(rig.tokens().is_empty());
+    // A first delivery asks nobody.
+    assert!(rig.send(logs(3), &AGAIN[..2]).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_delivery_that_is_under_way_is_told_to_come_back() {
+    let rig = rig(0);
+    let identity = Identity { tenant: "acme".into(), agent: "aa-11".into(), sequence: 7, signal: Signal::Logs };
+    let under_way = rig.ingest.deliveries.begin(&identity);
+    assert_eq!(rig.send(logs(3), &AGAIN).await.unwrap_err().reason(), "unavailable");
+    drop(under_way);
+    assert!(rig.send(logs(3), &AGAIN).await.is_ok());
+}

@@ -162,3 +162,6 @@ pub(crate) async fn serve(listener: TcpListener, status: Arc<Status>, end: Cance
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

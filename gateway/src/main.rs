@@ -25,6 +25,7 @@ use config::{Config, Layers, StoreMode};
 use keys::file::{self, KeyFile};
 use ollystack_schema::migrations::Placement;
 use std::error::Error;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::SystemTime;
 use write::clickhouse::ClickHouse;
@@ -61,14 +62,14 @@ fn dispatch(command: Command) -> Result<(), Box<dyn Error>> {
         }
         Command::Config { command: cli::Config::Print { configured } } => {
             let (_, layers) = load(&configured)?;
-            print!("{}", config::print(&layers)?);
+            print(&config::print(&layers)?)?;
         }
         Command::Config { command: cli::Config::Check { configured } } => {
             let (_, layers) = load(&configured)?;
             for name in layers.strangers() {
                 eprintln!("{name} names no key and has no effect");
             }
-            println!("the configuration is valid");
+            print("the configuration is valid\n")?;
         }
     }
     Ok(())
@@ -78,7 +79,7 @@ fn load(configured: &Configured) -> Result<(Config, Layers), config::Error> {
     config::load(&configured.flags())
 }
 
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
@@ -88,18 +89,22 @@ async fn migrate(config: &Config, plan: bool) -> Result<(), Box<dyn Error>> {
         StoreMode::Embedded => engine::url(config),
     };
     let clickhouse = ClickHouse::new(&config.clickhouse, &url)?;
-    let done = if plan { migrate::pending(&clickhouse).await? } else { migrate::apply(&clickhouse).await? };
+    let done = if plan { migrate::pending(&clickhouse).await } else { migrate::apply(&clickhouse).await };
+    let done =
+        done.map_err(|error| format!("ClickHouse at {url}, database {}: {error}", config.clickhouse.database))?;
+    let mut text = String::new();
     for migration in &done {
-        println!("{} {}", if plan { "would apply" } else { "applied" }, migration.name);
+        text += &format!("{} {}\n", if plan { "would apply" } else { "applied" }, migration.name);
         if plan {
             for statement in migration.statements(Placement::SingleNode)? {
-                println!("{statement};\n");
+                text += &format!("{statement};\n\n");
             }
         }
     }
     if done.is_empty() {
-        println!("the schema of {} is up to date", config.clickhouse.database);
+        text = format!("the schema of {} is up to date\n", config.clickhouse.database);
     }
+    print(&text)?;
     Ok(())
 }
 
@@ -110,24 +115,32 @@ fn keys(command: cli::Keys) -> Result<(), Box<dyn Error>> {
             let key = file::add(&path, &tenant, &name, SystemTime::now())?;
             eprintln!("key {} of tenant {tenant}, stored as its hash in {}.", key.id(), path.display());
             eprintln!("This is the only time it is shown. On hosts: OLLYSTACK_API_KEY=<key>.");
-            println!("{}", key.expose());
+            print(&format!("{}\n", key.expose()))?;
         }
         cli::Keys::List { configured } => {
             let path = load(&configured)?.0.keys_file();
             let keys = KeyFile::read(&path)?.keys;
             let head = ["ID", "TENANT", "LABEL", "CREATED", "REVOKED"].map(str::to_owned);
             let rows = keys.into_iter().map(|k| [k.id, k.tenant, k.label, k.created, k.revoked.unwrap_or_default()]);
-            print!("{}", table(std::iter::once(head).chain(rows).collect()));
+            print(&table(std::iter::once(head).chain(rows).collect()))?;
         }
         cli::Keys::Revoke { configured, id } => {
             let path = load(&configured)?.0.keys_file();
             match file::revoke(&path, &id, SystemTime::now())? {
-                true => println!("key {id} is revoked; running gateways refuse it within a second"),
-                false => println!("key {id} was revoked before"),
+                true => print(&format!("key {id} is revoked; running gateways refuse it within a second\n"))?,
+                false => print(&format!("key {id} was revoked before\n"))?,
             }
         }
     }
     Ok(())
+}
+
+/// To standard output. A reader that has seen enough (`head`) is no error.
+fn print(text: &str) -> io::Result<()> {
+    match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Columns as wide as their widest cell, two blanks between them.

@@ -182,8 +182,10 @@ pub(crate) async fn keep_applied(clickhouse: ClickHouse, ready: watch::Sender<bo
                 let known = problem.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(&text);
                 let person = matches!(error, Error::Checksum { .. } | Error::Newer { .. } | Error::Template(_));
                 failures += 1;
-                if person && !known {
-                    tracing::error!(error = text, "the schema cannot be used; rows wait in the spill");
+                if person {
+                    if !known {
+                        tracing::error!(error = text, "the schema cannot be used; rows wait in the spill");
+                    }
                 } else if failures == STARTS_WITHIN || (failures > STARTS_WITHIN && !known) {
                     tracing::warn!(error = text, "no schema; rows wait in the spill; trying again");
                 } else if failures == 1 {

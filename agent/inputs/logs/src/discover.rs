@@ -70,6 +70,13 @@ impl Globs {
         self.include.is_match(path) && !self.exclude.is_match(path)
     }
 
+    /// The folder whose walk comes to `path`.
+    pub(crate) fn base_of(&self, path: &Path) -> Arc<Path> {
+        let bases = self.bases.iter().map(|(base, _)| base).filter(|base| path.starts_with(base));
+        let longest = bases.max_by_key(|base| base.as_os_str().len());
+        longest.map_or_else(|| path.parent().unwrap_or(path).into(), Arc::clone)
+    }
+
     /// All files that match now, sorted by path.
     pub(crate) fn walk(&self) -> Walk {
         let (mut walk, mut seen, mut entries) = (Walk::default(), HashSet::new(), 0);

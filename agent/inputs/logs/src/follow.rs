@@ -20,6 +20,7 @@ use hashbrown::{HashMap, HashSet};
 use ollystack_record::{Ack, Batch, DropReason, Intake, Outcome, Records, Resource, Signal, Source};
 use std::collections::VecDeque;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -195,8 +196,11 @@ impl Follower {
         self.try_save(Instant::now());
     }
 
+    /// Writes may wait for more of them; a name that changed may soon be gone.
     fn gather_from_now(&mut self) {
-        self.times.gather.get_or_insert_with(|| Instant::now() + GATHER);
+        let now = Instant::now();
+        let due = if self.watch.has_names() { now } else { now + GATHER };
+        self.times.gather = Some(self.times.gather.map_or(due, |gather| gather.min(due)));
     }
 
     /// The verdict is in. A batch that was dropped while the agent runs is gone for good, and the ledger says why: reading it
@@ -236,12 +240,15 @@ impl Follower {
             let changed = self.watch.take();
             let mut walk = changed.walk;
             for renamed in changed.renamed {
-                self.take_renamed(&renamed.from, &renamed.to, now);
+                self.take_new(&renamed.from, &renamed.to, now);
             }
             for path in changed.files {
                 match self.by_path.get(&path) {
                     Some(id) => self.enqueue(*id),
-                    None => walk = true,
+                    None => {
+                        walk = true;
+                        self.take_new(&path, &path, now);
+                    }
                 }
             }
             if walk {
@@ -449,8 +456,7 @@ impl Follower {
                 continue;
             }
             let Some((file, beginning)) = self.opened(found) else { continue };
-            let copied = self.tails.values().find(|tail| tail.is_copied_to(found, &beginning));
-            let start = copied.map(|tail| tail.position).unwrap_or_default();
+            let start = self.start_of_new(found, &beginning);
             named.insert(found.id);
             self.adopt(found, file, &beginning, start, now);
         }
@@ -468,21 +474,28 @@ impl Follower {
         self.after_walk(&walk.folders, walk.is_incomplete);
     }
 
-    /// A file that was renamed from a name that matches to one that does not. If it came and went between two walks, nobody
-    /// has seen it: it is read under the name it was written to.
-    fn take_renamed(&mut self, from: &Path, to: &Path, now: Instant) {
-        let base: Arc<Path> = to.parent().unwrap_or(to).into();
-        let Ok(metadata) = std::fs::symlink_metadata(to) else { return };
-        let mut found = Candidate { path: to.to_owned(), base, id: FileId::of(&metadata), size: metadata.len() };
-        if !metadata.is_file() || self.tails.contains_key(&found.id) {
+    /// A file that a notice told of, at `at`, before any walk saw it: it may be gone by the next one. It is read under the
+    /// name it was written to.
+    fn take_new(&mut self, written_as: &Path, at: &Path, now: Instant) {
+        let Ok(metadata) = std::fs::symlink_metadata(at) else { return };
+        let (base, id) = (self.globs.base_of(at), FileId::of(&metadata));
+        let mut found = Candidate { path: at.to_owned(), base, id, size: metadata.len() };
+        if !metadata.is_file() {
             return;
         }
         let Some((file, beginning)) = self.opened(&found) else { return };
-        found.path = from.to_owned();
-        self.adopt(&found, file, &beginning, Mark::default(), now);
-        if let Some(tail) = self.tails.get_mut(&found.id) {
-            tail.set_named(false, now);
+        found.path = written_as.to_owned();
+        let start = self.start_of_new(&found, &beginning);
+        self.adopt(&found, file, &beginning, start, now);
+        if let Some(tail) = self.tails.get_mut(&id) {
+            tail.set_named(written_as == at, now);
         }
+    }
+
+    /// What appears is read from its beginning, but for a copy of what was read already.
+    fn start_of_new(&self, found: &Candidate, beginning: &Beginning) -> Mark {
+        let copied = self.tails.values().find(|tail| tail.is_copied_to(found, beginning));
+        copied.map(|tail| tail.position).unwrap_or_default()
     }
 
     fn after_walk(&mut self, folders: &[PathBuf], is_incomplete: bool) {
@@ -513,6 +526,8 @@ impl Follower {
                 None
             }
             Ok((beginning, file)) => Some((file, beginning)),
+            // Gone between the look and the opening: under its new name it is another candidate.
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => {
                 self.complain(&found.path, &error);
                 None
@@ -530,16 +545,24 @@ impl Follower {
         self.bound_open();
     }
 
-    /// Close the files that were not used for longest, but none that has something to read or lost its name.
+    /// Close the files that were not used for longest: first those without a name that were read to their end, which are then
+    /// over, then those that can be opened again. None that has something to read is closed.
     fn bound_open(&mut self) {
         if self.tails.len() <= self.config.files_open_max {
             return;
         }
         let open = self.tails.values().filter(|tail| tail.is_open()).count();
         for _ in self.config.files_open_max..open {
-            let idle = self.tails.values_mut().filter(|tail| tail.may_close()).min_by_key(|tail| tail.used);
+            let may = |tail: &&mut Tail| tail.may_close() || tail.is_finished();
+            let idle = self.tails.values_mut().filter(may).min_by_key(|tail| (!tail.is_nameless(), tail.used));
             let Some(tail) = idle else { return };
-            tail.close();
+            if tail.is_nameless() {
+                let id = tail.id;
+                self.tails.remove(&id);
+                self.is_unsaved = true;
+            } else {
+                tail.close();
+            }
         }
     }
 

@@ -247,7 +247,12 @@ impl Tail {
     /// Read to its end, settled, and silent for long enough since it lost its name.
     pub(crate) fn is_over(&self, now: Instant) -> bool {
         let is_silent = self.nameless.is_some_and(|since| now.saturating_duration_since(since) >= AFTERLIFE);
-        is_silent && self.unread() == 0 && self.in_flight.is_empty()
+        is_silent && self.is_finished()
+    }
+
+    /// Without a name, read to its end and settled.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.is_nameless() && self.unread() == 0 && self.in_flight.is_empty()
     }
 
     /// How many lines so many bytes of this file are, by what was read of it so far.

@@ -91,6 +91,12 @@ impl Watch {
         self.inbox.notify.notified().await;
     }
 
+    /// Whether names changed since it was last taken.
+    pub(crate) fn has_names(&self) -> bool {
+        let changed = self.inbox.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        changed.walk || !changed.renamed.is_empty()
+    }
+
     /// Take what changed.
     pub(crate) fn take(&self) -> Changed {
         std::mem::take(&mut self.inbox.changed.lock().unwrap_or_else(PoisonError::into_inner))
@@ -119,6 +125,11 @@ impl Inbox {
                     {
                         changed.renamed.push(Renamed { from, to });
                     }
+                }
+                // A new file is looked at at once: it may be gone by the next walk.
+                EventKind::Create(_) => {
+                    changed.walk = true;
+                    changed.files.extend(event.paths.into_iter().filter(|path| globs.is_match(path)));
                 }
                 _ => changed.walk = true,
             },

@@ -179,8 +179,8 @@ impl Tail {
         rules: Rules,
         wait: Duration,
         now: Instant,
-    ) -> io::Result<(Split<'a>, usize)> {
-        let Some(file) = &self.file else { return Ok((Split::default(), 0)) };
+    ) -> io::Result<Split<'a>> {
+        let Some(file) = &self.file else { return Ok(Split::default()) };
         let mut length = 0;
         while length < buffer.len() {
             match file.read_at(&mut buffer[length..], self.position.offset + length as u64) {
@@ -203,7 +203,7 @@ impl Tail {
             Some((size, since)) if size == end => Some((size, since)),
             _ => Some((end, now)),
         };
-        Ok((split, length))
+        Ok(split)
     }
 
     /// A batch up to `end` was handed in under `number`; without a number there was nothing in it to wait for.

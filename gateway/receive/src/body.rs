@@ -3,7 +3,7 @@
 //! Invariant: memory follows the bytes that have arrived, never a length that was announced.
 
 use crate::Refusal;
-use crate::decompress::grow;
+use crate::decompress::no_room;
 use crate::limits::Share;
 use bytes::{Buf, Bytes};
 use http_body_util::BodyExt;
@@ -76,8 +76,7 @@ where
         }
         if sum > bytes.capacity() {
             let target = sum.max(bytes.capacity() * 2).max(FIRST_BYTES).min(limit);
-            grow(share, target - bytes.capacity())?;
-            bytes.reserve_exact(target - bytes.len());
+            share.enlarge(&mut bytes, target).map_err(no_room)?;
         }
         bytes.extend_from_slice(&data);
     }

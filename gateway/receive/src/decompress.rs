@@ -76,8 +76,7 @@ fn read(mut from: impl Read, name: &str, max: usize, share: &mut Share) -> Resul
             if target == filled {
                 return Err(too_large(max));
             }
-            grow(share, target - filled)?;
-            out.reserve_exact(target - filled);
+            share.enlarge(&mut out, target).map_err(no_room)?;
             out.resize(target, 0);
         }
         match from.read(&mut out[filled..]) {

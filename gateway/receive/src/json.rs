@@ -53,12 +53,10 @@ impl Writer<'_> {
         let needed = self.out.len() + slice + MARGIN_BYTES;
         if needed > self.out.capacity() {
             let target = needed.max(self.out.capacity() * 2).max(STEP_BYTES);
-            let more = target - self.out.capacity();
-            if let Err(no_room) = self.share.grow(more) {
+            if let Err(no_room) = self.share.enlarge(&mut self.out, target) {
                 self.no_room = Some(no_room);
                 return Err(E::custom("more than may be held"));
             }
-            self.out.reserve_exact(target - self.out.len());
         }
         Ok(())
     }

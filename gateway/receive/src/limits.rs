@@ -165,6 +165,15 @@ impl Share {
         Ok(())
     }
 
+    /// Give a vector more room. While it moves, the old room and the new one are both held, as both are there.
+    pub(crate) fn enlarge(&mut self, vector: &mut Vec<u8>, capacity: usize) -> Result<(), NoRoom> {
+        let old = vector.capacity();
+        self.grow(capacity)?;
+        vector.reserve_exact(capacity - vector.len());
+        self.shrink(old);
+        Ok(())
+    }
+
     /// Hold `bytes` less.
     pub(crate) fn shrink(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);

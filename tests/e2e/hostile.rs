@@ -1,11 +1,9 @@
 //! Requests that are too large, bombs, garbage and strangers' paths: each gets its exact answer, none that a client would
 //! retry, none leaves a row, and the gateway serves on.
 
-use crate::otlp::{Call, PROTOBUF, Signal, logs};
+use crate::otlp::{Call, PROTOBUF, Signal, gzip, logs};
 use anyhow::{Result, ensure};
-use flate2::{Compression, write::GzEncoder};
 use ollystack_tests::{Outcome, World, until};
-use std::io::Write;
 use tonic::Code;
 use tonic_types::StatusExt;
 
@@ -78,10 +76,4 @@ pub(crate) fn is_answered_exactly(world: &World) -> Result<Outcome> {
     let hostile = world.count("SELECT count() FROM {db}.logs_raw WHERE ServiceName != 'polite'")?;
     ensure!(hostile == 0, "{hostile} rows of hostile requests");
     Ok(Outcome::Held)
-}
-
-fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    encoder.write_all(bytes)?;
-    Ok(encoder.finish()?)
 }

@@ -18,7 +18,7 @@ mod quota;
 mod sdk;
 mod stop;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
 use ollystack_tests::{Binaries, Outcome, Store, StoreConfig, World};
 use std::process::ExitCode;
@@ -71,7 +71,8 @@ fn main() -> Result<ExitCode> {
     }
     let binaries = Binaries::beside_this_program()?;
     let folder = tempfile::tempdir()?;
-    let store = StoreConfig::new(folder.path())?.start(&binaries)?;
+    let store = StoreConfig::new(folder.path())?.start(&binaries);
+    let store = store.context("the embedded engine does not start; `cargo xtask check` sets it up")?;
     let shared = Arc::new(Shared { binaries, store });
     let trials = PROPERTIES.iter().map(|(name, property)| {
         let (shared, property) = (shared.clone(), *property);

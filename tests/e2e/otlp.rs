@@ -3,7 +3,11 @@
 //! It decides nothing and retries nothing, so that a test sees each answer as it is.
 
 use anyhow::{Context, Result};
-use bytes::{Buf, BufMut, Bytes};
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use opentelemetry_proto::tonic::collector::{
     logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest,
 };
@@ -15,11 +19,9 @@ use opentelemetry_proto::tonic::metrics::v1::{
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status as OtlpStatus};
 use prost::Message;
+use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::metadata::{MetadataKey, MetadataValue};
-use tonic::transport::Endpoint;
-use tonic::{Request, Status};
+use tonic::{Code, Status};
 
 /// Protobuf over OTLP/HTTP.
 pub(crate) const PROTOBUF: (&str, &str) = ("content-type", "application/x-protobuf");
@@ -71,84 +73,74 @@ impl Signal {
     }
 }
 
-/// One gRPC call. The outer error: no answer at all.
+/// One gRPC call, framed by hand, so that what no library would send can be sent too.
 pub(crate) struct Call<'a> {
     pub(crate) address: &'a str,
     pub(crate) method: &'a str,
-    pub(crate) metadata: Vec<(&'a str, String)>,
+    pub(crate) headers: Vec<(&'a str, String)>,
     pub(crate) gzip: bool,
 }
 
 impl<'a> Call<'a> {
     /// To one signal's service at `host:port`.
     pub(crate) fn to(address: &'a str, signal: Signal) -> Self {
-        Self { address, method: signal.method(), metadata: Vec::new(), gzip: false }
+        Self { address, method: signal.method(), headers: Vec::new(), gzip: false }
     }
 
     /// With an API key.
     pub(crate) fn with_key(mut self, key: &str) -> Self {
-        self.metadata.push(("authorization", format!("Bearer {key}")));
+        self.headers.push(("authorization", format!("Bearer {key}")));
         self
     }
 
-    /// Sends the message's bytes as they are.
+    /// Sends the message's bytes as they are, or in gzip. The outer error: no answer at all.
     pub(crate) fn send(&self, message: Vec<u8>) -> Result<Result<Bytes, Status>> {
+        let message = if self.gzip { gzip(&message)? } else { message };
+        // Length-prefixed message: a flag that says whether it is compressed, four bytes of length, the bytes.
+        let mut frame = vec![u8::from(self.gzip)];
+        frame.extend((message.len() as u32).to_be_bytes());
+        frame.extend(message);
+        let mut request = Request::post(format!("http://{}{}", self.address, self.method))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        if self.gzip {
+            request = request.header("grpc-encoding", "gzip");
+        }
+        for (name, value) in &self.headers {
+            request = request.header(*name, value);
+        }
+        let request = request.body(Full::new(Bytes::from(frame)))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let endpoint = Endpoint::new(format!("http://{}", self.address))?.timeout(Duration::from_secs(60));
-            let channel = endpoint.connect().await.with_context(|| format!("connect to {}", self.address))?;
-            let mut client = tonic::client::Grpc::new(channel);
-            if self.gzip {
-                client = client.send_compressed(CompressionEncoding::Gzip);
-            }
-            client.ready().await?;
-            let mut request = Request::new(Bytes::from(message));
-            for (name, value) in &self.metadata {
-                request
-                    .metadata_mut()
-                    .insert(MetadataKey::from_bytes(name.as_bytes())?, MetadataValue::try_from(value)?);
-            }
-            let path = http::uri::PathAndQuery::try_from(self.method)?;
-            Ok(client.unary(request, path, Raw).await.map(|response| response.into_inner()))
-        })
+        runtime
+            .block_on(async { tokio::time::timeout(Duration::from_secs(60), exchange(self.address, request)).await? })
     }
 }
 
-/// Messages as the bytes they are.
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Raw;
-    type Decoder = Raw;
-
-    fn encoder(&mut self) -> Raw {
-        Raw
+async fn exchange(address: &str, request: Request<Full<Bytes>>) -> Result<Result<Bytes, Status>> {
+    let stream = tokio::net::TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let response = sender.send_request(request).await?;
+    let head = response.headers().clone();
+    let body = response.into_body().collect().await?;
+    let trailers = body.trailers().cloned().unwrap_or_default();
+    connection.abort();
+    // A refusal may come as headers alone.
+    let status = Status::from_header_map(&trailers).or_else(|| Status::from_header_map(&head));
+    let status = status.context("an answer without grpc-status")?;
+    if status.code() != Code::Ok {
+        return Ok(Err(status));
     }
-
-    fn decoder(&mut self) -> Raw {
-        Raw
-    }
+    let bytes = body.to_bytes();
+    Ok(Ok(bytes.slice(bytes.len().min(5)..)))
 }
 
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        to.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(from.copy_to_bytes(from.remaining())))
-    }
+/// As gzip compresses it best.
+pub(crate) fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(bytes)?;
+    Ok(encoder.finish()?)
 }
 
 /// Nanoseconds since the epoch.

@@ -49,7 +49,9 @@ fn send(protocol: &str, endpoint: &str, key: Option<&str>) -> Result<Value> {
     let mut application = Command::new(cache::python()?);
     application.arg(script).arg(protocol).env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint).env("OTEL_SERVICE_NAME", "shop");
     // One way compressed, the other not.
-    application.env("OTEL_EXPORTER_OTLP_COMPRESSION", if protocol == "http" { "gzip" } else { "none" });
+    if protocol == "grpc" {
+        application.env("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip");
+    }
     application.env("NO_PROXY", "127.0.0.1");
     if let Some(key) = key {
         application.env("OTEL_EXPORTER_OTLP_HEADERS", format!("authorization=Bearer%20{key}"));

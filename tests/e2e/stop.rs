@@ -19,9 +19,7 @@ pub(crate) fn of_the_gateway_writes_what_it_took(world: &World) -> Result<Outcom
     let sender = std::thread::spawn(move || {
         ollystack_tests::post(&format!("{http}/v1/logs"), &[PROTOBUF, ("authorization", &bearer)], &body)
     });
-    until("the request is in progress", || {
-        Ok((gateway.metric("ollystack_ingestion_requests_in_progress", &[])? > 0.0).then_some(()))
-    })?;
+    until("the request is in progress", || Ok((gateway.metric("ollystack_pending_bytes", &[])? > 0.0).then_some(())))?;
     let status = gateway.stop()?;
     ensure!(status.success(), "the gateway ended with {status}");
     let answer = sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;

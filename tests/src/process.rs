@@ -99,7 +99,8 @@ impl Process {
             File::options().create(true).append(true).open(log).with_context(|| format!("open {}", log.display()))?;
         let err = out.try_clone()?;
         let child = command
-            .stdin(Stdio::null())
+            // Held open until this process ends, however it ends: a child that is told to can end with it.
+            .stdin(Stdio::piped())
             .stdout(out)
             .stderr(err)
             .process_group(0)

@@ -37,7 +37,8 @@ impl StoreConfig {
     pub fn spawn(&self, binaries: &Binaries) -> Result<Store> {
         std::fs::create_dir_all(&self.folder).with_context(|| format!("make {}", self.folder.display()))?;
         let mut command = Command::new(binaries.path("ollystack-gateway")?);
-        command.arg("store").arg("--listen").arg(format!("127.0.0.1:{}", self.port));
+        // Half a gigabyte of engine must not be left behind when this process is killed.
+        command.args(["store", "--until-stdin-ends"]).arg("--listen").arg(format!("127.0.0.1:{}", self.port));
         command.arg("--dir").arg(self.folder.join("data"));
         let process = Process::start("store", command, &self.folder.join("store.log"))?;
         Ok(Store { config: self.clone(), process })

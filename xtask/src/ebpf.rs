@@ -251,8 +251,8 @@ fn output(program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Option<St
 /// All that decides what the objects hold, in a fixed order.
 fn sources() -> Result<Vec<PathBuf>> {
     let root = repository().join("agent-ebpf");
-    let mut files = vec![root.join("programs/Cargo.toml"), root.join("programs/Cargo.lock"), root.join("Cargo.toml")];
-    let mut folders = vec![root.join("src"), root.join("programs/src")];
+    let mut files = vec![root.join("programs/Cargo.toml"), root.join("programs/Cargo.lock")];
+    let mut folders = vec![root.join("src"), root.join("programs/src"), root.join("programs/records")];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))? {
             let path = entry?.path();

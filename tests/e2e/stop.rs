@@ -31,9 +31,12 @@ pub(crate) fn of_the_gateway_writes_what_it_took(world: &World) -> Result<Outcom
 
 pub(crate) fn of_the_agent_sends_or_keeps_what_it_took(world: &World) -> Result<Outcome> {
     let mut gateway = world.gateway()?.start(world.binaries())?;
-    // A window and a decision that would take ten minutes: only the stop brings them out.
+    // A window and a decision that would take minutes: only the stop brings them out.
     let config = world.agent(&gateway, "acme")?.set("otlp.enabled", "true");
-    let config = config.set("process.window_ms", "600000").set("process.trace_wait_ms", "600000");
+    let config = config
+        .set("metrics.window_ms", "600000")
+        .set("metrics.first_window_ms", "600000")
+        .set("traces.wait_ms", "300000");
     let mut agent = config.start(world.binaries())?;
     let send = |agent: &ollystack_tests::Agent, service: &str| -> Result<()> {
         let requests = [

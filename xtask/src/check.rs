@@ -34,6 +34,7 @@ pub(crate) fn run(fast: bool) -> Result<ExitCode> {
         || steps.step("build", |step| step.run(&mut cargo(&["build", "--workspace", "--all-targets", "--locked"])));
     steps.step("unit tests", unit_tests);
     if !fast {
+        steps.step("kernel objects", kernel_objects);
         steps.step("engine", |step| if built { engine(step) } else { bail!("the build failed") });
         steps.step("end-to-end", |step| if built { end_to_end(step) } else { bail!("the build failed") });
     }
@@ -77,6 +78,15 @@ fn integration_tests(metadata: &Value) -> Vec<String> {
     let targets = packages.flat_map(|package| package["targets"].as_array().into_iter().flatten());
     let tests = targets.filter(|target| target["kind"][0] == "test").filter_map(|target| target["name"].as_str());
     tests.filter(|name| *name != END_TO_END).map(str::to_owned).collect()
+}
+
+/// The committed kernel objects are what their sources give, where a toolchain for BPF is there or can be installed.
+fn kernel_objects(step: &mut Step) -> Result<()> {
+    if !setup::works("bpf-linker", &["--version"]) && !setup::can_install_packages() {
+        step.note("skipped: building the kernel programs: no bpf-linker here, and only root can install one on Debian");
+        return Ok(());
+    }
+    step.run(Command::new(std::env::current_exe()?).args(["ebpf", "--check"]))
 }
 
 /// The embedded engine, fetched once.

@@ -5,6 +5,7 @@
 mod bench;
 mod check;
 mod demo;
+mod ebpf;
 mod progress;
 mod rules;
 mod setup;
@@ -34,6 +35,8 @@ enum Command {
     Demo(demo::Options),
     /// Measures the release build; `cargo xtask bench` lists what there is to measure.
     Bench(bench::Options),
+    /// Builds the kernel programs and puts the objects where the agent embeds them.
+    Ebpf(ebpf::Options),
     /// The house rules alone, in a second.
     Rules,
     /// Installs what `check` and `demo` need and is not there yet.
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Check { fast } => check::run(fast),
         Command::Demo(options) => demo::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Ebpf(options) => ebpf::run(&options),
         Command::Rules => rules::run(),
         Command::Setup => setup::run(),
     };

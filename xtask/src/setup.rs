@@ -5,7 +5,7 @@ use crate::progress::{Step, Steps};
 use crate::{cargo, repository};
 use anyhow::{Context, Result, bail};
 use ollystack_tests::cache;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
 /// cargo-deny's version: another one may judge otherwise.
@@ -70,8 +70,7 @@ pub(crate) fn python_sdk(step: &mut Step) -> Result<()> {
 /// Installs Debian packages when this user may, and says the command otherwise.
 pub(crate) fn packages(step: &mut Step, names: &[&str]) -> Result<()> {
     let by_hand = format!("apt-get install -y {}", names.join(" "));
-    let root = Path::new("/proc/self").metadata().is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
-    if !root || !works("apt-get", &["--version"]) {
+    if !can_install_packages() {
         bail!("install it, on Debian and Ubuntu by `sudo {by_hand}`");
     }
     step.run(Command::new("apt-get").args(["update", "-q"]))?;
@@ -81,6 +80,16 @@ pub(crate) fn packages(step: &mut Step, names: &[&str]) -> Result<()> {
         .args(names)
         .env("DEBIAN_FRONTEND", "noninteractive");
     step.run(&mut install).with_context(|| format!("`{by_hand}` failed"))
+}
+
+/// Whether this is root on Debian or one of its kin.
+pub(crate) fn can_install_packages() -> bool {
+    is_root() && works("apt-get", &["--version"])
+}
+
+/// Whether this process is root's.
+pub(crate) fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|folder| std::os::unix::fs::MetadataExt::uid(&folder) == 0)
 }
 
 /// Whether a program is there and answers.

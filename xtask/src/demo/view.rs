@@ -29,7 +29,7 @@ impl View {
             println!("  curl '{url}/?database={DATABASE}' --data-binary \"{statement} FORMAT PrettyCompact\"");
         }
         println!("\nCtrl-C ends the demo.\n");
-        if !is_root() {
+        if !crate::setup::is_root() {
             println!("Not root: traces come from eBPF, which needs root. Metrics and logs arrive all the same.\n");
         }
         Self { terminal: stdout().is_terminal(), drawn_lines: 0, last: None, shown: Duration::ZERO }
@@ -65,10 +65,6 @@ impl View {
     pub(super) fn close(&self) {
         println!();
     }
-}
-
-fn is_root() -> bool {
-    std::fs::metadata("/proc/self").is_ok_and(|folder| std::os::unix::fs::MetadataExt::uid(&folder) == 0)
 }
 
 fn page(reading: &Reading) -> String {

@@ -1,9 +1,10 @@
 //! HTTP/1.x through system calls: recognise heads on TCP sockets, copy them into a ring.
 //!
-//! Two taps reach the same core. Where tracefs can be had, the tracepoints of eight system calls; else the two raw
-//! tracepoints that see every call. At entry the socket behind the descriptor is found and the arguments are kept; at exit
-//! the number of bytes is known and the data is there. Sockets that show no HTTP in their first messages are given up, after
-//! which a call on them costs the walk to the socket and one lookup.
+//! Three taps reach the same core. Best are the two tracepoints of sockets (Linux 6.3): they cost nothing where no socket is
+//! involved, and tell socket and outcome; the buffer is found in the caller's registers. Else the tracepoints of eight system
+//! calls where tracefs can be had, else the two raw tracepoints that see every call: there the socket behind the descriptor
+//! is found at entry and the arguments are kept; at exit the number of bytes is known and the data is there. Sockets that
+//! show no HTTP in their first messages are given up, after which a call on them costs little more than a lookup.
 //! Invariant: per socket, records carry consecutive numbers, so that the reader sees every gap.
 #![no_std]
 #![no_main]
@@ -13,19 +14,21 @@ mod calls;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::{
-    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_ktime_get_ns, bpf_probe_read_user,
-    generated::bpf_probe_read_user as probe_read_user,
+    bpf_get_current_pid_tgid, bpf_get_current_task, bpf_ktime_get_ns, bpf_probe_read_user,
+    generated::{bpf_get_current_task_btf, bpf_probe_read_user as probe_read_user, bpf_task_pt_regs},
 };
 use aya_ebpf::macros::{map, raw_tracepoint, tracepoint};
 use aya_ebpf::maps::{LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
 use calls::{Arguments, Shape};
-use kernel::{AVAILABLE, at, count, ends, field, pointer, port_pair, sock_layout, state, wakeup};
+use kernel::{
+    AVAILABLE, at, count, field, is_internet, pointer, port_pair, sock_layout, state, wakeup, write_command, write_ends,
+};
 use ollystack_ebpf::http::{
     CLOSE, LARGE_BYTES, Large, MEDIUM_BYTES, Medium, Meta, PREFIX_BYTES, RECEIVED, REQUEST, RESPONSE, SENT,
     SMALL_BYTES, Small, loss,
 };
-use ollystack_ebpf::{COMMAND_BYTES, Ends, layout};
+use ollystack_ebpf::layout;
 
 kernel::program_file!();
 
@@ -105,6 +108,20 @@ static SOCKETS: LruHashMap<u64, Socket> = LruHashMap::with_max_entries(16 * 1024
 #[map]
 static CALLS: LruHashMap<u64, Call> = LruHashMap::with_max_entries(8 * 1024, 0);
 
+/// `sock_send_length(sock, result, flags)`, within the call.
+#[raw_tracepoint(tracepoint = "sock_send_length")]
+pub fn socket_sent(ctx: RawTracePointContext) -> i32 {
+    moved(&ctx, SENT);
+    0
+}
+
+/// `sock_recv_length(sock, result, flags)`, within the call.
+#[raw_tracepoint(tracepoint = "sock_recv_length")]
+pub fn socket_received(ctx: RawTracePointContext) -> i32 {
+    moved(&ctx, RECEIVED);
+    0
+}
+
 /// Entry of a traced call: number at 8, six arguments from 16 (the kernel's `syscall_tp_t`).
 #[tracepoint]
 pub fn call_enter(ctx: TracePointContext) -> u32 {
@@ -133,7 +150,7 @@ pub fn call_exit(ctx: TracePointContext) -> u32 {
 pub fn any_enter(ctx: RawTracePointContext) -> i32 {
     let number = ctx.arg::<u64>(1);
     if calls::is_traced(number as u32) && !is_compat() {
-        enter(calls::from_registers(number as u32, ctx.arg::<u64>(0)));
+        enter(calls::running(ctx.arg::<u64>(0)));
     }
     0
 }
@@ -155,12 +172,11 @@ pub fn socket_state(ctx: RawTracePointContext) -> i32 {
     if let Some(socket) = SOCKETS.get_ptr_mut(address) {
         // SAFETY: the map gave the address.
         if unsafe { (*socket).class } == HTTP {
-            if let Some(ends) = ends(address, &sock_layout!(HTTP_LAYOUT)) {
-                // SAFETY: no preconditions.
-                let now = unsafe { bpf_ktime_get_ns() };
-                let meta = meta(address, socket, CLOSE, SENT, now, 0, ends, [0; PREFIX_BYTES]);
-                put_meta(&meta);
-            }
+            let prefix = [0; PREFIX_BYTES];
+            // SAFETY: no preconditions.
+            let time_ns = unsafe { bpf_ktime_get_ns() };
+            let head = Head { address, kind: CLOSE, direction: SENT, time_ns, length: 0, prefix: &prefix };
+            put_meta(&head, next(socket));
         }
         let _ = SOCKETS.remove(address);
     }
@@ -176,6 +192,44 @@ fn is_compat() -> bool {
     mask != 0 && at::<u32>(task, field!(HTTP_LAYOUT.task_compat)).is_some_and(|flags| flags & mask != 0)
 }
 
+/// A socket has moved bytes for the running call.
+#[inline(always)]
+fn moved(ctx: &RawTracePointContext, direction: u8) {
+    let (socket, result, flags) = (ctx.arg::<u64>(0), ctx.arg::<i32>(1), ctx.arg::<i32>(2));
+    let process = (bpf_get_current_pid_tgid() >> 32) as u32;
+    if result <= 0 || flags & calls::MSG_PEEK as i32 != 0 || process == field!(HTTP_LAYOUT.agent) || is_given_up(socket)
+    {
+        return;
+    }
+    // SAFETY: no preconditions; the second takes what the first gave.
+    let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64;
+    // Other calls move bytes too (splicing, io_uring's), from elsewhere than their arguments say.
+    let Some(arguments) = calls::running(registers).filter(|found| found.direction == direction) else { return };
+    if is_compat() {
+        return;
+    }
+    let call = Call {
+        socket,
+        buffer: arguments.buffer,
+        // SAFETY: no preconditions.
+        time_ns: unsafe { bpf_ktime_get_ns() },
+        shape: arguments.shape as u8,
+        direction,
+        is_running: 0,
+        reserved: [0; 5],
+    };
+    on_data(&call, result as u64);
+}
+
+/// Whether a socket was found to carry something else.
+#[inline(always)]
+fn is_given_up(socket: u64) -> bool {
+    // SAFETY: the value is read at once; see `on_data` for eviction.
+    let known = unsafe { SOCKETS.get(socket) };
+    known
+        .is_some_and(|known| known.class == OTHER && port_pair(socket, &sock_layout!(HTTP_LAYOUT)) == Some(known.ports))
+}
+
 #[inline(always)]
 fn enter(arguments: Option<Arguments>) {
     let Some(arguments) = arguments else { return };
@@ -184,11 +238,8 @@ fn enter(arguments: Option<Arguments>) {
         return;
     }
     let Some(socket) = socket_behind(arguments.descriptor) else { return };
-    // SAFETY: the value is read at once; see `on_data` for eviction.
-    if let Some(known) = unsafe { SOCKETS.get(socket) } {
-        if known.class == OTHER && port_pair(socket, &sock_layout!(HTTP_LAYOUT)) == Some(known.ports) {
-            return;
-        }
+    if is_given_up(socket) {
+        return;
     }
     let call = Call {
         socket,
@@ -271,7 +322,7 @@ fn on_data(call: &Call, moved: u64) {
     let known = match SOCKETS.get_ptr_mut(call.socket) {
         Some(known) if unsafe { (*known).ports } == ports => known,
         _ => {
-            let class = if ends(call.socket, &sock_layout!(HTTP_LAYOUT)).is_some() { UNDECIDED } else { OTHER };
+            let class = if is_internet(call.socket, &sock_layout!(HTTP_LAYOUT)) { UNDECIDED } else { OTHER };
             let fresh = Socket { ports, sequence: 0, misses: 0, class, reserved: [0; 5] };
             let _ = SOCKETS.insert(call.socket, fresh, 0);
             let Some(known) = SOCKETS.get_ptr_mut(call.socket) else { return };
@@ -294,15 +345,14 @@ fn on_data(call: &Call, moved: u64) {
         }
         (*known).class = HTTP;
     }
-    let Some(ends) = ends(call.socket, &sock_layout!(HTTP_LAYOUT)) else { return };
-    let time = if call.direction == RECEIVED {
+    let mut time_ns = call.time_ns;
+    if call.direction == RECEIVED {
         // SAFETY: no preconditions.
-        unsafe { bpf_ktime_get_ns() }
-    } else {
-        call.time_ns
-    };
-    let meta = meta(call.socket, known, kind, call.direction, time, moved as u32, ends, prefix);
-    put_head(meta, buffer, available);
+        time_ns = unsafe { bpf_ktime_get_ns() };
+    }
+    let head =
+        Head { address: call.socket, kind, direction: call.direction, time_ns, length: moved as u32, prefix: &prefix };
+    put_head(&head, next(known), buffer, available);
 }
 
 /// Where the data begins, and how much lies there in one piece.
@@ -348,54 +398,62 @@ fn is_http2(prefix: &[u8; PREFIX_BYTES]) -> bool {
     (a, b, c, d, e, f) == (b'P', b'R', b'I', b' ', b'*', b' ')
 }
 
-#[inline(always)]
-#[allow(clippy::too_many_arguments)] // one caller a kind, inlined
-fn meta(
+/// A record's contents, before there is room for it.
+struct Head<'a> {
     address: u64,
-    socket: *mut Socket,
     kind: u8,
     direction: u8,
     time_ns: u64,
     length: u32,
-    ends: Ends,
-    prefix: [u8; PREFIX_BYTES],
-) -> Meta {
-    let thread = bpf_get_current_pid_tgid();
+    prefix: &'a [u8; PREFIX_BYTES],
+}
+
+/// The next number of a socket's records. It is taken before there is room for the record, so that a lost one leaves a gap.
+#[inline(always)]
+fn next(socket: *mut Socket) -> u32 {
     // SAFETY: the map gave the address; see `on_data` for eviction.
-    let sequence = unsafe {
+    unsafe {
         (*socket).sequence = (*socket).sequence.wrapping_add(1);
         (*socket).sequence
-    };
-    Meta {
-        time_ns,
-        socket: address,
-        process: (thread >> 32) as u32,
-        thread: thread as u32,
-        sequence,
-        length,
-        captured: 0,
-        kind,
-        direction,
-        reserved: 0,
-        ends,
-        command: bpf_get_current_comm().unwrap_or([0; COMMAND_BYTES]),
-        prefix,
+    }
+}
+
+/// Write metadata where it belongs: the stack has no room for a copy, nor for what several of these inlined would need.
+///
+/// # Safety
+/// `meta` must be room that the ring gave.
+#[inline(never)]
+unsafe fn fill(meta: *mut Meta, head: &Head<'_>, sequence: u32, captured: u16) {
+    let thread = bpf_get_current_pid_tgid();
+    // SAFETY: as promised by the caller.
+    unsafe {
+        (&raw mut (*meta).time_ns).write(head.time_ns);
+        (&raw mut (*meta).socket).write(head.address);
+        (&raw mut (*meta).process).write((thread >> 32) as u32);
+        (&raw mut (*meta).thread).write(thread as u32);
+        (&raw mut (*meta).sequence).write(sequence);
+        (&raw mut (*meta).length).write(head.length);
+        (&raw mut (*meta).captured).write(captured);
+        (&raw mut (*meta).kind).write(head.kind);
+        (&raw mut (*meta).direction).write(head.direction);
+        (&raw mut (*meta).reserved).write(0);
+        write_ends(&raw mut (*meta).ends, head.address, &sock_layout!(HTTP_LAYOUT));
+        write_command(&raw mut (*meta).command);
+        (&raw mut (*meta).prefix).write(*head.prefix);
     }
 }
 
 /// Put a record of one size: metadata, and as much of the head as fits.
 macro_rules! put {
-    ($record:ty, $bytes:expr, $meta:ident, $buffer:ident, $wanted:ident, $flags:ident) => {{
-        let Some(mut entry) = HEADS.reserve::<$record>(0) else { return lose($meta.kind) };
+    ($record:ty, $bytes:expr, $head:ident, $sequence:ident, $buffer:ident, $wanted:ident, $flags:ident) => {{
+        let Some(mut entry) = HEADS.reserve::<$record>(0) else { return lose($head.kind) };
         let record = entry.as_mut_ptr();
         let bytes = if $wanted < $bytes as u64 { $wanted as u32 } else { $bytes as u32 };
         // SAFETY: the ring gave room for one such record, and `bytes` is at most its head's size; `captured` tells the reader
         // how much of the head is valid.
         unsafe {
-            if probe_read_user((&raw mut (*record).head).cast(), bytes, $buffer as *const _) == 0 {
-                $meta.captured = bytes as u16;
-            }
-            (&raw mut (*record).meta).write($meta);
+            let is_copied = probe_read_user((&raw mut (*record).head).cast(), bytes, $buffer as *const _) == 0;
+            fill(&raw mut (*record).meta, $head, $sequence, if is_copied { bytes as u16 } else { 0 });
         }
         entry.submit($flags);
     }};
@@ -403,11 +461,11 @@ macro_rules! put {
 
 /// Under pressure first a shorter head, then none: the record itself still goes out.
 #[inline(always)]
-fn put_head(mut meta: Meta, buffer: u64, available: u64) {
+fn put_head(head: &Head<'_>, sequence: u32, buffer: u64, available: u64) {
     let waiting = HEADS.query(AVAILABLE);
     let ring = u64::from(field!(HTTP_LAYOUT.ring_bytes));
     let flags = wakeup(waiting, ring);
-    let allowed = match meta.kind {
+    let allowed = match head.kind {
         // Status and length come early.
         RESPONSE => MEDIUM_BYTES as u64,
         _ => u64::from(field!(HTTP_LAYOUT.head_bytes)),
@@ -415,23 +473,24 @@ fn put_head(mut meta: Meta, buffer: u64, available: u64) {
     let wanted = if available < allowed { available } else { allowed };
     if waiting > ring / 4 * 3 {
         count(&LOSSES, loss::HEAD_CUT);
-        put_meta(&meta);
+        put_meta(head, sequence);
     } else if wanted <= SMALL_BYTES as u64 {
-        put!(Small, SMALL_BYTES, meta, buffer, wanted, flags);
+        put!(Small, SMALL_BYTES, head, sequence, buffer, wanted, flags);
     } else if waiting > ring / 2 {
         count(&LOSSES, loss::HEAD_CUT);
-        put!(Small, SMALL_BYTES, meta, buffer, wanted, flags);
+        put!(Small, SMALL_BYTES, head, sequence, buffer, wanted, flags);
     } else if wanted <= MEDIUM_BYTES as u64 {
-        put!(Medium, MEDIUM_BYTES, meta, buffer, wanted, flags);
+        put!(Medium, MEDIUM_BYTES, head, sequence, buffer, wanted, flags);
     } else {
-        put!(Large, LARGE_BYTES, meta, buffer, wanted, flags);
+        put!(Large, LARGE_BYTES, head, sequence, buffer, wanted, flags);
     }
 }
 
 #[inline(always)]
-fn put_meta(meta: &Meta) {
-    let Some(mut entry) = HEADS.reserve::<Meta>(0) else { return lose(meta.kind) };
-    entry.write(*meta);
+fn put_meta(head: &Head<'_>, sequence: u32) {
+    let Some(mut entry) = HEADS.reserve::<Meta>(0) else { return lose(head.kind) };
+    // SAFETY: the ring gave the room.
+    unsafe { fill(entry.as_mut_ptr(), head, sequence, 0) };
     entry.submit(wakeup(HEADS.query(AVAILABLE), field!(HTTP_LAYOUT.ring_bytes).into()));
 }
 

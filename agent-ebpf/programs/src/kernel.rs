@@ -4,7 +4,10 @@
 #![no_std]
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
-use ollystack_ebpf::{Ends, FAMILY_V4, FAMILY_V6, layout};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_comm as get_current_comm, bpf_probe_read_kernel as probe_read_kernel,
+};
+use ollystack_ebpf::{COMMAND_BYTES, Ends, FAMILY_V4, FAMILY_V6, layout};
 
 /// Asks a ring how many bytes wait in it.
 pub const AVAILABLE: u64 = 0;
@@ -53,26 +56,51 @@ pub fn pointer(base: u64, offset: u32) -> Option<u64> {
     at::<u64>(base, offset).filter(|address| *address != 0)
 }
 
-/// Both ends of an IPv4 or IPv6 socket; `None` for any other family.
+/// Whether a socket is one of IPv4 or IPv6.
 #[inline(always)]
-pub fn ends(sock: u64, layout: &layout::Sock) -> Option<Ends> {
-    let mut ends = Ends { family: at(sock, layout.skc_family)?, ..Ends::default() };
-    match ends.family {
-        FAMILY_V4 => {
-            let local = at::<[u8; 4]>(sock, layout.skc_rcv_saddr)?;
-            let remote = at::<[u8; 4]>(sock, layout.skc_daddr)?;
-            [ends.local[0], ends.local[1], ends.local[2], ends.local[3]] = local;
-            [ends.remote[0], ends.remote[1], ends.remote[2], ends.remote[3]] = remote;
+pub fn is_internet(sock: u64, layout: &layout::Sock) -> bool {
+    matches!(at(sock, layout.skc_family), Some(FAMILY_V4 | FAMILY_V6))
+}
+
+/// Write both ends of a socket where they belong: a program's stack is too small for copies. What cannot be read is zero.
+///
+/// # Safety
+/// `into` must be room that a ring gave.
+#[inline(always)]
+pub unsafe fn write_ends(into: *mut Ends, sock: u64, layout: &layout::Sock) {
+    let family: u16 = at(sock, layout.skc_family).unwrap_or(0);
+    // SAFETY: as promised by the caller; the helper writes the given number of bytes or zeros.
+    unsafe {
+        into.write(Ends { local: [0; 16], remote: [0; 16], local_port: 0, remote_port: 0, family, reserved: 0 });
+        let (local, remote) = (&raw mut (*into).local, &raw mut (*into).remote);
+        if family == FAMILY_V4 {
+            read(local.cast(), 4, sock, layout.skc_rcv_saddr);
+            read(remote.cast(), 4, sock, layout.skc_daddr);
+        } else if family == FAMILY_V6 {
+            read(local.cast(), 16, sock, layout.skc_v6_rcv_saddr);
+            read(remote.cast(), 16, sock, layout.skc_v6_daddr);
         }
-        FAMILY_V6 => {
-            ends.local = at(sock, layout.skc_v6_rcv_saddr)?;
-            ends.remote = at(sock, layout.skc_v6_daddr)?;
-        }
-        _ => return None,
+        (&raw mut (*into).local_port).write(u16::from_be(at(sock, layout.inet_sport).unwrap_or(0)));
+        (&raw mut (*into).remote_port).write(u16::from_be(at(sock, layout.skc_dport).unwrap_or(0)));
     }
-    ends.remote_port = u16::from_be(at(sock, layout.skc_dport)?);
-    ends.local_port = u16::from_be(at(sock, layout.inet_sport)?);
-    Some(ends)
+}
+
+/// # Safety
+/// `into` must have room for `bytes`.
+#[inline(always)]
+unsafe fn read(into: *mut u8, bytes: u32, base: u64, offset: u32) {
+    // SAFETY: as promised by the caller; the helper checks the address it reads.
+    let _ = unsafe { probe_read_kernel(into.cast(), bytes, (base + u64::from(offset)) as *const _) };
+}
+
+/// Write the running thread's command name where it belongs.
+///
+/// # Safety
+/// `into` must be room that a ring or map gave.
+#[inline(always)]
+pub unsafe fn write_command(into: *mut [u8; COMMAND_BYTES]) {
+    // SAFETY: as promised by the caller.
+    let _ = unsafe { get_current_comm(into.cast(), COMMAND_BYTES as u32) };
 }
 
 /// Both ports in one word: changes when the kernel gives a socket's memory to another connection.

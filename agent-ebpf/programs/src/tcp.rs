@@ -11,7 +11,7 @@ use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktim
 use aya_ebpf::macros::{map, raw_tracepoint};
 use aya_ebpf::maps::{LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::RawTracePointContext;
-use kernel::{AVAILABLE, at, count, ends, field, sock_layout, state, wakeup};
+use kernel::{AVAILABLE, at, count, field, is_internet, sock_layout, state, wakeup, write_ends};
 use ollystack_ebpf::tcp::{
     CLOSED, CONNECTED, Event, FAILED, INBOUND, OUTBOUND, RETRANSMITTED, RING_BYTES, UNKNOWN, loss,
 };
@@ -133,48 +133,57 @@ fn command() -> [u8; COMMAND_BYTES] {
 
 #[inline(always)]
 fn report(sock: u64, kind: u8) {
-    let Some(ends) = ends(sock, &sock_layout!(TCP_LAYOUT)) else { return };
+    if !is_internet(sock, &sock_layout!(TCP_LAYOUT)) {
+        return;
+    }
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         count(&LOSSES, loss::EVENT);
         return;
     };
+    let event = entry.as_mut_ptr();
     // SAFETY: no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    let mut event = Event {
-        time_ns: now,
-        duration_ns: 0,
-        bytes_sent: 0,
-        bytes_received: 0,
-        process: 0,
-        round_trip_us: 0,
-        error: 0,
-        kind,
-        direction: UNKNOWN,
-        reserved: 0,
-        ends,
-        command: [0; COMMAND_BYTES],
-    };
-    // SAFETY: the value is copied at once; see `own` for eviction.
-    if let Some(known) = unsafe { CONNECTIONS.get(sock) } {
-        event.process = known.process;
-        event.direction = known.direction as u8;
-        event.command = known.command;
-        if known.since_ns != 0 {
-            event.duration_ns = now - known.since_ns;
+    // SAFETY: the ring gave room for one `Event`, and every field of it is written. What is known of the connection is
+    // copied at once; see `own` for eviction.
+    unsafe {
+        (&raw mut (*event).time_ns).write(now);
+        match CONNECTIONS.get_ptr(sock) {
+            Some(known) => {
+                let since = (*known).since_ns;
+                (&raw mut (*event).duration_ns).write(if since == 0 { 0 } else { now - since });
+                (&raw mut (*event).process).write((*known).process);
+                (&raw mut (*event).direction).write((*known).direction as u8);
+                (&raw mut (*event).command).write((*known).command);
+            }
+            None => {
+                (&raw mut (*event).duration_ns).write(0);
+                (&raw mut (*event).process).write(0);
+                (&raw mut (*event).direction).write(UNKNOWN);
+                (&raw mut (*event).command).write([0; COMMAND_BYTES]);
+            }
         }
+        (&raw mut (*event).error).write(at::<u32>(sock, field!(TCP_LAYOUT.sock_err)).unwrap_or(0) as u16);
+        (&raw mut (*event).round_trip_us).write(at::<u32>(sock, field!(TCP_LAYOUT.tcp_srtt_us)).unwrap_or(0) >> 3);
+        (&raw mut (*event).bytes_sent).write(if kind == CLOSED { sent(sock) } else { 0 });
+        (&raw mut (*event).bytes_received).write(if kind == CLOSED { received(sock) } else { 0 });
+        (&raw mut (*event).kind).write(kind);
+        (&raw mut (*event).reserved).write(0);
+        write_ends(&raw mut (*event).ends, sock, &sock_layout!(TCP_LAYOUT));
     }
-    if kind != RETRANSMITTED {
-        event.error = at::<u32>(sock, field!(TCP_LAYOUT.sock_err)).unwrap_or(0) as u16;
-        event.round_trip_us = at::<u32>(sock, field!(TCP_LAYOUT.tcp_srtt_us)).unwrap_or(0) >> 3;
-    }
-    if kind == CLOSED {
-        let sent: u64 = at(sock, field!(TCP_LAYOUT.tcp_bytes_sent)).unwrap_or(0);
-        let again: u64 = at(sock, field!(TCP_LAYOUT.tcp_bytes_retrans)).unwrap_or(0);
-        event.bytes_sent = sent.saturating_sub(again);
-        let received: u64 = at(sock, field!(TCP_LAYOUT.tcp_bytes_received)).unwrap_or(0);
-        let flags: u64 = at(sock, field!(TCP_LAYOUT.sock_flags)).unwrap_or(0);
-        event.bytes_received = received.saturating_sub(u64::from(flags & FIN_RECEIVED != 0));
-    }
-    entry.write(event);
     entry.submit(wakeup(EVENTS.query(AVAILABLE), RING_BYTES.into()));
+}
+
+/// Payload sent, each byte once.
+#[inline(always)]
+fn sent(sock: u64) -> u64 {
+    let all: u64 = at(sock, field!(TCP_LAYOUT.tcp_bytes_sent)).unwrap_or(0);
+    all.saturating_sub(at(sock, field!(TCP_LAYOUT.tcp_bytes_retrans)).unwrap_or(0))
+}
+
+/// Payload received.
+#[inline(always)]
+fn received(sock: u64) -> u64 {
+    let all: u64 = at(sock, field!(TCP_LAYOUT.tcp_bytes_received)).unwrap_or(0);
+    let flags: u64 = at(sock, field!(TCP_LAYOUT.sock_flags)).unwrap_or(0);
+    all.saturating_sub(u64::from(flags & FIN_RECEIVED != 0))
 }

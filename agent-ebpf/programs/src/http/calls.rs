@@ -47,14 +47,26 @@ mod number {
     pub(super) const RECVMSG: u32 = 212;
 }
 
-/// Offsets of the first four arguments in `struct pt_regs`.
+/// The running call, from `struct pt_regs`: its number, then its first three arguments. They are in place from a call's
+/// entry until its result replaces one of them.
 #[cfg(bpf_target_arch = "x86_64")]
-const REGISTERS: [u32; 4] = [112, 104, 96, 56]; // di, si, dx, r10
+#[inline(always)]
+fn call(registers: u64) -> Option<(u32, [u64; 3])> {
+    let [dx, si, di, number] = at::<[u64; 4]>(registers, 96)?;
+    Some((number as u32, [di, si, dx]))
+}
 #[cfg(bpf_target_arch = "aarch64")]
-const REGISTERS: [u32; 4] = [0, 8, 16, 24]; // x0 to x3
+#[inline(always)]
+fn call(registers: u64) -> Option<(u32, [u64; 3])> {
+    // syscallno is behind x30, sp, pc, pstate and orig_x0
+    Some((at(registers, 280)?, at(registers, 0)?))
+}
+
+/// The register of the fourth argument.
+const FOURTH: u32 = if cfg!(bpf_target_arch = "x86_64") { 56 } else { 24 }; // r10, x3
 
 /// Looks at the data without taking it: the same bytes come again.
-const MSG_PEEK: u64 = 2;
+pub(crate) const MSG_PEEK: u64 = 2;
 
 /// Whether a call is one of those.
 #[inline(always)]
@@ -63,13 +75,11 @@ pub(crate) fn is_traced(call: u32) -> bool {
     matches!(call, READ | WRITE | READV | WRITEV | SENDTO | RECVFROM | SENDMSG | RECVMSG)
 }
 
-/// From the registers at entry.
+/// The running call; `None` if it is none of those.
 #[inline(always)]
-pub(crate) fn from_registers(call: u32, registers: u64) -> Option<Arguments> {
-    let first = at(registers, REGISTERS[0])?;
-    let second = at(registers, REGISTERS[1])?;
-    let third = at(registers, REGISTERS[2])?;
-    Arguments::new(call, first, second, third, || at(registers, REGISTERS[3]).unwrap_or(0))
+pub(crate) fn running(registers: u64) -> Option<Arguments> {
+    let (number, [first, second, third]) = call(registers)?;
+    Arguments::new(number, first, second, third, || at(registers, FOURTH).unwrap_or(0))
 }
 
 impl Arguments {

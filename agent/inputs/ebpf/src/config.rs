@@ -19,7 +19,7 @@ pub struct Config {
     pub tcp_series_max: usize,
     /// Plain HTTP/1.x requests as spans.
     pub http: bool,
-    /// How system calls are watched: `auto` takes the first of `tracepoints` and `raw` that the kernel allows.
+    /// How data is watched: `auto` takes the first of `sockets`, `calls` and `raw` that the kernel allows.
     pub http_taps: Taps,
     /// Bytes of a request or response head that are looked at: 256 to 1,024. A target or header beyond is not seen.
     pub http_head_bytes: u32,
@@ -37,14 +37,16 @@ pub struct Config {
     pub metrics_interval_ms: u64,
 }
 
-/// How system calls are watched.
+/// How data is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Taps {
     /// Whatever the kernel allows, best first.
     Auto,
+    /// The tracepoints of sockets; from Linux 6.3. Free where no socket is involved.
+    Sockets,
     /// The tracepoints of the calls that move bytes; needs tracefs.
-    Tracepoints,
+    Calls,
     /// The two raw tracepoints that see every call.
     Raw,
 }

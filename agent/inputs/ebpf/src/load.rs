@@ -23,6 +23,9 @@ const CALLS: [&str; 8] = ["read", "write", "readv", "writev", "sendto", "recvfro
 /// The rung of raw tracepoints: they need no tracefs.
 const RAW: &str = "raw tracepoints";
 
+/// A way to attach a feature.
+type Rung = fn(&mut EbpfLoader<'_>) -> Result<Loaded, Refusal>;
+
 /// An attached feature.
 pub(crate) struct Loaded {
     /// Its records.
@@ -167,17 +170,29 @@ fn load_tcp(loader: &mut EbpfLoader<'_>) -> Result<Loaded, Refusal> {
 
 /// The first rung that attaches; if none does, why the last was refused.
 fn load_http(loader: &mut EbpfLoader<'_>, taps: Taps) -> Result<Loaded, Refusal> {
-    match taps {
-        Taps::Raw => load_http_raw(loader),
-        Taps::Tracepoints => load_http_tracepoints(loader),
-        Taps::Auto => load_http_tracepoints(loader).or_else(|refusal| {
-            tracing::debug!(why = refusal.why, "ebpf.http: tracepoints are refused, trying raw tracepoints");
-            load_http_raw(loader)
-        }),
+    let rungs =
+        [(Taps::Sockets, load_http_sockets as Rung), (Taps::Calls, load_http_calls), (Taps::Raw, load_http_raw)];
+    let mut outcome = Err(Refusal::damaged("rung"));
+    for (rung, load) in rungs {
+        if taps == rung || (taps == Taps::Auto && outcome.is_err()) {
+            outcome = load(loader);
+        }
+        if let Err(refusal) = &outcome {
+            tracing::debug!(?rung, why = refusal.why, "ebpf.http: not by this rung");
+        }
     }
+    outcome
 }
 
-fn load_http_tracepoints(loader: &mut EbpfLoader<'_>) -> Result<Loaded, Refusal> {
+fn load_http_sockets(loader: &mut EbpfLoader<'_>) -> Result<Loaded, Refusal> {
+    let mut programs = loader.load(objects::HTTP)?;
+    attach_raw(&mut programs, "socket_state", "inet_sock_set_state")?;
+    attach_raw(&mut programs, "socket_received", "sock_recv_length")?;
+    attach_raw(&mut programs, "socket_sent", "sock_send_length")?;
+    Loaded::new(programs, "HEADS", "socket tracepoints")
+}
+
+fn load_http_calls(loader: &mut EbpfLoader<'_>) -> Result<Loaded, Refusal> {
     host::see_tracefs().map_err(Refusal::no_tracefs)?;
     let mut programs = loader.load(objects::HTTP)?;
     attach_raw(&mut programs, "socket_state", "inet_sock_set_state")?;
@@ -188,7 +203,7 @@ fn load_http_tracepoints(loader: &mut EbpfLoader<'_>) -> Result<Loaded, Refusal>
             program.attach("syscalls", &format!("{event}_{call}"))?;
         }
     }
-    Loaded::new(programs, "HEADS", "tracepoints")
+    Loaded::new(programs, "HEADS", "call tracepoints")
 }
 
 fn load_http_raw(loader: &mut EbpfLoader<'_>) -> Result<Loaded, Refusal> {

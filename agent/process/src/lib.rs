@@ -4,26 +4,18 @@
 //! in RED metrics before sampling may let it go. Invariant: a batch's records are folded, held within a limit, handed out, or
 //! dropped and counted; its acknowledgement is resolved, or travels on with the records.
 
-// NOTE to the buffer+process helper (remove this line when done): fold, red, operation are done (lead); you write sample/ and logs/ and wire them in `take/tick/drain/stats/Config` below.
+mod config;
 pub mod fold;
+mod logs;
 pub mod operation;
 pub mod red;
+pub mod sample;
 
-use ollystack_record::otlp::logs::v1::{ResourceLogs, ScopeLogs};
-use ollystack_record::otlp::trace::v1::{ResourceSpans, ScopeSpans};
-use ollystack_record::{Ack, Batch, Class, Ledger, Outcome, Records, Reduced, ReducedRecords, Resource};
-use serde::{Deserialize, Serialize};
+pub use config::{Config, Error};
+
+use ollystack_record::{Batch, Ledger, Outcome, Records, Reduced, Resource};
+use serde::Serialize;
 use std::sync::Arc;
-
-/// What can be set about the stage.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// Folding.
-    pub metrics: fold::Config,
-    /// RED metrics.
-    pub red: red::Config,
-}
 
 /// What the stage holds and did.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -32,6 +24,8 @@ pub struct Stats {
     pub fold: fold::Stats,
     /// Operations told apart in RED metrics.
     pub operations: usize,
+    /// Sampling.
+    pub sample: sample::Stats,
 }
 
 /// The stage.
@@ -39,15 +33,21 @@ pub struct Stats {
 pub struct Process {
     fold: fold::Fold,
     red: red::Red,
+    sampler: sample::Sampler,
 }
 
 impl Process {
     /// `agent_resource` is the resource of the metrics that the agent derives.
     pub fn new(config: Config, agent_resource: Arc<Resource>, ledger: Arc<Ledger>) -> Process {
-        Process { fold: fold::Fold::new(config.metrics, ledger), red: red::Red::new(config.red, agent_resource) }
+        Process {
+            fold: fold::Fold::new(config.metrics, Arc::clone(&ledger)),
+            red: red::Red::new(config.red, agent_resource),
+            sampler: sample::Sampler::new(config.traces, ledger),
+        }
     }
 
-    /// Take a batch; `now` is nanoseconds since the epoch.
+    /// Take a batch; `now` is nanoseconds since the epoch. Samples and spans are acknowledged here: what is dropped for its age
+    /// or for a limit is dropped for good, and sending it again would not change that.
     pub fn take(&mut self, batch: Batch, now: u64, out: &mut Vec<Reduced>) {
         let Batch { source, resource, records, ack } = batch;
         match records {
@@ -55,38 +55,28 @@ impl Process {
                 self.fold.take(source, &resource, samples, now);
                 ack.resolve(Outcome::Accepted);
             }
-            Records::Logs(scopes) => out.push(logs(&resource, scopes, ack)),
             Records::Traces(scopes) => {
-                for span in scopes.iter().flat_map(|scope| &scope.spans) {
-                    self.red.observe(resource.service_name(), span, &mut self.fold, now);
-                }
-                out.push(spans(&resource, scopes, ack));
+                self.sampler.take(&resource, scopes, now, &mut self.red, &mut self.fold, out);
+                ack.resolve(Outcome::Accepted);
             }
+            Records::Logs(scopes) => logs::take(&resource, scopes, ack, out),
         }
     }
 
     /// Let time pass: close windows, decide traces. Call several times a second.
     pub fn tick(&mut self, now: u64, out: &mut Vec<Reduced>) {
+        self.sampler.tick(now, out);
         self.fold.tick(now, out);
     }
 
     /// Hand out everything that is held: the agent stops.
     pub fn drain(&mut self, now: u64, out: &mut Vec<Reduced>) {
+        self.sampler.drain(out);
         self.fold.drain(now, out);
     }
 
     /// What is held and was done.
     pub fn stats(&self) -> Stats {
-        Stats { fold: self.fold.stats(), operations: self.red.operations() }
+        Stats { fold: self.fold.stats(), operations: self.red.operations(), sample: self.sampler.stats() }
     }
-}
-
-fn logs(resource: &Resource, scope_logs: Vec<ScopeLogs>, ack: Ack) -> Reduced {
-    let message = ResourceLogs { resource: Some(resource.to_proto()), scope_logs, ..ResourceLogs::default() };
-    Reduced { class: Class::Normal, records: ReducedRecords::Logs(message), acks: vec![ack] }
-}
-
-fn spans(resource: &Resource, scope_spans: Vec<ScopeSpans>, ack: Ack) -> Reduced {
-    let message = ResourceSpans { resource: Some(resource.to_proto()), scope_spans, ..ResourceSpans::default() };
-    Reduced { class: Class::Normal, records: ReducedRecords::Traces(message), acks: vec![ack] }
 }

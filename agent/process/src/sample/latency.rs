@@ -1,0 +1,98 @@
+//! What is slow for an operation: its own 99th percentile, learnt as spans come.
+//!
+//! A t-digest (arxiv.org/abs/1902.04023, crate `tdigest`) over the last thousands of spans. Invariant: until the operation is known
+//! well enough, nothing is slow.
+
+use tdigest::TDigest;
+
+/// Durations gathered before they are merged: a merge sorts these and walks the centroids, a few microseconds.
+const BATCH: usize = 32;
+/// Centroids: 800 bytes an operation; finest at the tails.
+const CENTROIDS: usize = 50;
+/// Durations after which a fresh digest begins, so that yesterday's latency does not rule today.
+const GENERATION: u64 = 10_000;
+/// A fresh digest replaces the old threshold from so many durations on.
+const GENERATION_TRUSTED: u64 = 1_000;
+
+/// One operation's latency.
+#[derive(Debug)]
+pub(crate) struct Latency {
+    samples_min: u64,
+    threshold: f64,
+    known: bool,
+    count: u64,
+    batch: Vec<f64>,
+    digest: Option<Box<TDigest>>,
+}
+
+impl Latency {
+    pub(crate) fn new(samples_min: u64) -> Latency {
+        Latency { samples_min, threshold: f64::INFINITY, known: false, count: 0, batch: Vec::new(), digest: None }
+    }
+
+    /// Whether a duration is slow by what came before it; then learn from it.
+    pub(crate) fn is_slow(&mut self, seconds: f64) -> bool {
+        let slow = seconds > self.threshold;
+        self.batch.push(seconds);
+        if self.batch.len() >= BATCH {
+            self.merge();
+        }
+        slow
+    }
+
+    fn merge(&mut self) {
+        let batch = std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH));
+        self.count += batch.len() as u64;
+        let digest = match self.digest.take() {
+            Some(digest) => digest.merge_unsorted(batch),
+            None => TDigest::new_with_size(CENTROIDS).merge_unsorted(batch),
+        };
+        let trusted = if self.known { GENERATION_TRUSTED } else { self.samples_min };
+        if self.count >= trusted
+            && let Some(threshold) = digest.estimate_quantile(0.99)
+        {
+            (self.threshold, self.known) = (threshold, true);
+        }
+        if self.count >= GENERATION {
+            self.count = 0;
+        } else {
+            self.digest = Some(Box::new(digest));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A repeatable 0..1.
+    fn random(state: &mut u64) -> f64 {
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (*state >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    #[test]
+    fn about_one_in_a_hundred_is_slow_once_the_operation_is_known() {
+        let (mut latency, mut state) = (Latency::new(100), 7);
+        assert_eq!((0..96).filter(|_| latency.is_slow(random(&mut state))).count(), 0);
+        for _ in 0..1_000 {
+            latency.is_slow(random(&mut state));
+        }
+        let slow = (0..20_000).filter(|_| latency.is_slow(random(&mut state))).count();
+        assert!((120..320).contains(&slow), "{slow} of 20,000 are slow");
+        assert!(latency.is_slow(5.0));
+    }
+
+    #[test]
+    fn the_threshold_follows_the_operation() {
+        let (mut latency, mut state) = (Latency::new(100), 7);
+        for _ in 0..10_000 {
+            latency.is_slow(random(&mut state));
+        }
+        assert!(latency.is_slow(2.0));
+        for _ in 0..12_000 {
+            latency.is_slow(10.0 + random(&mut state));
+        }
+        assert!(!latency.is_slow(10.5));
+    }
+}

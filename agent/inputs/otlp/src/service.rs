@@ -6,9 +6,8 @@
 use crate::convert::{self, Converted};
 use crate::series::Interner;
 use crate::{Config, Stats};
-use ollystack_receive::{Accepted, Event, Export, Message, OtlpService, Refusal, RequestHead, Transport};
+use ollystack_receive::{Accepted, Event, Export, Message, OtlpService, Refusal, RequestHead};
 use ollystack_record::{Ack, Batch, DropReason, Intake, IntakeError, Outcome, Signal, Source};
-use prost::Message as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -70,12 +69,6 @@ impl OtlpService for Service {
 
     async fn export(&self, (): (), request: Export) -> Result<Accepted, Refusal> {
         let signal = signal(&request.message);
-        let bytes = match (request.transport, &request.message) {
-            (Transport::HttpJson, Message::Metrics(message)) => message.encoded_len() as u64,
-            (Transport::HttpJson, Message::Logs(message)) => message.encoded_len() as u64,
-            (Transport::HttpJson, Message::Traces(message)) => message.encoded_len() as u64,
-            _ => request.decoded_bytes,
-        };
         let Converted { batches, rejected, why } = self.convert(request.message);
         let ledger = Arc::clone(self.intake.ledger());
         let begun = Instant::now();
@@ -111,7 +104,6 @@ impl OtlpService for Service {
                 return Err(self.unavailable(format!("the records were not safe within {waited} ms; send them again")));
             }
         }
-        ledger.bytes_in(signal, bytes);
         if rejected > 0 {
             ledger.seen(signal, rejected);
             ledger.dropped(signal, DropReason::Malformed, rejected);

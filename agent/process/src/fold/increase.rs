@@ -1,12 +1,16 @@
 //! From totals to increases: what a cumulative sample adds to what was known before it.
 //!
-//! A total that went down, or whose start moved, was reset: all of it is new. The first sample of a series counts in full when the
+//! A total that went down by more than a wobble, or whose start moved, was reset: all of it is new. The first sample of a series counts in full when the
 //! series began under our eyes (its start lies after ours), and is a baseline otherwise: what came before was another agent's to
 //! report. Invariant: increases of a series add up to the last total minus its baseline, across resets.
 
 use super::exponential::Exponential;
 use super::histogram::Explicit;
 use super::state::{Number, State};
+
+/// The share of the last total that a lower one must reach to be a wobble rather than a reset. The kernel's own per-CPU times
+/// (iowait) go back a little now and then: as a reset, all the hours they stand for would count again.
+const WOBBLE: f64 = 0.98;
 
 /// The last total of a cumulative series.
 #[derive(Debug)]
@@ -46,7 +50,15 @@ pub(super) fn increase(
         None => Increase::Baseline,
         Some(last) if time_unix_nano < last.time_unix_nano => return Increase::Covered,
         Some(last) if start_unix_nano > last.time_unix_nano => Increase::By(total.clone()),
-        Some(last) => Increase::By(total.since(&last.total).unwrap_or_else(|| total.clone())),
+        Some(last) => match total.since(&last.total) {
+            Some(by) => Increase::By(by),
+            None if total.wobbles_below(&last.total) => {
+                // The higher total stays known, so that the way back up is not counted again.
+                last.time_unix_nano = time_unix_nano;
+                return Increase::By(total.zero());
+            }
+            None => Increase::By(total.clone()),
+        },
     };
     let last = Previous { time_unix_nano, total };
     match previous {
@@ -73,6 +85,16 @@ impl Total {
             Total::Number(number) => State::Sum(number),
             Total::Explicit(histogram) => State::Explicit(histogram),
             Total::Exponential(histogram) => State::Exponential(histogram),
+        }
+    }
+
+    /// Lower than `earlier`, and too little to be a reset.
+    fn wobbles_below(&self, earlier: &Total) -> bool {
+        match (self, earlier) {
+            (Total::Number(now), Total::Number(then)) => {
+                now.as_f64() < then.as_f64() && now.as_f64() >= then.as_f64() * WOBBLE
+            }
+            _ => false,
         }
     }
 

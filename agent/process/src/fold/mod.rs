@@ -142,7 +142,10 @@ impl Fold {
         );
         if now.abs_diff(self.idle_checked) >= IDLE_CHECK_NANOS {
             self.idle_checked = now;
-            self.table.forget_idle(now.saturating_sub(self.config.idle_ms * NANOS_PER_MS));
+            if self.table.forget_idle(now.saturating_sub(self.config.idle_ms * NANOS_PER_MS)) {
+                // A total that comes back brings what was counted before it was forgotten: only younger ones count in full.
+                self.times.watched_since = now;
+            }
         }
     }
 
@@ -178,7 +181,7 @@ impl Fold {
 #[derive(Debug, Default)]
 struct Times {
     window: u64,
-    /// When the agent began to watch; 0 until the first call.
+    /// When the agent began to watch, or last forgot a total; 0 until the first call.
     watched_since: u64,
     /// When the short first window closes; 0 once it did.
     first_close: u64,
@@ -223,6 +226,8 @@ fn take_one(entry: &mut Entry, sample: Sample, times: &Times, now: u64) -> Taken
     let (start, end) = times.window(time_unix_nano, now);
     let (state, cumulative) = match value {
         Value::Missing => return entry.fold(start, end, State::Missing, exemplars),
+        // Not a measurement; added up, it would take the window's others with it.
+        Value::Double(value) if value.is_nan() => return entry.fold(start, end, State::Missing, exemplars),
         Value::Int(value) => number(series.metric.kind, Number::Int(value), time_unix_nano),
         Value::Double(value) => number(series.metric.kind, Number::Double(value), time_unix_nano),
         Value::Histogram(mut point) => {

@@ -86,11 +86,13 @@ impl Table {
         self.entries.iter_mut()
     }
 
-    /// Forget series that were not touched since `before` and have no window open.
-    pub(super) fn forget_idle(&mut self, before: u64) {
+    /// Forget series that were not touched since `before` and have no window open. True if one of them was a running total.
+    pub(super) fn forget_idle(&mut self, before: u64) -> bool {
         let Table { entries, by_source, overflow, .. } = self;
+        let mut total = false;
         entries.retain(|entry| {
             let keep = entry.touched_unix_nano >= before || !entry.windows.is_empty();
+            total |= !keep && entry.previous.is_some();
             if !keep && entry.overflow {
                 *overflow -= 1;
             } else if !keep {
@@ -101,6 +103,7 @@ impl Table {
         if self.entries.len() < self.entries.capacity() / 4 {
             self.entries.shrink_to_fit(rehash);
         }
+        total
     }
 }
 

@@ -238,6 +238,50 @@ fn plain_gauges_are_sent_to_backends_that_insist() {
     assert_eq!(gauge.data_points[0].value, Some(seven));
 }
 
+#[test]
+fn a_counter_that_wobbles_is_neither_reset_nor_counted_twice_on_its_way_back_up() {
+    // The kernel's own per-CPU times (iowait) go back a little at times.
+    let mut bench = Bench::steady();
+    let series = series(Kind::Sum { monotonic: true, delta: false });
+    bench.tick(START);
+    for (second, value) in [(0, 50_000.0), (1, 50_000.5), (2, 50_000.25), (3, 50_001.0)] {
+        let time = START + second * SECOND;
+        bench.take(Sample::number(&series, 1, time, Value::Double(value)), time);
+    }
+    bench.tick(START + 120 * SECOND);
+    assert_eq!(sums(bench.data()), vec![1.0]);
+}
+
+#[test]
+fn a_gauge_that_is_not_a_number_does_not_spoil_its_window() {
+    let mut bench = Bench::steady();
+    let series = series(Kind::Gauge);
+    bench.tick(START);
+    for (second, value) in [(0, 1.0), (1, f64::NAN), (2, 3.0)] {
+        bench.take(gauge(&series, START + second * SECOND, value), START + second * SECOND);
+    }
+    bench.tick(START + 120 * SECOND);
+    let points = histogram_points(bench.data());
+    assert_eq!((points[0].count, points[0].sum, points[0].max), (2, Some(4.0), Some(3.0)));
+}
+
+#[test]
+fn a_counter_that_was_forgotten_is_not_counted_again_when_it_returns() {
+    let mut bench = Bench::steady();
+    let series = series(Kind::Sum { monotonic: true, delta: false });
+    bench.tick(START);
+    // It began under our eyes, so all of it counts.
+    bench.take(total(&series, START, START + SECOND, 100), START + SECOND);
+    let later = START + 2_000 * SECOND;
+    bench.tick(START + 120 * SECOND);
+    bench.tick(later);
+    assert_eq!(bench.fold.stats().series, 0);
+    bench.take(total(&series, START, later, 103), later);
+    bench.take(total(&series, START, later + SECOND, 105), later + SECOND);
+    bench.tick(later + 120 * SECOND);
+    assert_eq!(sums(bench.data()).iter().sum::<f64>(), 102.0, "what grew while it was forgotten is not known");
+}
+
 proptest! {
     #[test]
     fn folding_is_exact_and_the_books_close(samples in prop::collection::vec((0u64..200, 0usize..3, -1e6f64..1e6), 1..300)) {

@@ -23,7 +23,8 @@ CREATE TABLE IF NOT EXISTS metrics_series ${on_cluster}
     HostName               LowCardinality(String) MATERIALIZED ResourceAttributes['host.name'],
     K8sNamespace           LowCardinality(String) MATERIALIZED ResourceAttributes['k8s.namespace.name'],
     K8sPod                 LowCardinality(String) MATERIALIZED ResourceAttributes['k8s.pod.name'],
-    Environment            LowCardinality(String) MATERIALIZED ResourceAttributes['deployment.environment.name']
+    Environment            LowCardinality(String) MATERIALIZED if(ResourceAttributes['deployment.environment.name'] != '',
+        ResourceAttributes['deployment.environment.name'], ResourceAttributes['deployment.environment'])
 )
 ENGINE = ${ReplacingMergeTree(LastSeen)}
 ORDER BY (TenantId, MetricName, SeriesHash)

@@ -30,7 +30,8 @@ CREATE TABLE IF NOT EXISTS logs_raw ${on_cluster}
     HostName           LowCardinality(String) MATERIALIZED ResourceAttributes['host.name'],
     K8sNamespace       LowCardinality(String) MATERIALIZED ResourceAttributes['k8s.namespace.name'],
     K8sPod             LowCardinality(String) MATERIALIZED ResourceAttributes['k8s.pod.name'],
-    Environment        LowCardinality(String) MATERIALIZED ResourceAttributes['deployment.environment.name'],
+    Environment        LowCardinality(String) MATERIALIZED if(ResourceAttributes['deployment.environment.name'] != '',
+        ResourceAttributes['deployment.environment.name'], ResourceAttributes['deployment.environment']),
     ResourceAttributeItems Array(String)
         ALIAS arrayMap(kv -> concat(kv.1, '=', kv.2), CAST(ResourceAttributes, 'Array(Tuple(String, String))')),
     LogAttributeItems Array(String)

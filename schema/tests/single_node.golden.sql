@@ -1,4 +1,4 @@
--- 0001_metrics 329491f5e3f3e94eb4c7c10b344d7719c2523fea63edfb237ab732058c3eb3cd
+-- 0001_metrics 8a4fa9fcc90182a3c100067551a16839012713eda430c9dc25aa6edbf2acd1dc
 CREATE TABLE IF NOT EXISTS metrics_series
 (
     TenantId               LowCardinality(String),
@@ -22,7 +22,8 @@ CREATE TABLE IF NOT EXISTS metrics_series
     HostName               LowCardinality(String) MATERIALIZED ResourceAttributes['host.name'],
     K8sNamespace           LowCardinality(String) MATERIALIZED ResourceAttributes['k8s.namespace.name'],
     K8sPod                 LowCardinality(String) MATERIALIZED ResourceAttributes['k8s.pod.name'],
-    Environment            LowCardinality(String) MATERIALIZED ResourceAttributes['deployment.environment.name']
+    Environment            LowCardinality(String) MATERIALIZED if(ResourceAttributes['deployment.environment.name'] != '',
+        ResourceAttributes['deployment.environment.name'], ResourceAttributes['deployment.environment'])
 )
 ENGINE = ReplacingMergeTree(LastSeen)
 ORDER BY (TenantId, MetricName, SeriesHash)
@@ -79,7 +80,7 @@ ORDER BY (TenantId, MetricName, SeriesHash, TimeUnix)
 TTL ExpiresAt
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
 
--- 0002_logs 25355c3fc0c7b027df349c317818ff363c5fee900480fe534b16fce50139b861
+-- 0002_logs d6d822715fd4b22203c879875a2df9b52753e290d367191fe000ebe6e3381b9d
 CREATE TABLE IF NOT EXISTS logs_raw
 (
     TenantId           LowCardinality(String),
@@ -109,7 +110,8 @@ CREATE TABLE IF NOT EXISTS logs_raw
     HostName           LowCardinality(String) MATERIALIZED ResourceAttributes['host.name'],
     K8sNamespace       LowCardinality(String) MATERIALIZED ResourceAttributes['k8s.namespace.name'],
     K8sPod             LowCardinality(String) MATERIALIZED ResourceAttributes['k8s.pod.name'],
-    Environment        LowCardinality(String) MATERIALIZED ResourceAttributes['deployment.environment.name'],
+    Environment        LowCardinality(String) MATERIALIZED if(ResourceAttributes['deployment.environment.name'] != '',
+        ResourceAttributes['deployment.environment.name'], ResourceAttributes['deployment.environment']),
     ResourceAttributeItems Array(String)
         ALIAS arrayMap(kv -> concat(kv.1, '=', kv.2), CAST(ResourceAttributes, 'Array(Tuple(String, String))')),
     LogAttributeItems Array(String)
@@ -126,7 +128,7 @@ ORDER BY (TenantId, toStartOfFiveMinutes(Timestamp), ServiceName, Timestamp)
 TTL ExpiresAt
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, map_serialization_version = 'with_buckets';
 
--- 0003_traces f328804c550f175176f5aaceb9ecab69b7c4d5dc7eab51e68a2239a97cdc72ba
+-- 0003_traces 61fb79d16bfaedb521b8b4769153377471b7ef033288074cfad24018852a8065
 CREATE TABLE IF NOT EXISTS traces_raw
 (
     TenantId           LowCardinality(String),
@@ -168,7 +170,8 @@ CREATE TABLE IF NOT EXISTS traces_raw
     HostName           LowCardinality(String) MATERIALIZED ResourceAttributes['host.name'],
     K8sNamespace       LowCardinality(String) MATERIALIZED ResourceAttributes['k8s.namespace.name'],
     K8sPod             LowCardinality(String) MATERIALIZED ResourceAttributes['k8s.pod.name'],
-    Environment        LowCardinality(String) MATERIALIZED ResourceAttributes['deployment.environment.name'],
+    Environment        LowCardinality(String) MATERIALIZED if(ResourceAttributes['deployment.environment.name'] != '',
+        ResourceAttributes['deployment.environment.name'], ResourceAttributes['deployment.environment']),
     ResourceAttributeItems Array(String)
         ALIAS arrayMap(kv -> concat(kv.1, '=', kv.2), CAST(ResourceAttributes, 'Array(Tuple(String, String))')),
     SpanAttributeItems Array(String)

@@ -89,7 +89,7 @@ fn open(library: &Path, folder: &Path, options: &Options) -> Result<(Engine, Fil
 fn close(mut engine: Engine, service: &Service, clean: bool) {
     if !clean {
         match engine.cancel_all() {
-            Ok(count) => tracing::warn!(count, "cancelled what was still running"),
+            Ok(()) => tracing::warn!(seconds = GRACE.as_secs(), "cancelled statements that were still running"),
             Err(refusal) => tracing::warn!(code = refusal.code, "cannot cancel what is running: {}", refusal.message),
         }
     }

@@ -9,8 +9,9 @@ use crate::btf::Btf;
 use crate::config::{Config, Taps};
 use crate::refusal::Refusal;
 use crate::{Error, host, layouts};
-use aya::maps::{MapData, PerCpuArray, RingBuf};
+use aya::maps::{MapData, MapType, PerCpuArray, RingBuf};
 use aya::programs::{RawTracePoint, TracePoint};
+use aya::sys::is_map_supported;
 use aya::{Ebpf, EbpfLoader};
 use ollystack_ebpf::{bytes_of, layout, objects};
 use ollystack_record::Availability;
@@ -23,8 +24,10 @@ const CALLS: [&str; 8] = ["read", "write", "readv", "writev", "sendto", "recvfro
 /// The rung of raw tracepoints: they need no tracefs.
 const RAW: &str = "raw tracepoints";
 
+/// What became of a feature.
+type Outcome = Result<Loaded, Refusal>;
 /// A way to attach a feature.
-type Rung = fn(&mut EbpfLoader<'_>) -> Result<Loaded, Refusal>;
+type Rung = fn(&mut EbpfLoader<'_>) -> Outcome;
 
 /// An attached feature.
 pub(crate) struct Loaded {
@@ -92,30 +95,46 @@ pub(crate) fn load(config: &Config) -> Result<Features, Error> {
 }
 
 fn load_here(config: &Config) -> Features {
-    let layouts = Layouts::find(config);
     host::lift_memory_limit();
-    if let Err(error) = host::hide_kernel_types() {
-        tracing::debug!(%error, "loading takes more memory: no private mount");
-    }
-    let mut loader = EbpfLoader::new();
-    loader.btf(None);
-    let http = layouts.http.as_ref().ok().copied().unwrap_or_default();
-    let tcp = layouts.tcp.as_ref().ok().copied().unwrap_or_default();
-    let process = layouts.process.as_ref().ok().copied().unwrap_or_default();
-    loader.override_global("HTTP_LAYOUT", bytes_of(&http), false);
-    loader.override_global("TCP_LAYOUT", bytes_of(&tcp), false);
-    loader.override_global("PROCESS_LAYOUT", bytes_of(&process), false);
-    loader.map_max_entries("HEADS", config.http_ring_bytes);
-
-    let process = layouts.process.and_then(|_| load_process(&mut loader));
-    let tcp = layouts.tcp.and_then(|_| load_tcp(&mut loader));
-    let http = layouts.http.and_then(|_| load_http(&mut loader, config.http_taps));
+    let layouts = Layouts::find(config);
+    let (process, tcp, http) = match (layouts.process, layouts.tcp, layouts.http) {
+        // Nothing to load: then not even the loader's own needs are met.
+        (Err(process), Err(tcp), Err(http)) => (Err(process), Err(tcp), Err(http)),
+        (process, tcp, http) => load_each(process, tcp, http, config),
+    };
     let availability = [("ebpf.process", &process), ("ebpf.tcp", &tcp), ("ebpf.http", &http)].map(row).to_vec();
     Features { process: process.ok(), tcp: tcp.ok(), http: http.ok(), availability, map_bytes: host::map_bytes() }
 }
 
+fn load_each(
+    process: Result<layout::Process, Refusal>,
+    tcp: Result<layout::Tcp, Refusal>,
+    http: Result<layout::Http, Refusal>,
+    config: &Config,
+) -> (Outcome, Outcome, Outcome) {
+    if let Err(error) = host::hide_kernel_types() {
+        tracing::debug!(%error, "loading takes more memory: no private mount");
+    }
+    let layouts = (
+        process.as_ref().copied().unwrap_or_default(),
+        tcp.as_ref().copied().unwrap_or_default(),
+        http.as_ref().copied().unwrap_or_default(),
+    );
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    loader.override_global("PROCESS_LAYOUT", bytes_of(&layouts.0), false);
+    loader.override_global("TCP_LAYOUT", bytes_of(&layouts.1), false);
+    loader.override_global("HTTP_LAYOUT", bytes_of(&layouts.2), false);
+    loader.map_max_entries("HEADS", config.http_ring_bytes);
+    (
+        process.and_then(|_| load_process(&mut loader)),
+        tcp.and_then(|_| load_tcp(&mut loader)),
+        http.and_then(|_| load_http(&mut loader, config.http_taps)),
+    )
+}
+
 /// One row for `doctor`.
-fn row((name, loaded): (&'static str, &Result<Loaded, Refusal>)) -> Availability {
+fn row((name, loaded): (&'static str, &Outcome)) -> Availability {
     match loaded {
         Err(refusal) => Availability::off(name, &refusal.why, &refusal.remedy),
         Ok(loaded) if host::sees_all_processes() => Availability::on(name, format!("attached by {}", loaded.rung)),
@@ -136,9 +155,10 @@ struct Layouts {
 
 impl Layouts {
     fn find(config: &Config) -> Layouts {
-        let wanted = config.enabled && (config.process || config.tcp || config.http);
-        let btf =
-            if wanted { Btf::kernel().map_err(Refusal::no_types) } else { Err(Refusal::switched_off("ebpf.enabled")) };
+        let btf = match config.enabled {
+            false => Err(Refusal::switched_off("ebpf.enabled")),
+            true => permitted().and_then(|()| Btf::kernel().map_err(Refusal::no_types)),
+        };
         let ready = |on: bool, key: &str| match &btf {
             Err(refusal) => Err(refusal.clone()),
             Ok(_) if !on => Err(Refusal::switched_off(key)),
@@ -154,14 +174,23 @@ impl Layouts {
     }
 }
 
-fn load_process(loader: &mut EbpfLoader<'_>) -> Result<Loaded, Refusal> {
+/// Whether BPF is open to this process at all: asked first, as everything else costs megabytes for a while.
+fn permitted() -> Result<(), Refusal> {
+    if is_map_supported(MapType::RingBuf)? {
+        Ok(())
+    } else {
+        Err(Refusal::no_types("there are no ring buffers here".into()))
+    }
+}
+
+fn load_process(loader: &mut EbpfLoader<'_>) -> Outcome {
     let mut programs = loader.load(objects::PROCESS)?;
     attach_raw(&mut programs, "process_exec", "sched_process_exec")?;
     attach_raw(&mut programs, "process_exit", "sched_process_exit")?;
     Loaded::new(programs, "EVENTS", RAW)
 }
 
-fn load_tcp(loader: &mut EbpfLoader<'_>) -> Result<Loaded, Refusal> {
+fn load_tcp(loader: &mut EbpfLoader<'_>) -> Outcome {
     let mut programs = loader.load(objects::TCP)?;
     attach_raw(&mut programs, "tcp_state", "inet_sock_set_state")?;
     attach_raw(&mut programs, "tcp_retransmit", "tcp_retransmit_skb")?;
@@ -169,7 +198,7 @@ fn load_tcp(loader: &mut EbpfLoader<'_>) -> Result<Loaded, Refusal> {
 }
 
 /// The first rung that attaches; if none does, why the last was refused.
-fn load_http(loader: &mut EbpfLoader<'_>, taps: Taps) -> Result<Loaded, Refusal> {
+fn load_http(loader: &mut EbpfLoader<'_>, taps: Taps) -> Outcome {
     let rungs =
         [(Taps::Sockets, load_http_sockets as Rung), (Taps::Calls, load_http_calls), (Taps::Raw, load_http_raw)];
     let mut outcome = Err(Refusal::damaged("rung"));
@@ -184,7 +213,7 @@ fn load_http(loader: &mut EbpfLoader<'_>, taps: Taps) -> Result<Loaded, Refusal>
     outcome
 }
 
-fn load_http_sockets(loader: &mut EbpfLoader<'_>) -> Result<Loaded, Refusal> {
+fn load_http_sockets(loader: &mut EbpfLoader<'_>) -> Outcome {
     let mut programs = loader.load(objects::HTTP)?;
     attach_raw(&mut programs, "socket_state", "inet_sock_set_state")?;
     attach_raw(&mut programs, "socket_received", "sock_recv_length")?;
@@ -206,7 +235,7 @@ fn load_http_calls(loader: &mut EbpfLoader<'_>) -> Result<Loaded, Refusal> {
     Loaded::new(programs, "HEADS", "call tracepoints")
 }
 
-fn load_http_raw(loader: &mut EbpfLoader<'_>) -> Result<Loaded, Refusal> {
+fn load_http_raw(loader: &mut EbpfLoader<'_>) -> Outcome {
     let mut programs = loader.load(objects::HTTP)?;
     attach_raw(&mut programs, "socket_state", "inet_sock_set_state")?;
     attach_raw(&mut programs, "any_exit", "sys_exit")?;

@@ -3,8 +3,12 @@
 use aya::EbpfError;
 use aya::maps::MapError;
 use aya::programs::ProgramError;
+use aya::sys::SyscallError;
 use rustix::io::Errno;
 use std::io;
+
+/// Characters of an error that are shown: some carry the verifier's whole log.
+const TEXT_MAX: usize = 200;
 
 /// A feature that is off.
 #[derive(Clone, Debug)]
@@ -47,26 +51,21 @@ impl Refusal {
     /// Any refusal by kernel or loader. The verifier's log is for the debug log, not for a person.
     fn of(error: &(dyn std::error::Error + 'static)) -> Refusal {
         tracing::debug!(%error, "the kernel refused a program");
-        let mut text = match error.downcast_ref::<ProgramError>() {
-            Some(ProgramError::LoadError { io_error, .. }) => {
-                format!("the kernel refused to load a program: {io_error}")
-            }
-            _ => error.to_string(),
+        let causes = std::iter::successors(Some(error), |error| error.source());
+        let cause = causes.filter_map(|error| error.downcast_ref::<io::Error>()).last();
+        let what = match error.downcast_ref::<ProgramError>() {
+            Some(ProgramError::LoadError { .. }) => "the kernel refused to load a program".to_owned(),
+            _ => error.to_string().chars().take(TEXT_MAX).collect(),
         };
-        text.truncate(text.char_indices().nth(200).map_or(text.len(), |(at, _)| at));
-        let mut cause = Some(error);
-        let mut code = None;
-        while let Some(error) = cause {
-            code = code.or_else(|| error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error));
-            cause = error.source();
-        }
+        let why = cause.map_or_else(|| what.clone(), |cause| format!("{what}: {cause}"));
+        let code = cause.and_then(io::Error::raw_os_error);
         let forbidden = [Errno::PERM, Errno::ACCESS].map(|errno| Some(errno.raw_os_error())).contains(&code);
         let remedy = if forbidden {
             "run as root, or grant CAP_BPF and CAP_PERFMON; before Linux 5.11 CAP_SYS_RESOURCE too"
         } else {
             "this kernel lacks what the feature needs; switch it off or report the line above with `uname -r`"
         };
-        Refusal { why: text, remedy: remedy.into() }
+        Refusal { why, remedy: remedy.into() }
     }
 }
 
@@ -79,4 +78,4 @@ macro_rules! from {
         }
     )* };
 }
-from!(EbpfError, MapError, ProgramError);
+from!(EbpfError, MapError, ProgramError, SyscallError);

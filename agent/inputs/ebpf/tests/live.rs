@@ -3,6 +3,8 @@
 //! The agent leaves its own process out, so the traffic is that of a child: this program again, told by a variable to play
 //! server and client. Needs root; otherwise it says so and tests nothing.
 
+#![allow(clippy::expect_used, reason = "the child tells by failing what went wrong")]
+
 use libtest_mimic::{Arguments, Failed, Trial};
 use ollystack_input_ebpf::{Config, Stats, Taps, availability, run};
 use ollystack_record::otlp::common::v1::KeyValue;

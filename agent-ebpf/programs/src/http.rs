@@ -472,13 +472,14 @@ fn put_head(head: &Head<'_>, sequence: u32, buffer: u64, available: u64) {
     };
     let wanted = if available < allowed { available } else { allowed };
     if waiting > ring / 4 * 3 {
-        count(&LOSSES, loss::HEAD_CUT);
-        put_meta(head, sequence);
+        if put_meta(head, sequence) {
+            count(&LOSSES, loss::HEAD_CUT);
+        }
     } else if wanted <= SMALL_BYTES as u64 {
         put!(Small, SMALL_BYTES, head, sequence, buffer, wanted, flags);
     } else if waiting > ring / 2 {
-        count(&LOSSES, loss::HEAD_CUT);
         put!(Small, SMALL_BYTES, head, sequence, buffer, wanted, flags);
+        count(&LOSSES, loss::HEAD_CUT);
     } else if wanted <= MEDIUM_BYTES as u64 {
         put!(Medium, MEDIUM_BYTES, head, sequence, buffer, wanted, flags);
     } else {
@@ -486,12 +487,17 @@ fn put_head(head: &Head<'_>, sequence: u32, buffer: u64, available: u64) {
     }
 }
 
+/// Whether there was room.
 #[inline(always)]
-fn put_meta(head: &Head<'_>, sequence: u32) {
-    let Some(mut entry) = HEADS.reserve::<Meta>(0) else { return lose(head.kind) };
+fn put_meta(head: &Head<'_>, sequence: u32) -> bool {
+    let Some(mut entry) = HEADS.reserve::<Meta>(0) else {
+        lose(head.kind);
+        return false;
+    };
     // SAFETY: the ring gave the room.
     unsafe { fill(entry.as_mut_ptr(), head, sequence, 0) };
     entry.submit(wakeup(HEADS.query(AVAILABLE), field!(HTTP_LAYOUT.ring_bytes).into()));
+    true
 }
 
 #[inline(always)]

@@ -46,7 +46,8 @@ SELECT
     max(Max) AS DurationMax,
     sum(toFloat64(r.ZeroCount)) AS ZeroCount,
     sumMap(CAST(
-        arrayMap((count, index) -> (PositiveOffset + toInt32(index) - 1, toFloat64(count)), PositiveBucketCounts, arrayEnumerate(PositiveBucketCounts)),
+        arrayFilter(bucket -> bucket.2 > 0,
+            arrayMap((count, index) -> (PositiveOffset + toInt32(index) - 1, toFloat64(count)), PositiveBucketCounts, arrayEnumerate(PositiveBucketCounts))),
         'Map(Int32, Float64)')) AS Buckets,
     toDate(ExpiresAt) AS ExpiresOn
 FROM metrics_raw AS r

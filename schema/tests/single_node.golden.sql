@@ -249,7 +249,7 @@ FROM traces_raw AS r
 WHERE AgentId != ''
 GROUP BY TenantId, AgentId, BatchSequence, IngestedOn;
 
--- 0005_service_metrics 7c2828c8248fa1dceb08c06002b15a0f28589f571b1409a7f4d000bab6a83cf0
+-- 0005_service_metrics 196c33d8b80267fef34b2a7aeecee689de3ab0fca334f3928ca3fcf327f8b392
 CREATE TABLE IF NOT EXISTS service_metrics_1m_data
 (
     TenantId    LowCardinality(String),
@@ -290,7 +290,8 @@ SELECT
     max(Max) AS DurationMax,
     sum(toFloat64(r.ZeroCount)) AS ZeroCount,
     sumMap(CAST(
-        arrayMap((count, index) -> (PositiveOffset + toInt32(index) - 1, toFloat64(count)), PositiveBucketCounts, arrayEnumerate(PositiveBucketCounts)),
+        arrayFilter(bucket -> bucket.2 > 0,
+            arrayMap((count, index) -> (PositiveOffset + toInt32(index) - 1, toFloat64(count)), PositiveBucketCounts, arrayEnumerate(PositiveBucketCounts))),
         'Map(Int32, Float64)')) AS Buckets,
     toDate(ExpiresAt) AS ExpiresOn
 FROM metrics_raw AS r

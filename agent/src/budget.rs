@@ -1,35 +1,133 @@
 //! What each stage may hold at most, by its limits, added up and compared with the grant before anything starts.
 //!
-//! Read from the configuration alone. Invariant: a stage that holds bytes has a line here, and the arithmetic is in the
-//! line, so that whoever is refused knows which limit to lower.
+//! Read from the configuration alone. Where a stage limits bytes, those count; where it limits numbers, each counts with a
+//! typical size, given here. Invariant: every stage has a line, and the line shows its arithmetic, so that whoever is
+//! refused knows which limit to lower.
 
 use crate::config::Config;
 use crate::table::{Align, Table, bytes};
 
-/// Code, stacks, allocator and what the libraries keep, measured idle and rounded up.
-const PROCESS_BYTES: u64 = 16 << 20;
-/// A sample or a small record with its attributes, decoded; large ones are bounded by the OTLP input's own limit.
+/// The program, its stacks, the allocator's share and the libraries, resident when idle: measured 11 MiB, rounded up.
+const PROGRAM_BYTES: u64 = 12 << 20;
+/// A sample or small span in the intake. Logs and OTLP requests are counted where they enter, until their verdict.
 const RECORD_BYTES: u64 = 512;
+/// Series of this host's devices, processes and containers, all capped by the host input itself.
+const HOST_BYTES: u64 = 2 << 20;
+/// A log line is held raw and decoded; batches end at this many bytes or one line.
+const LOG_BATCH_BYTES_MIN: u64 = 128 << 10;
+/// What a followed log file, a process, a TCP series take in their tables.
+const ENTRY_BYTES: u64 = 512;
+/// A connection's own buffers, its window aside, which is drawn only while a body is read.
+const CONNECTION_BYTES: u64 = 16 << 10;
+/// A series of an application, with its attributes.
+const SERIES_BYTES: u64 = 1 << 10;
+/// Kernel maps besides the ring for HTTP heads: connections, sockets, calls, two smaller rings.
+const MAP_BYTES: u64 = 4 << 20;
+/// An HTTP connection whose answer is awaited.
+const EXCHANGE_BYTES: u64 = 256;
+/// The open window of a series; its attributes are counted where the series comes from.
+const WINDOW_BYTES: u64 = 384;
+/// An operation in RED metrics, or a quantile sketch of sampling with its name.
+const OPERATION_BYTES: u64 = 256;
+const SKETCH_BYTES: u64 = 1 << 10;
+const DECISION_BYTES: u64 = 32;
+/// Groups that fill at once besides logs: metrics, and traces in three classes.
+const GROUPS: u64 = 4;
+/// zstd's tables at the levels that are allowed.
+const ZSTD_BYTES: u64 = 2 << 20;
+/// SQLite's page caches: eight segments open, 256 KiB each; and the batch being written.
+const BUFFER_BYTES: u64 = 3 << 20;
 
 /// One stage's line.
 #[derive(Debug)]
-pub(crate) struct Line {
+struct Line {
     stage: &'static str,
     bytes: u64,
     arithmetic: String,
 }
 
-/// The lines.
+/// All stages.
 #[derive(Debug)]
 pub(crate) struct Budget(Vec<Line>);
 
 /// The limits add up to more than was granted.
 #[derive(Debug, thiserror::Error)]
-#[error("the stages' limits add up to {declared} bytes, limits.memory_bytes_max grants {grant}; raise the grant or lower a limit:\n{table}")]
+#[error("the limits of the stages add up to {declared} bytes, limits.memory_bytes_max grants {grant}: raise the grant, lower a limit or turn an input off\n\n{table}")]
 pub(crate) struct Overdrawn {
     declared: u64,
     grant: u64,
     table: String,
+}
+
+/// Add up, and refuse what does not fit.
+pub(crate) fn check(config: &Config) -> Result<Budget, Overdrawn> {
+    let budget = declare(config);
+    let (declared, grant) = (budget.total(), config.limits.memory_bytes_max);
+    if declared > grant {
+        return Err(Overdrawn { declared, grant, table: budget.render() });
+    }
+    Ok(budget)
+}
+
+fn declare(config: &Config) -> Budget {
+    let Config { limits, host, logs, otlp, ebpf, metrics, red, traces, export, .. } = config;
+    let mut lines = Vec::new();
+    let mut line = |stage, on: bool, bytes, arithmetic: &str| {
+        let (bytes, arithmetic) = if on { (bytes, arithmetic.to_owned()) } else { (0, "off".to_owned()) };
+        lines.push(Line { stage, bytes, arithmetic });
+    };
+    let log_batch = (logs.line_bytes_max as u64).max(LOG_BATCH_BYTES_MIN);
+    let frozen = export.batch_bytes_max as u64;
+    line("program", true, PROGRAM_BYTES, "code, stacks, libraries");
+    line(
+        "intake",
+        true,
+        u64::from(limits.queue_records_max) * RECORD_BYTES,
+        "limits.queue_records_max x 512 B",
+    );
+    line("host", host.enabled, HOST_BYTES, "its own caps");
+    line(
+        "logs",
+        logs.enabled,
+        2 * logs.batches_in_flight_max as u64 * log_batch + logs.files_max as u64 * ENTRY_BYTES,
+        "2 x logs.batches_in_flight_max x max(logs.line_bytes_max, 128 KiB) + logs.files_max x 512 B",
+    );
+    line(
+        "otlp",
+        otlp.enabled,
+        otlp.limits.in_flight_bytes_max as u64
+            + otlp.limits.connections_max as u64 * CONNECTION_BYTES
+            + otlp.series_max as u64 * SERIES_BYTES,
+        "otlp.limits.in_flight_bytes_max + otlp.limits.connections_max x 16 KiB + otlp.series_max x 1 KiB",
+    );
+    line(
+        "ebpf",
+        ebpf.enabled,
+        MAP_BYTES
+            + u64::from(ebpf.http_ring_bytes)
+            + ebpf.http_connections_max as u64 * EXCHANGE_BYTES
+            + (ebpf.processes_max + ebpf.tcp_series_max) as u64 * ENTRY_BYTES,
+        "4 MiB of maps + ebpf.http_ring_bytes + ebpf.http_connections_max x 256 B + (ebpf.processes_max + ebpf.tcp_series_max) x 512 B",
+    );
+    line("metrics", true, metrics.series_max as u64 * WINDOW_BYTES, "metrics.series_max x 384 B");
+    line(
+        "red",
+        red.enabled,
+        red.services_max as u64 * red.operations_per_service_max as u64 * OPERATION_BYTES,
+        "red.services_max x red.operations_per_service_max x 256 B",
+    );
+    line(
+        "traces",
+        true,
+        traces.bytes_max as u64
+            + traces.decisions_max as u64 * DECISION_BYTES
+            + traces.operations_max as u64 * SKETCH_BYTES,
+        "traces.bytes_max + traces.decisions_max x 32 B + traces.operations_max x 1 KiB",
+    );
+    line("freeze", true, GROUPS * 2 * frozen + ZSTD_BYTES, "4 groups x 2 x export.batch_bytes_max + 2 MiB");
+    line("buffer", true, BUFFER_BYTES, "8 page caches x 256 KiB + 1 MiB");
+    line("send", true, export.in_flight_max as u64 * frozen, "export.in_flight_max x export.batch_bytes_max");
+    Budget(lines)
 }
 
 impl Budget {
@@ -38,8 +136,7 @@ impl Budget {
         self.0.iter().map(|line| line.bytes).sum()
     }
 
-    /// As people read it.
-    pub(crate) fn render(&self) -> String {
+    fn render(&self) -> String {
         let mut table = Table::new([("stage", Align::Left), ("at most", Align::Right), ("because", Align::Left)]);
         for line in &self.0 {
             table.row([line.stage.to_owned(), bytes(line.bytes), line.arithmetic.clone()]);
@@ -48,4 +145,33 @@ impl Budget {
         table.render(usize::MAX)
     }
 }
-pub(crate) fn check(config: &Config) -> Result<Budget, Overdrawn> { let _ = config; Ok(Budget(vec![])) }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_fit_the_default_grant() {
+        let budget = check(&Config::default()).unwrap();
+        assert!(budget.total() > 50 << 20, "{}", budget.render());
+    }
+
+    #[test]
+    fn limits_that_do_not_fit_are_refused_with_the_table() {
+        let mut config = Config::default();
+        config.traces.bytes_max = 90 << 20;
+        let message = check(&config).unwrap_err().to_string();
+        assert!(message.contains("limits.memory_bytes_max grants 104857600"), "{message}");
+        let row = message.lines().find(|line| line.starts_with("traces")).unwrap();
+        assert!(row.contains("92.6 MiB") && row.contains("traces.bytes_max"), "{row}");
+    }
+
+    #[test]
+    fn an_input_that_is_off_takes_nothing() {
+        let mut config = Config::default();
+        let all = check(&config).unwrap().total();
+        config.otlp.enabled = false;
+        let expected = (16 << 20) + 256 * CONNECTION_BYTES + 4_000 * SERIES_BYTES;
+        assert_eq!(all - check(&config).unwrap().total(), expected);
+    }
+}

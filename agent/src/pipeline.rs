@@ -116,3 +116,45 @@ impl Pulse {
         self.stats.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ollystack_record::otlp::logs::v1::{LogRecord, ScopeLogs};
+    use ollystack_record::{Ack, Batch, Intake, IntakeError, Records, Resource, Source};
+
+    fn batch() -> Batch {
+        let scope = ScopeLogs { log_records: vec![LogRecord::default()], ..ScopeLogs::default() };
+        let records = Records::Logs(vec![scope]);
+        Batch { source: Source::Logs, resource: Arc::new(Resource::default()), records, ack: Ack::none() }
+    }
+
+    fn pipeline(ledger: &Arc<Ledger>) -> Pipeline {
+        let process = Process::new(Default::default(), Arc::new(Resource::default()), Arc::clone(ledger));
+        Pipeline::new(Enricher::new(&Default::default()), process, Arc::clone(ledger), Arc::new(Pulse::default()))
+    }
+
+    #[tokio::test]
+    async fn what_the_intake_took_before_the_stop_still_reaches_the_freezer_and_then_the_way_is_closed() {
+        let ledger = Arc::new(Ledger::default());
+        let (intake, received) = Intake::new(8, 100, Arc::clone(&ledger));
+        let (reduced, mut to_freeze) = mpsc::channel(8);
+        let stop = CancellationToken::new();
+        intake.send(batch()).await.unwrap();
+        stop.cancel();
+        pipeline(&ledger).run(received, reduced, stop).await.unwrap();
+        assert_eq!(to_freeze.recv().await.unwrap().records.count(), 1);
+        assert!(to_freeze.recv().await.is_none());
+        assert_eq!(intake.send(batch()).await, Err(IntakeError::Closed));
+    }
+
+    #[tokio::test]
+    async fn without_a_freezer_the_pipeline_ends_and_says_so() {
+        let ledger = Arc::new(Ledger::default());
+        let (intake, received) = Intake::new(8, 100, Arc::clone(&ledger));
+        let (reduced, to_freeze) = mpsc::channel(8);
+        drop(to_freeze);
+        intake.send(batch()).await.unwrap();
+        assert!(pipeline(&ledger).run(received, reduced, CancellationToken::new()).await.is_err());
+    }
+}

@@ -60,6 +60,7 @@ struct Agent {
 
 /// Run until told to stop. The log is on stderr; stdout stays empty.
 pub(crate) fn run(loaded: Loaded) -> Result<(), RunError> {
+    runtime::tune_allocator();
     log::start(&loaded.config.log);
     for warning in loaded.warnings.iter().chain(&loaded.config.warnings(loaded.file.as_deref())) {
         tracing::warn!("{warning}");
@@ -101,7 +102,7 @@ impl Agent {
         let enricher = Enricher::new(&config.enrich);
         let host = enricher.host_resource();
         let own = telemetry::resource(&host, &state.agent_id.to_string());
-        let process = Process::new(config.process.clone(), Arc::clone(&own), Arc::clone(&ledger));
+        let process = Process::new(config.process(), Arc::clone(&own), Arc::clone(&ledger));
 
         // From the end of the way to its beginning: whoever starts finds the next stage there.
         let [stop_inputs, stop_pipeline, stop_sending] = [(); 3].map(|()| CancellationToken::new());
@@ -139,17 +140,18 @@ impl Agent {
         Ok(Agent { supervisor, stages, buffer, ledger, stop_inputs, stop_pipeline, stop_sending, deadline, _state: state })
     }
 
+    /// What reaches the disk is safe, so the stages before it have most of the time, and sending what is left.
     async fn stop(mut self) {
         let begin = Instant::now();
+        let by = |tenths: u32| begin + self.deadline / 10 * tenths;
         self.stop_inputs.cancel();
-        within(begin + self.deadline / 4, "the inputs", self.supervisor.join()).await;
+        within(by(6), "the inputs", self.supervisor.join()).await;
         self.stop_pipeline.cancel();
-        for stage in ["processing", "freezing"] {
-            within(begin + self.deadline / 2, stage, self.stages.end(stage)).await;
-        }
+        within(by(8), "processing", self.stages.end("processing")).await;
+        within(by(9), "freezing", self.stages.end("freezing")).await;
         self.stop_sending.cancel();
-        within(begin + self.deadline, "sending", self.stages.end("sending")).await;
-        within(begin + self.deadline + Duration::from_secs(1), "the disk buffer", self.buffer.close()).await;
+        within(by(10), "sending", self.stages.end("sending")).await;
+        within(by(11), "the disk buffer", self.buffer.close()).await;
         farewell::say(&self.ledger, begin.elapsed());
     }
 }

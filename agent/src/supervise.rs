@@ -55,10 +55,10 @@ impl Board {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    fn set(&self, name: &'static str, change: impl FnOnce(&mut InputState)) {
+    fn set<T>(&self, name: &'static str, change: impl FnOnce(&mut InputState) -> T) -> T {
         let mut inputs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let blank = || InputState { name: name.to_owned(), phase: Phase::Off, restarts: 0, note: String::new() };
-        change(inputs.entry(name).or_insert_with(blank));
+        change(inputs.entry(name).or_insert_with(blank))
     }
 }
 
@@ -110,8 +110,16 @@ impl Supervisor {
                 if started.elapsed() >= HEALTHY_AFTER {
                     pause = first_pause;
                 }
-                tracing::warn!(input = name, error, retry_in_ms = pause.as_millis() as u64, "input failed; the others go on");
-                board.set(name, |input| (input.phase, input.note) = (Phase::Failing, error));
+                let known = board.set(name, |input| {
+                    input.phase = Phase::Failing;
+                    let known = input.note == error;
+                    input.note.clone_from(&error);
+                    known
+                });
+                // The same again is no news: `status` shows that it lasts.
+                if !known {
+                    tracing::warn!(input = name, error, "input failed and will be tried again; the others go on");
+                }
                 tokio::select! {
                     () = stop.cancelled() => break,
                     () = tokio::time::sleep(pause) => {}

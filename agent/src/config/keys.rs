@@ -89,8 +89,13 @@ fn find_unknown(table: &toml::Table, known: &Value, prefix: &str) -> Option<(Str
 
 /// The candidate that `name` most likely stands for, if one is near enough to be worth saying.
 pub(crate) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let distance = |candidate: &str| match candidate.starts_with(name) || name.starts_with(candidate) {
+        // A unit left out or added is the commonest slip.
+        true => 1,
+        false => strsim::damerau_levenshtein(name, candidate),
+    };
     candidates
-        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
+        .map(|candidate| (distance(candidate), candidate))
         .filter(|(distance, candidate)| *distance <= (candidate.len().max(name.len()) / 3).max(1))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
@@ -120,6 +125,7 @@ mod tests {
             ("endpont = ''", "endpont", Some("endpoint")),
             ("[admin]\nlisen = ''", "admin.lisen", Some("admin.listen")),
             ("[admin]\nendpoint = ''", "admin.endpoint", Some("endpoint")),
+            ("[host]\ninterval = 5", "host.interval", Some("host.interval_ms")),
             ("zzzzzzzz = 1", "zzzzzzzz", None),
         ];
         for (text, key, near) in cases {

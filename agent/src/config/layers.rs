@@ -78,7 +78,8 @@ pub(crate) fn load(
             (path, text)
         }
     };
-    let mut merged = toml::Table::new();
+    // The lowest layer, in full: a section that a file names in part keeps our defaults for the rest, not its stage's own.
+    let mut merged = toml::Table::try_from(Config::default()).unwrap_or_default();
     let mut loaded = Loaded {
         config: Config::default(),
         file: text.as_ref().map(|_| path.clone()),
@@ -86,8 +87,9 @@ pub(crate) fn load(
         warnings: Vec::new(),
     };
     if let Some(text) = text {
-        merged = parse_file(&path, &text)?;
-        note_origins(&merged, "", &format!("file {}", path.display()), &mut loaded.origins);
+        let table = parse_file(&path, &text)?;
+        note_origins(&table, "", &format!("file {}", path.display()), &mut loaded.origins);
+        overlay(&mut merged, table);
     }
     lay_environment(&mut merged, environment, &mut loaded)?;
     for (key, text) in flags {
@@ -106,6 +108,17 @@ pub(crate) fn load(
     }
     loaded.config = finish(merged, "configuration")?;
     Ok(loaded)
+}
+
+fn overlay(base: &mut toml::Table, over: toml::Table) {
+    for (name, value) in over {
+        match (base.get_mut(&name), value) {
+            (Some(toml::Value::Table(base)), toml::Value::Table(over)) => overlay(base, over),
+            (_, value) => {
+                base.insert(name, value);
+            }
+        }
+    }
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
@@ -154,7 +167,7 @@ fn note_origins(table: &toml::Table, prefix: &str, origin: &str, origins: &mut B
 }
 
 /// Variables that steer the program and are no keys.
-const NOT_KEYS: [&str; 2] = ["OLLYSTACK_CONFIG", "OLLYSTACK_LOG"];
+const NOT_KEYS: [&str; 3] = ["OLLYSTACK_CONFIG", "OLLYSTACK_LOG", crate::runtime::STARTED_OVER];
 
 fn lay_environment(
     merged: &mut toml::Table,
@@ -269,6 +282,15 @@ mod tests {
         assert_eq!(loaded.config.admin.listen, "file");
         assert_eq!(loaded.config.log, super::super::Log::default());
         assert_eq!(loaded.origins["state_dir"], "environment OLLYSTACK_STATE_DIR");
+    }
+
+    #[test]
+    fn a_section_that_is_set_in_part_keeps_the_agents_defaults_for_the_rest() {
+        let file = file("[otlp.limits]\nconnections_max = 7");
+        let config = load(Some(file.path()), variables(&[]), &[]).unwrap().config;
+        let expected = Config::default().otlp.limits.in_flight_bytes_max;
+        assert_eq!((config.otlp.limits.connections_max, config.otlp.limits.in_flight_bytes_max), (7, expected));
+        assert_ne!(ollystack_input_otlp::Config::default().limits.in_flight_bytes_max, expected);
     }
 
     #[test]

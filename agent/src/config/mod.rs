@@ -17,7 +17,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// Every setting of the agent.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Config {
     /// Where to send: `https://host:4317`.
@@ -36,9 +36,44 @@ pub(crate) struct Config {
     pub(crate) otlp: ollystack_input_otlp::Config,
     pub(crate) ebpf: ollystack_input_ebpf::Config,
     pub(crate) enrich: ollystack_enrich::Config,
-    pub(crate) process: ollystack_process::Config,
+    pub(crate) metrics: ollystack_process::fold::Config,
+    pub(crate) red: ollystack_process::red::Config,
+    pub(crate) traces: ollystack_process::sample::Config,
     pub(crate) buffer: Buffer,
     pub(crate) export: ollystack_export::Config,
+}
+
+impl Default for Config {
+    /// Each stage's defaults suit it alone; what is set here makes them fit into `limits.memory_bytes_max` together.
+    fn default() -> Config {
+        let mut config = Config {
+            endpoint: String::new(),
+            api_key: Secret::default(),
+            api_key_file: String::new(),
+            state_dir: String::new(),
+            log: Log::default(),
+            admin: Admin::default(),
+            limits: Limits::default(),
+            telemetry: Telemetry::default(),
+            host: Default::default(),
+            logs: Default::default(),
+            otlp: Default::default(),
+            ebpf: Default::default(),
+            enrich: Default::default(),
+            metrics: Default::default(),
+            red: Default::default(),
+            traces: Default::default(),
+            buffer: Buffer::default(),
+            export: Default::default(),
+        };
+        config.otlp.limits.in_flight_bytes_max = 16 << 20;
+        config.otlp.series_max = 4_000;
+        config.red.services_max = 100;
+        config.red.operations_per_service_max = 100;
+        config.traces.bytes_max = 12 << 20;
+        config.export.batch_bytes_max = 512 << 10;
+        config
+    }
 }
 
 /// The agent's own log.
@@ -97,7 +132,7 @@ impl Default for Limits {
         Limits {
             memory_bytes_max: 100 << 20,
             queue_batches_max: 64,
-            queue_records_max: 16_384,
+            queue_records_max: 8_192,
             shutdown_deadline_ms: 10_000,
         }
     }
@@ -158,7 +193,7 @@ pub(crate) enum Unfit {
     },
     #[error("{0}")]
     Stage(String),
-    #[error("{key} is {value}: {allowed}")]
+    #[error("{key} is {value}, allowed is {allowed}")]
     Value {
         key: &'static str,
         value: String,
@@ -184,12 +219,19 @@ impl Config {
         at_least("limits.queue_batches_max", self.limits.queue_batches_max as u64, 1, "at least 1");
         at_least("limits.queue_records_max", u64::from(self.limits.queue_records_max), 1, "at least 1");
         at_least("telemetry.interval_ms", self.telemetry.interval_ms, 1000, "at least 1000");
+        let Buffer { bytes_max, segment_bytes_max } = self.buffer;
+        at_least("buffer.bytes_max", bytes_max, 4 << 20, "at least 4194304");
+        if !((256 << 10)..=bytes_max / 4).contains(&segment_bytes_max) {
+            let allowed = "262144 to a quarter of buffer.bytes_max";
+            faults.push(Unfit::Value { key: "buffer.segment_bytes_max", value: segment_bytes_max.to_string(), allowed });
+        }
         if !self.admin.listen.is_empty() && self.admin.listen.parse::<std::net::SocketAddr>().is_err() {
             let value = format!("`{}`", self.admin.listen);
             faults.push(Unfit::Value { key: "admin.listen", value, allowed: "ADDRESS:PORT, for example 127.0.0.1:8889, or empty for none" });
         }
         let limits = self.otlp.limits.check().map_err(|error| format!("otlp.limits: {error}"));
-        let stages = [limits, self.ebpf.check().map_err(|e| e.to_string()), self.sending().check().map_err(|e| e.to_string())];
+        let process = self.process().check().map_err(|error| error.to_string());
+        let stages = [limits, process, self.ebpf.check().map_err(|e| e.to_string()), self.sending().check().map_err(|e| e.to_string())];
         faults.extend(stages.into_iter().filter_map(Result::err).map(Unfit::Stage));
         if tracing_subscriber::EnvFilter::try_new(&self.log.level).is_err() {
             let value = format!("`{}`", self.log.level);
@@ -204,9 +246,12 @@ impl Config {
         if !self.endpoint.is_empty() {
             export.endpoint = self.endpoint.clone();
         }
-        // The other half of the time to stop belongs to the stages before, so that what they hold reaches the disk.
-        export.drain_timeout_ms = export.drain_timeout_ms.min(self.limits.shutdown_deadline_ms / 2);
         export
+    }
+
+    /// The sections of the process stage, which has several.
+    pub(crate) fn process(&self) -> ollystack_process::Config {
+        ollystack_process::Config { metrics: self.metrics.clone(), red: self.red.clone(), traces: self.traces.clone() }
     }
 
     fn sends_to_itself(&self) -> bool {
@@ -330,6 +375,26 @@ mod tests {
         };
         assert_eq!([faults("http://localhost:4317", true), faults("http://127.0.0.1:4318", true)], [1, 1]);
         assert_eq!([faults("http://localhost:4317", false), faults("http://gateway:4317", true)], [0, 0]);
+    }
+
+    #[test]
+    fn values_out_of_range_are_named_whichever_stage_they_belong_to() {
+        let faults = |change: fn(&mut Config)| {
+            let mut config = Config::default();
+            change(&mut config);
+            config.faults().iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+        };
+        let cases: [(&str, fn(&mut Config)); 5] = [
+            ("buffer.segment_bytes_max is 7", |config| config.buffer.segment_bytes_max = 7),
+            ("telemetry.interval_ms is 0", |config| config.telemetry.interval_ms = 0),
+            ("admin.listen is `here`", |config| config.admin.listen = "here".into()),
+            ("ebpf.http_head_bytes is 1", |config| config.ebpf.http_head_bytes = 1),
+            ("export.in_flight_max is 0", |config| config.export.in_flight_max = 0),
+        ];
+        for (expected, change) in cases {
+            let found = faults(change);
+            assert!(found.starts_with(expected), "{found}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Every name that more than one crate must spell alike: our metrics, attributes and headers, and OpenTelemetry's keys.
 //!
-//! OpenTelemetry names follow its semantic conventions 1.37. Invariant: a name stands here once; migrations that need one in SQL
+//! OpenTelemetry names follow its semantic conventions 1.44. Invariant: a name stands here once; migrations that need one in SQL
 //! repeat it, and a test holds them equal.
 
 /// Metric: duration of every span, before sampling, as a delta exponential histogram in seconds of scale [`HISTOGRAM_SCALE`].
@@ -110,30 +110,18 @@ pub mod key {
 #[allow(missing_docs, reason = "the semantic conventions document each key")]
 pub mod semconv {
     pub const CLIENT_ADDRESS: &str = "client.address";
-    pub const CLIENT_PORT: &str = "client.port";
     pub const CLOUD_ACCOUNT_ID: &str = "cloud.account.id";
     pub const CLOUD_AVAILABILITY_ZONE: &str = "cloud.availability_zone";
     pub const CLOUD_PROVIDER: &str = "cloud.provider";
     pub const CLOUD_REGION: &str = "cloud.region";
     pub const CONTAINER_ID: &str = "container.id";
-    pub const CONTAINER_IMAGE_NAME: &str = "container.image.name";
-    pub const CONTAINER_NAME: &str = "container.name";
-    pub const CONTAINER_RUNTIME: &str = "container.runtime";
     pub const CONTAINER_RUNTIME_NAME: &str = "container.runtime.name";
     pub const CPU_LOGICAL_NUMBER: &str = "cpu.logical_number";
     pub const CPU_MODE: &str = "cpu.mode";
-    pub const DB_NAMESPACE: &str = "db.namespace";
-    pub const DB_OPERATION_NAME: &str = "db.operation.name";
-    pub const DB_SYSTEM_NAME: &str = "db.system.name";
-    pub const DEPLOYMENT_ENVIRONMENT_NAME: &str = "deployment.environment.name";
     pub const DISK_IO_DIRECTION: &str = "disk.io.direction";
     pub const ERROR_TYPE: &str = "error.type";
-    pub const EXCEPTION_MESSAGE: &str = "exception.message";
-    pub const EXCEPTION_STACKTRACE: &str = "exception.stacktrace";
-    pub const EXCEPTION_TYPE: &str = "exception.type";
     pub const HOST_ARCH: &str = "host.arch";
     pub const HOST_ID: &str = "host.id";
-    pub const HOST_IP: &str = "host.ip";
     pub const HOST_NAME: &str = "host.name";
     pub const HTTP_REQUEST_BODY_SIZE: &str = "http.request.body.size";
     pub const HTTP_REQUEST_METHOD: &str = "http.request.method";
@@ -141,34 +129,21 @@ pub mod semconv {
     pub const HTTP_RESPONSE_STATUS_CODE: &str = "http.response.status_code";
     pub const HTTP_ROUTE: &str = "http.route";
     pub const K8S_CLUSTER_NAME: &str = "k8s.cluster.name";
-    pub const K8S_CONTAINER_NAME: &str = "k8s.container.name";
-    pub const K8S_DEPLOYMENT_NAME: &str = "k8s.deployment.name";
-    pub const K8S_NAMESPACE_NAME: &str = "k8s.namespace.name";
     pub const K8S_NODE_NAME: &str = "k8s.node.name";
-    pub const K8S_POD_NAME: &str = "k8s.pod.name";
     pub const K8S_POD_UID: &str = "k8s.pod.uid";
     pub const LOG_FILE_NAME: &str = "log.file.name";
     pub const LOG_FILE_PATH: &str = "log.file.path";
-    pub const LOG_IOSTREAM: &str = "log.iostream";
-    pub const MESSAGING_DESTINATION_NAME: &str = "messaging.destination.name";
-    pub const MESSAGING_SYSTEM: &str = "messaging.system";
     pub const NETWORK_CONNECTION_STATE: &str = "network.connection.state";
     pub const NETWORK_INTERFACE_NAME: &str = "network.interface.name";
     pub const NETWORK_IO_DIRECTION: &str = "network.io.direction";
-    pub const NETWORK_LOCAL_ADDRESS: &str = "network.local.address";
-    pub const NETWORK_LOCAL_PORT: &str = "network.local.port";
     pub const NETWORK_PEER_ADDRESS: &str = "network.peer.address";
     pub const NETWORK_PEER_PORT: &str = "network.peer.port";
-    pub const NETWORK_PROTOCOL_NAME: &str = "network.protocol.name";
     pub const NETWORK_PROTOCOL_VERSION: &str = "network.protocol.version";
     pub const NETWORK_TRANSPORT: &str = "network.transport";
-    pub const NETWORK_TYPE: &str = "network.type";
     pub const OS_DESCRIPTION: &str = "os.description";
     pub const OS_NAME: &str = "os.name";
     pub const OS_TYPE: &str = "os.type";
     pub const OS_VERSION: &str = "os.version";
-    pub const PEER_SERVICE: &str = "peer.service";
-    pub const PROCESS_COMMAND: &str = "process.command";
     pub const PROCESS_COMMAND_LINE: &str = "process.command_line";
     pub const PROCESS_CONTEXT_SWITCH_TYPE: &str = "process.context_switch.type";
     pub const PROCESS_CREATION_TIME: &str = "process.creation.time";
@@ -176,17 +151,13 @@ pub mod semconv {
     pub const PROCESS_EXECUTABLE_PATH: &str = "process.executable.path";
     pub const PROCESS_EXIT_CODE: &str = "process.exit.code";
     pub const PROCESS_LINUX_CGROUP: &str = "process.linux.cgroup";
-    pub const PROCESS_OWNER: &str = "process.owner";
     pub const PROCESS_PARENT_PID: &str = "process.parent_pid";
     pub const PROCESS_PID: &str = "process.pid";
     pub const PROCESS_STATE: &str = "process.state";
     pub const PROCESS_USER_ID: &str = "process.user.id";
     pub const SERVER_ADDRESS: &str = "server.address";
     pub const SERVER_PORT: &str = "server.port";
-    pub const SERVICE_INSTANCE_ID: &str = "service.instance.id";
     pub const SERVICE_NAME: &str = "service.name";
-    pub const SERVICE_NAMESPACE: &str = "service.namespace";
-    pub const SERVICE_VERSION: &str = "service.version";
     pub const SYSTEM_DEVICE: &str = "system.device";
     pub const SYSTEM_FILESYSTEM_MODE: &str = "system.filesystem.mode";
     pub const SYSTEM_FILESYSTEM_MOUNTPOINT: &str = "system.filesystem.mountpoint";
@@ -197,11 +168,7 @@ pub mod semconv {
     pub const SYSTEM_PAGING_DIRECTION: &str = "system.paging.direction";
     pub const SYSTEM_PAGING_FAULT_TYPE: &str = "system.paging.fault.type";
     pub const SYSTEM_PAGING_STATE: &str = "system.paging.state";
-    pub const SYSTEM_PROCESS_STATUS: &str = "system.process.status";
-    pub const TELEMETRY_SDK_LANGUAGE: &str = "telemetry.sdk.language";
-    pub const TELEMETRY_SDK_NAME: &str = "telemetry.sdk.name";
     pub const URL_PATH: &str = "url.path";
-    pub const URL_QUERY: &str = "url.query";
     pub const URL_SCHEME: &str = "url.scheme";
     pub const URL_TEMPLATE: &str = "url.template";
     pub const USER_AGENT_ORIGINAL: &str = "user_agent.original";

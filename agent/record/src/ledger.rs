@@ -22,8 +22,6 @@ pub enum DropReason {
     SeriesLimit,
     /// More waiting traces than the cap.
     TraceLimit,
-    /// Older than the windows that are still open, or from an impossible time.
-    OutOfWindow,
     /// The disk buffer was full and this was the least valuable.
     BufferEvicted,
     /// The disk refused (full, failing).
@@ -46,12 +44,11 @@ pub enum DropReason {
 
 impl DropReason {
     /// All, in order.
-    pub const ALL: [DropReason; 14] = [
+    pub const ALL: [DropReason; 13] = [
         DropReason::QueueFull,
         DropReason::KernelRingFull,
         DropReason::SeriesLimit,
         DropReason::TraceLimit,
-        DropReason::OutOfWindow,
         DropReason::BufferEvicted,
         DropReason::BufferFailed,
         DropReason::BufferCorrupt,
@@ -70,7 +67,6 @@ impl DropReason {
             DropReason::KernelRingFull => "kernel_ring_full",
             DropReason::SeriesLimit => "series_limit",
             DropReason::TraceLimit => "trace_limit",
-            DropReason::OutOfWindow => "out_of_window",
             DropReason::BufferEvicted => "buffer_evicted",
             DropReason::BufferFailed => "buffer_failed",
             DropReason::BufferCorrupt => "buffer_corrupt",

@@ -22,7 +22,7 @@ const CONNECTION_BYTES: u64 = 16 << 10;
 /// A series of an application, with its attributes.
 const SERIES_BYTES: u64 = 1 << 10;
 /// Kernel maps besides the ring for HTTP heads: connections, sockets, calls, two smaller rings.
-const MAP_BYTES: u64 = 4 << 20;
+const MAP_BYTES: u64 = 5 << 20;
 /// An HTTP connection whose answer is awaited.
 const EXCHANGE_BYTES: u64 = 256;
 /// The open window of a series; its attributes are counted where the series comes from.
@@ -52,7 +52,9 @@ pub(crate) struct Budget(Vec<Line>);
 
 /// The limits add up to more than was granted.
 #[derive(Debug, thiserror::Error)]
-#[error("the limits of the stages add up to {declared} bytes, limits.memory_bytes_max grants {grant}: raise the grant, lower a limit or turn an input off\n\n{table}")]
+#[error(
+    "the limits of the stages add up to {declared} bytes, limits.memory_bytes_max grants {grant}: raise the grant, lower a limit or turn an input off\n\n{table}"
+)]
 pub(crate) struct Overdrawn {
     declared: u64,
     grant: u64,
@@ -79,12 +81,7 @@ fn declare(config: &Config) -> Budget {
     let log_batch = (logs.line_bytes_max as u64).max(LOG_BATCH_BYTES_MIN);
     let frozen = export.batch_bytes_max as u64;
     line("program", true, PROGRAM_BYTES, "code, stacks, libraries");
-    line(
-        "intake",
-        true,
-        u64::from(limits.queue_records_max) * RECORD_BYTES,
-        "limits.queue_records_max x 512 B",
-    );
+    line("intake", true, u64::from(limits.queue_records_max) * RECORD_BYTES, "limits.queue_records_max x 512 B");
     line("host", host.enabled, HOST_BYTES, "its own caps");
     line(
         "logs",
@@ -107,7 +104,7 @@ fn declare(config: &Config) -> Budget {
             + u64::from(ebpf.http_ring_bytes)
             + ebpf.http_connections_max as u64 * EXCHANGE_BYTES
             + (ebpf.processes_max + ebpf.tcp_series_max) as u64 * ENTRY_BYTES,
-        "4 MiB of maps + ebpf.http_ring_bytes + ebpf.http_connections_max x 256 B + (ebpf.processes_max + ebpf.tcp_series_max) x 512 B",
+        "5 MiB of maps + ebpf.http_ring_bytes + ebpf.http_connections_max x 256 B + (ebpf.processes_max + ebpf.tcp_series_max) x 512 B",
     );
     line("metrics", true, metrics.series_max as u64 * WINDOW_BYTES, "metrics.series_max x 384 B");
     line(

@@ -9,7 +9,10 @@ use std::time::Duration;
 pub(crate) fn say(ledger: &Ledger, took: Duration) {
     let lost = write_off(ledger);
     if lost > 0 {
-        tracing::error!(records = lost, "stopped before all records were on disk; they are counted as dropped, reason shutdown");
+        tracing::error!(
+            records = lost,
+            "stopped before all records were on disk; they are counted as dropped, reason shutdown"
+        );
     }
     let sums = ledger.read().signals.map(|account| {
         format!(
@@ -34,7 +37,8 @@ fn write_off(ledger: &Ledger) -> u64 {
     let mut lost = 0;
     for (signal, account) in Signal::ALL.into_iter().zip(ledger.read().signals) {
         for place in Place::ALL.into_iter().filter(|place| *place != Place::Buffer) {
-            let waiting = account.waiting.iter().find(|(name, _)| *name == place.name()).map_or(0, |(_, records)| *records);
+            let waiting =
+                account.waiting.iter().find(|(name, _)| *name == place.name()).map_or(0, |(_, records)| *records);
             if waiting > 0 {
                 ledger.dropped(signal, DropReason::Shutdown, waiting as u64);
                 ledger.waiting_add(signal, place, -waiting);

@@ -116,7 +116,10 @@ impl Agent {
         let (reduced, to_freeze) = mpsc::channel(REDUCED_MAX);
         stages.spawn("freezing", {
             let freeze = export::freeze(config.sending(), to_freeze, buffer.clone(), Arc::clone(&ledger));
-            async { Ok::<(), export::Error>(freeze.await) }
+            async {
+                freeze.await;
+                Ok::<(), export::Error>(())
+            }
         });
         let limits = &config.limits;
         let (intake, received) = Intake::new(limits.queue_batches_max, limits.queue_records_max, Arc::clone(&ledger));
@@ -137,7 +140,17 @@ impl Agent {
         admin::start(&config.admin.listen, observatory.clone(), &stop_sending).await;
         let dir = state.dir.display().to_string();
         tracing::info!(version = env!("CARGO_PKG_VERSION"), agent = %state.agent_id, endpoint, state_dir = dir, "the agent runs");
-        Ok(Agent { supervisor, stages, buffer, ledger, stop_inputs, stop_pipeline, stop_sending, deadline, _state: state })
+        Ok(Agent {
+            supervisor,
+            stages,
+            buffer,
+            ledger,
+            stop_inputs,
+            stop_pipeline,
+            stop_sending,
+            deadline,
+            _state: state,
+        })
     }
 
     /// What reaches the disk is safe, so the stages before it have most of the time, and sending what is left.

@@ -20,16 +20,14 @@ const REPORT_BYTES_MAX: u64 = 4 << 20;
 pub(crate) enum StatusError {
     #[error("admin.listen is empty, so a running agent cannot be asked; set it to 127.0.0.1:8889")]
     NoAddress,
-    #[error("no agent answers on {address} ({error}): start one with `ollystack-agent run`, or name its address with --admin-listen")]
-    NotRunning {
-        address: SocketAddr,
-        error: std::io::Error,
-    },
-    #[error("what answers on {address} is not this version of ollystack-agent ({found}); name the agent's address with --admin-listen")]
-    Stranger {
-        address: SocketAddr,
-        found: String,
-    },
+    #[error(
+        "no agent answers on {address} ({error}): start one with `ollystack-agent run`, or name its address with --admin-listen"
+    )]
+    NotRunning { address: SocketAddr, error: std::io::Error },
+    #[error(
+        "what answers on {address} is not this version of ollystack-agent ({found}); name the agent's address with --admin-listen"
+    )]
+    Stranger { address: SocketAddr, found: String },
 }
 
 /// Ask the agent at `address` for its report: the JSON, and what it says.
@@ -134,15 +132,19 @@ fn rest(report: &Report, now: SystemTime) -> String {
     let ago = |at: Option<u64>| at.map(|at| format!("{} ago", duration(now_ms.saturating_sub(at) / 1000)));
     let (export, buffer, memory) = (&report.export, &report.buffer, &report.memory);
     let mut lines = vec![("export", format!("{} to {}", export.state, export.endpoint))];
-    lines.push(("", match ago(export.last_success_unix_ms) {
-        Some(ago) => format!("{} batches sent, the last {ago}", grouped(export.batches_sent as i64)),
-        None => "nothing sent yet".to_owned(),
-    }));
+    lines.push((
+        "",
+        match ago(export.last_success_unix_ms) {
+            Some(ago) => format!("{} batches sent, the last {ago}", grouped(export.batches_sent as i64)),
+            None => "nothing sent yet".to_owned(),
+        },
+    ));
     if export.batches_refused > 0 {
         lines.push(("", format!("{} batches refused for good", grouped(export.batches_refused as i64))));
     }
     if let (Some(error), Some(ago)) = (&export.last_error, ago(export.last_error_unix_ms)) {
-        lines.push(("", format!("{} failed attempts, the last {ago}: {error}", grouped(export.attempts_failed as i64))));
+        lines
+            .push(("", format!("{} failed attempts, the last {ago}: {error}", grouped(export.attempts_failed as i64))));
     }
     let mut waiting = format!(
         "{} of {} on disk in {} segments, {} batches",
@@ -170,7 +172,10 @@ fn rest(report: &Report, now: SystemTime) -> String {
         ),
     ));
     let share = report.cpu_seconds / report.uptime_seconds.max(1) as f64 * 100.0;
-    lines.push(("cpu", format!("{:.1} s, {share:.2}% of a core since the start, {} threads", report.cpu_seconds, report.threads)));
+    lines.push((
+        "cpu",
+        format!("{:.1} s, {share:.2}% of a core since the start, {} threads", report.cpu_seconds, report.threads),
+    ));
     lines.push(("agent id", report.agent_id.clone()));
     lines.into_iter().map(|(name, text)| format!("{name:<9}{text}\n")).collect()
 }

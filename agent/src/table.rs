@@ -137,7 +137,13 @@ longer  1,000  a reason that is longer
     #[test]
     fn numbers_read_well() {
         assert_eq!([grouped(0), grouped(999), grouped(1_234_567), grouped(-1000)], ["0", "999", "1,234,567", "-1,000"]);
-        assert_eq!([bytes(0), bytes(1023), bytes(1536), bytes(32_900_000)], ["0 B", "1.00 KiB", "1.50 KiB", "31.4 MiB"]);
-        assert_eq!([duration(59), duration(61), duration(7200), duration(90_000)], ["59 s", "1 min 1 s", "2 h 0 min", "1 d 1 h"]);
+        assert_eq!(
+            [bytes(0), bytes(1023), bytes(1536), bytes(32_900_000)],
+            ["0 B", "1.00 KiB", "1.50 KiB", "31.4 MiB"]
+        );
+        assert_eq!(
+            [duration(59), duration(61), duration(7200), duration(90_000)],
+            ["59 s", "1 min 1 s", "2 h 0 min", "1 d 1 h"]
+        );
     }
 }

@@ -6,7 +6,9 @@
 use crate::admin::{Account, Report, View};
 use crate::config::Config;
 use crate::supervise::Supervisor;
-use ollystack_record::{Ack, Batch, Intake, Kind, Metric, Records, Resource, Sample, Scope, Series, Source, Value, value};
+use ollystack_record::{
+    Ack, Batch, Intake, Kind, Metric, Records, Resource, Sample, Scope, Series, Source, Value, value,
+};
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -102,32 +104,76 @@ impl Telemetry {
         add("process.thread.count", "{thread}", LEVEL, "", none, Value::Int(report.threads as i64));
         add("ollystack.agent.map.usage", "By", LEVEL, "", none, Value::Int(report.memory.map_bytes as i64));
         add("ollystack.agent.buffer.usage", "By", LEVEL, "", none, Value::Int(report.buffer.disk_bytes as i64));
-        add("ollystack.agent.export.failures", "{attempt}", COUNTER, "", none, Value::Int(report.export.attempts_failed as i64));
+        add(
+            "ollystack.agent.export.failures",
+            "{attempt}",
+            COUNTER,
+            "",
+            none,
+            Value::Int(report.export.attempts_failed as i64),
+        );
         for account in &report.signals {
             for (outcome, records) in outcomes(account) {
                 let detail = ("ollystack.outcome", outcome);
-                add("ollystack.agent.records", "{record}", COUNTER, &account.signal, detail, Value::Int(records as i64));
+                add(
+                    "ollystack.agent.records",
+                    "{record}",
+                    COUNTER,
+                    &account.signal,
+                    detail,
+                    Value::Int(records as i64),
+                );
             }
             for (reason, records) in account.dropped.iter().filter(|(_, records)| **records > 0) {
                 let detail = ("ollystack.reason", reason.as_str());
-                add("ollystack.agent.records.dropped", "{record}", COUNTER, &account.signal, detail, Value::Int(*records as i64));
+                add(
+                    "ollystack.agent.records.dropped",
+                    "{record}",
+                    COUNTER,
+                    &account.signal,
+                    detail,
+                    Value::Int(*records as i64),
+                );
             }
-            add("ollystack.agent.records.waiting", "{record}", LEVEL, &account.signal, none, Value::Int(account.waiting_total()));
+            add(
+                "ollystack.agent.records.waiting",
+                "{record}",
+                LEVEL,
+                &account.signal,
+                none,
+                Value::Int(account.waiting_total()),
+            );
             add("ollystack.agent.bytes.in", "By", COUNTER, &account.signal, none, Value::Int(account.bytes_in as i64));
-            add("ollystack.agent.bytes.out", "By", COUNTER, &account.signal, none, Value::Int(account.bytes_out as i64));
+            add(
+                "ollystack.agent.bytes.out",
+                "By",
+                COUNTER,
+                &account.signal,
+                none,
+                Value::Int(account.bytes_out as i64),
+            );
         }
         samples
     }
 
-    fn series(&mut self, name: &'static str, unit: &str, kind: Kind, signal: &str, detail: (&str, &str)) -> Arc<Series> {
+    fn series(
+        &mut self,
+        name: &'static str,
+        unit: &str,
+        kind: Kind,
+        signal: &str,
+        detail: (&str, &str),
+    ) -> Arc<Series> {
         let key = (name, signal.to_owned(), detail.1.to_owned());
         if let Some(series) = self.series.get(&key) {
             return Arc::clone(series);
         }
-        let describe = || Arc::new(Metric { name: name.to_owned(), unit: unit.to_owned(), description: String::new(), kind });
+        let describe =
+            || Arc::new(Metric { name: name.to_owned(), unit: unit.to_owned(), description: String::new(), kind });
         let metric = Arc::clone(self.metrics.entry(name).or_insert_with(describe));
         let pairs = [("ollystack.signal", signal), detail];
-        let attributes = pairs.iter().filter(|(_, text)| !text.is_empty()).map(|(key, text)| value::string(*key, *text)).collect();
+        let attributes =
+            pairs.iter().filter(|(_, text)| !text.is_empty()).map(|(key, text)| value::string(*key, *text)).collect();
         let series = Arc::new(Series::new(Arc::clone(&self.scope), metric, attributes));
         self.series.insert(key, Arc::clone(&series));
         series
@@ -165,7 +211,8 @@ mod tests {
     fn a_drop_is_a_counter_by_signal_and_reason_since_the_start() {
         let mut telemetry = Telemetry::new(resource(&Resource::default(), "id"));
         let samples = telemetry.samples(&example(), UNIX_EPOCH);
-        let dropped: Vec<_> = samples.iter().filter(|s| s.series.metric.name == "ollystack.agent.records.dropped").collect();
+        let dropped: Vec<_> =
+            samples.iter().filter(|s| s.series.metric.name == "ollystack.agent.records.dropped").collect();
         assert_eq!(dropped.len(), 1);
         assert_eq!((&dropped[0].value, dropped[0].start_unix_nano), (&Value::Int(7), 1_800_000_000_000_000_000));
         assert_eq!(value::string_attribute(dropped[0].series.attributes(), "ollystack.reason"), Some("series_limit"));
@@ -175,6 +222,9 @@ mod tests {
     fn the_resource_is_the_host_with_the_agent_as_its_service() {
         let host = Resource::new(vec![value::string("host.name", "web-1")]);
         let own = resource(&host, "6f1a");
-        assert_eq!((own.service_name(), own.get("host.name"), own.get("service.instance.id")), ("ollystack-agent", Some("web-1"), Some("6f1a")));
+        assert_eq!(
+            (own.service_name(), own.get("host.name"), own.get("service.instance.id")),
+            ("ollystack-agent", Some("web-1"), Some("6f1a"))
+        );
     }
 }

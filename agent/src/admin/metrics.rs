@@ -2,7 +2,7 @@
 //!
 //! Invariant: each family has one HELP and one TYPE line, and label values are escaped.
 
-use super::Report;
+use super::{Account, Report};
 use crate::supervise::Phase;
 use std::fmt::{Display, Write};
 
@@ -20,7 +20,11 @@ pub(crate) fn render(report: &Report) -> String {
 }
 
 fn records(text: &mut Text, report: &Report) {
-    text.family("ollystack_records_total", "counter", "Records by signal and outcome; `seen` and `carried` came in, the others went out.");
+    text.family(
+        "ollystack_records_total",
+        "counter",
+        "Records by signal and outcome; `seen` and `carried` came in, the others went out.",
+    );
     for account in &report.signals {
         let outcomes = [
             ("seen", account.seen),
@@ -46,17 +50,18 @@ fn records(text: &mut Text, report: &Report) {
             text.sample("ollystack_records_waiting", &[("signal", &account.signal), ("place", place)], records);
         }
     }
-    let per_signal: [(&str, &str, &str, fn(&super::Account) -> i64); 3] = [
-        ("ollystack_ledger_balance", "gauge", "Records in minus records accounted for: 0 when nothing was lost uncounted.", |a| a.balance),
-        ("ollystack_bytes_in_total", "counter", "Bytes of the records seen, as uncompressed OTLP.", |a| a.bytes_in as i64),
-        ("ollystack_bytes_out_total", "counter", "Bytes sent and acknowledged, compressed.", |a| a.bytes_out as i64),
-    ];
-    for (name, kind, help, value) in per_signal {
+    let mut per_signal = |name: &str, kind: &str, help: &str, value: fn(&Account) -> i64| {
         text.family(name, kind, help);
         for account in &report.signals {
             text.sample(name, &[("signal", &account.signal)], value(account));
         }
-    }
+    };
+    let balance = "Records in minus records accounted for: 0 when nothing was lost uncounted.";
+    per_signal("ollystack_ledger_balance", "gauge", balance, |account| account.balance);
+    let bytes_in = "Bytes of the records seen, as uncompressed OTLP.";
+    per_signal("ollystack_bytes_in_total", "counter", bytes_in, |account| account.bytes_in as i64);
+    let bytes_out = "Bytes sent and acknowledged, compressed.";
+    per_signal("ollystack_bytes_out_total", "counter", bytes_out, |account| account.bytes_out as i64);
 }
 
 fn inputs(text: &mut Text, report: &Report) {
@@ -72,20 +77,40 @@ fn inputs(text: &mut Text, report: &Report) {
 
 fn buffer(text: &mut Text, report: &Report) {
     let buffer = &report.buffer;
-    text.one("ollystack_buffer_entries", "gauge", "Batches on disk, not yet acknowledged by the endpoint.", buffer.entries);
+    text.one(
+        "ollystack_buffer_entries",
+        "gauge",
+        "Batches on disk, not yet acknowledged by the endpoint.",
+        buffer.entries,
+    );
     text.one("ollystack_buffer_bytes", "gauge", "Bytes the disk buffer takes.", buffer.disk_bytes);
     text.one("ollystack_buffer_limit_bytes", "gauge", "The most it may take.", buffer.disk_bytes_max);
-    text.one("ollystack_buffer_oldest_age_seconds", "gauge", "Age of the oldest batch on disk.", buffer.oldest_age_seconds);
+    text.one(
+        "ollystack_buffer_oldest_age_seconds",
+        "gauge",
+        "Age of the oldest batch on disk.",
+        buffer.oldest_age_seconds,
+    );
     text.one("ollystack_buffer_put_failures_total", "counter", "Writes that the disk refused.", buffer.put_failures);
 }
 
 fn export(text: &mut Text, report: &Report) {
     let export = &report.export;
     text.one("ollystack_export_batches_total", "counter", "Batches the endpoint acknowledged.", export.batches_sent);
-    text.one("ollystack_export_refused_total", "counter", "Batches the endpoint refused for good.", export.batches_refused);
+    text.one(
+        "ollystack_export_refused_total",
+        "counter",
+        "Batches the endpoint refused for good.",
+        export.batches_refused,
+    );
     text.one("ollystack_export_failures_total", "counter", "Attempts to send that failed.", export.attempts_failed);
     let last = export.last_success_unix_ms.unwrap_or(0) as f64 / 1e3;
-    text.one("ollystack_export_last_success_timestamp_seconds", "gauge", "When the endpoint last acknowledged a batch; 0: not yet.", last);
+    text.one(
+        "ollystack_export_last_success_timestamp_seconds",
+        "gauge",
+        "When the endpoint last acknowledged a batch; 0: not yet.",
+        last,
+    );
 }
 
 fn process(text: &mut Text, report: &Report) {

@@ -6,9 +6,9 @@
 mod metrics;
 mod report;
 
-pub(crate) use report::{Account, Buffer, Export, Memory, Report};
 #[cfg(test)]
 pub(crate) use report::example;
+pub(crate) use report::{Account, Buffer, Export, Memory, Report};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};

@@ -55,7 +55,9 @@ pub(crate) enum ConfigError {
         near: Option<String>,
     },
     /// Would be readable by every user of the host.
-    #[error("the API key does not go on the command line, where others can read it: use OLLYSTACK_API_KEY or --api-key-file")]
+    #[error(
+        "the API key does not go on the command line, where others can read it: use OLLYSTACK_API_KEY or --api-key-file"
+    )]
     KeyInFlag,
 }
 
@@ -148,7 +150,9 @@ fn parse_file(path: &Path, text: &str) -> Result<toml::Table, ConfigError> {
 fn place(text: &str, offset: usize) -> String {
     let number = text.bytes().take(offset).filter(|byte| *byte == b'\n').count();
     let key = text.lines().nth(number).and_then(|line| Some(line.split_once('=')?.0.trim()));
-    let plain = |key: &&str| key.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._".contains(&byte));
+    let plain = |key: &&str| {
+        key.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._".contains(&byte))
+    };
     match key.filter(plain) {
         Some(key) => format!("line {}: {key}", number + 1),
         None => format!("line {}", number + 1),
@@ -185,7 +189,9 @@ fn lay_environment(
             let names: Vec<String> = known.iter().map(keys::Key::variable).collect();
             let near = keys::nearest(&name, names.iter().map(String::as_str)).map(str::to_owned);
             // A warning only: orchestrators add variables of their own (OLLYSTACK_GATEWAY_SERVICE_HOST).
-            loaded.warnings.push(format!("environment variable {name} is not a setting and was ignored{}", suggest(&near)));
+            loaded
+                .warnings
+                .push(format!("environment variable {name} is not a setting and was ignored{}", suggest(&near)));
             continue;
         };
         lay(merged, key, &text, &format!("environment variable {name}"))?;
@@ -196,8 +202,8 @@ fn lay_environment(
 
 /// Set one key from text, then check that the whole still reads.
 fn lay(merged: &mut toml::Table, key: &keys::Key, text: &str, origin: &str) -> Result<(), ConfigError> {
-    let value = parse_value(&key.default, text)
-        .map_err(|message| ConfigError::Value { origin: origin.to_owned(), message })?;
+    let value =
+        parse_value(&key.default, text).map_err(|message| ConfigError::Value { origin: origin.to_owned(), message })?;
     insert(merged, &key.path, value);
     finish(merged.clone(), origin).map(drop)
 }
@@ -219,9 +225,8 @@ fn insert(table: &mut toml::Table, path: &[String], value: toml::Value) {
 
 /// Text from a variable or a flag as the type that the default has.
 fn parse_value(default: &Default, text: &str) -> Result<toml::Value, String> {
-    let as_toml = |text: &str| {
-        format!("value = {text}").parse::<toml::Table>().ok().and_then(|mut table| table.remove("value"))
-    };
+    let as_toml =
+        |text: &str| format!("value = {text}").parse::<toml::Table>().ok().and_then(|mut table| table.remove("value"));
     match default {
         Default::String(_) => Ok(toml::Value::String(text.to_owned())),
         Default::Bool(_) => match text.trim() {
@@ -307,7 +312,10 @@ mod tests {
         let message = error("[admin]\nlisten = 'a'\nlissten = 'b'", &[], &[]);
         assert!(message.starts_with("FILE: unknown key `admin.lissten`, did you mean `admin.listen`?"), "{message}");
         let message = error("", &[], &[("limits.memory_bytes", "1")]);
-        assert!(message.contains("unknown key `limits.memory_bytes`, did you mean `limits.memory_bytes_max`"), "{message}");
+        assert!(
+            message.contains("unknown key `limits.memory_bytes`, did you mean `limits.memory_bytes_max`"),
+            "{message}"
+        );
     }
 
     #[test]

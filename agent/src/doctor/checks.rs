@@ -68,9 +68,11 @@ pub(super) fn memory(config: &Config) -> Availability {
 pub(super) fn clock() -> Availability {
     let built = std::env::current_exe().and_then(|path| path.metadata()).and_then(|metadata| metadata.modified());
     match built {
-        Ok(built) if SystemTime::now() < built => {
-            Availability::off("clock", "the clock is behind the date of this program", "set the clock, for example with chrony or timesyncd")
-        }
+        Ok(built) if SystemTime::now() < built => Availability::off(
+            "clock",
+            "the clock is behind the date of this program",
+            "set the clock, for example with chrony or timesyncd",
+        ),
         _ if Path::new("/run/systemd/timesync/synchronized").exists() => {
             Availability::on("clock", "synchronised by systemd-timesyncd")
         }

@@ -7,8 +7,8 @@ use crate::config::{Config, Secret};
 use ollystack_record::Availability;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
-use tonic::metadata::AsciiMetadataValue;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status};
 
@@ -28,7 +28,13 @@ pub(super) fn probe(config: &Config) -> Availability {
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return Availability::partial(NAME, format!("{endpoint} accepts connections, not tried further: {error}"), ""),
+        Err(error) => {
+            return Availability::partial(
+                NAME,
+                format!("{endpoint} accepts connections, not tried further: {error}"),
+                "",
+            );
+        }
     };
     match runtime.block_on(converse(config, endpoint)) {
         Ok(status) => verdict(endpoint, &status),
@@ -42,12 +48,15 @@ pub(super) fn probe(config: &Config) -> Availability {
 
 /// Name and TCP, with std: its errors name the step that failed.
 fn reach(endpoint: &str) -> Result<(), (String, &'static str)> {
-    let uri: http::Uri = endpoint.parse().map_err(|_| (format!("{endpoint} is not a URL"), "write https://HOST:4317"))?;
+    let uri: http::Uri =
+        endpoint.parse().map_err(|_| (format!("{endpoint} is not a URL"), "write https://HOST:4317"))?;
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
     let addresses: Vec<_> = (host, port)
         .to_socket_addrs()
-        .map_err(|error| (format!("the name {host} cannot be resolved: {error}"), "check the name and this host's DNS"))?
+        .map_err(|error| {
+            (format!("the name {host} cannot be resolved: {error}"), "check the name and this host's DNS")
+        })?
         .collect();
     let mut last = format!("{host} has no address");
     for address in addresses {
@@ -68,7 +77,8 @@ async fn converse(config: &Config, endpoint: &str) -> Result<Status, String> {
         }
         cause.to_string()
     };
-    let mut builder = Endpoint::from_shared(endpoint.to_owned()).map_err(words)?.connect_timeout(PATIENCE).timeout(PATIENCE);
+    let mut builder =
+        Endpoint::from_shared(endpoint.to_owned()).map_err(words)?.connect_timeout(PATIENCE).timeout(PATIENCE);
     if endpoint.starts_with("https://") {
         let mut tls = ClientTlsConfig::new();
         tls = match &config.export.ca_file {
@@ -80,7 +90,10 @@ async fn converse(config: &Config, endpoint: &str) -> Result<Status, String> {
         };
         builder = builder.tls_config(tls).map_err(words)?;
     }
-    let channel = tokio::time::timeout(PATIENCE, builder.connect()).await.map_err(|_| "no answer in 5 s".to_owned())?.map_err(words)?;
+    let channel = tokio::time::timeout(PATIENCE, builder.connect())
+        .await
+        .map_err(|_| "no answer in 5 s".to_owned())?
+        .map_err(words)?;
     Ok(export_nothing(channel, config.require_key().ok()).await)
 }
 
@@ -119,7 +132,11 @@ fn verdict(endpoint: &str, status: &Status) -> Availability {
             format!("{endpoint} speaks gRPC but not OTLP ({})", said()),
             "check host and port: the gateway's gRPC port is 4317",
         ),
-        _ => Availability::partial(NAME, format!("{endpoint} answers, but not well now ({})", said()), "see the gateway's log"),
+        _ => Availability::partial(
+            NAME,
+            format!("{endpoint} answers, but not well now ({})", said()),
+            "see the gateway's log",
+        ),
     }
 }
 

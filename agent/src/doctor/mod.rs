@@ -44,7 +44,10 @@ pub(crate) fn examine(loaded: Result<Loaded, ConfigError>) -> Findings {
             loaded.config
         }
         Err(error) => {
-            check(true, Availability::off("config", error.to_string(), "correct it; the rest of this page shows the defaults"));
+            check(
+                true,
+                Availability::off("config", error.to_string(), "correct it; the rest of this page shows the defaults"),
+            );
             Config::default()
         }
     };
@@ -75,7 +78,8 @@ pub(crate) fn render(findings: &Findings, width: usize) -> String {
 }
 
 fn table(title: &str, rows: &[&Availability], width: usize) -> String {
-    let mut table = Table::new([(title, Align::Left), ("state", Align::Left), ("why, and what would turn it on", Align::Left)]);
+    let mut table =
+        Table::new([(title, Align::Left), ("state", Align::Left), ("why, and what would turn it on", Align::Left)]);
     for row in rows {
         let state = match row.state {
             State::On => "on",
@@ -95,10 +99,14 @@ mod tests {
     use super::*;
 
     fn findings(required: bool, state: State) -> Findings {
-        let finding = Availability { name: "state_dir".into(), state, why: "read-only".into(), remedy: "remount".into() };
+        let finding =
+            Availability { name: "state_dir".into(), state, why: "read-only".into(), remedy: "remount".into() };
         Findings {
             checks: vec![Check { required, finding }],
-            inputs: vec![Availability::on("host.cpu", "/proc/stat"), Availability::off("ebpf.http", "not root", "run as root")],
+            inputs: vec![
+                Availability::on("host.cpu", "/proc/stat"),
+                Availability::off("ebpf.http", "not root", "run as root"),
+            ],
         }
     }
 

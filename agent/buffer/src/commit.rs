@@ -8,6 +8,7 @@ use crate::state::BLOCK_IDS;
 use crate::store::Store;
 use crate::writer::Put;
 use crate::{Entry, EntryId, Error, KINDS, Loss, WhenFull, space};
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
@@ -41,7 +42,9 @@ impl Store {
         let mut bytes = 0;
         let places =
             |(put, pending): (usize, &Pending)| (0..pending.put.entries.len()).map(move |entry| Place { put, entry });
-        let places: Vec<Place> = pending.iter().enumerate().flat_map(places).collect();
+        let mut places: Vec<Place> = pending.iter().enumerate().flat_map(places).collect();
+        // The least valuable first: what makes room for the others must not have evicted anything that is worth more.
+        places.sort_by_key(|place| Reverse(pending[place.put].put.entries[place.entry].class));
         for place in places {
             let Place { put, entry } = place;
             let size = size(&pending[put].put.entries[entry]);
@@ -102,7 +105,7 @@ impl Store {
         for place in group {
             classes[usize::from(pending[place.put].put.entries[place.entry].class)].push(*place);
         }
-        for (class, mut places) in (0..).zip(classes) {
+        for (class, mut places) in (0..).zip(classes).collect::<Vec<_>>().into_iter().rev() {
             places.retain(|place| pending[place.put].error.is_none());
             if places.is_empty() {
                 continue;
@@ -234,8 +237,8 @@ impl Store {
         }
         while !fits(self) {
             // Empty ones first, then by worth, then by age.
-            let worth = |s: &Segment| (s.live.entries == 0, s.class, std::cmp::Reverse(s.first_id));
-            let Some((empty, worst, std::cmp::Reverse(first_id))) = self.segments.values().map(worth).max() else {
+            let worth = |s: &Segment| (s.live.entries == 0, s.class, Reverse(s.first_id));
+            let Some((empty, worst, Reverse(first_id))) = self.segments.values().map(worth).max() else {
                 break;
             };
             if !empty && self.options.when_full == WhenFull::Refuse {

@@ -74,7 +74,8 @@ impl Buffer {
     }
 
     /// Write what is pending (acks) and close the files, after the calls that already wait. Later calls fail with
-    /// [`Error::Closed`]; leases that are still out are given again after the next open.
+    /// [`Error::Closed`]; leases that are still out are given again after the next open, but for those whose entry was evicted meanwhile, which
+    /// are told to the observer now.
     pub async fn close(&self) {
         let (answer, answered) = oneshot::channel();
         if self.call(Command::Close { answer }).await.is_ok() {

@@ -310,8 +310,12 @@ impl Store {
         }
     }
 
-    /// Write acks down, close all files, and say what is left.
+    /// Write acks down, close all files, and say what is left. Leases on entries whose segment is gone cannot be given again
+    /// after the next open: they are lost now.
     pub(crate) fn close(mut self) -> Stats {
+        let orphans: Vec<EntryId> =
+            self.leased.iter().filter(|(_, held)| held.orphaned.is_some()).map(|(id, _)| EntryId(*id)).collect();
+        self.release(&orphans);
         self.flush();
         self.segments.values_mut().for_each(Segment::disconnect);
         let empty: Vec<u64> =

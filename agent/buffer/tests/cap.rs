@@ -116,6 +116,49 @@ async fn an_entry_on_lease_is_lost_only_if_its_answer_never_comes() {
 }
 
 #[tokio::test]
+async fn an_evicted_entry_that_is_on_lease_at_the_end_is_counted_as_lost() {
+    let directory = support::directory();
+    let (buffer, _, losses) = open(small(directory.path()));
+    buffer.put(vec![entry(1, 0, 1_000)]).await.unwrap();
+    buffer.next().await.unwrap().unwrap();
+    let oldest = segments(directory.path())[0].clone();
+    let mut put = 1;
+    while oldest.exists() {
+        buffer.put(vec![entry(1, put, 100_000)]).await.unwrap();
+        put += 1;
+    }
+    buffer.close().await;
+    let (_, recovery, _) = open(small(directory.path()));
+    assert_eq!(recovery.records_by_signal[1] + losses.total(), 3 * put);
+}
+
+#[tokio::test]
+async fn one_put_does_not_give_what_is_stored_for_less_of_its_own() {
+    let directory = support::directory();
+    let (buffer, _, losses) = open(small(directory.path()));
+    let mut stored = 0;
+    // Errors and baseline in each put, on a buffer full of what is in between.
+    while losses.total() == 0 {
+        buffer.put(vec![entry(1, stored, 100_000)]).await.unwrap();
+        stored += 1;
+    }
+    let before = losses.records(1, Loss::Evicted);
+    for n in 0..8 {
+        buffer.put(vec![entry(0, n, 120_000), entry(2, n, 120_000)]).await.unwrap();
+        let [_, normal, baseline] = [0, 1, 2].map(|class| buffer.stats().records[class]);
+        let gone = losses.records(1, Loss::Evicted) > before;
+        assert!(
+            !gone || baseline == 0 || normal == 0,
+            "put {n} kept {baseline} baseline records and evicted better ones"
+        );
+        if gone {
+            return;
+        }
+    }
+    panic!("nothing was evicted");
+}
+
+#[tokio::test]
 async fn a_smaller_cap_than_last_time_holds_from_the_start() {
     let directory = support::directory();
     let (buffer, ..) = open(Options { bytes_max: 16 << 20, ..small(directory.path()) });

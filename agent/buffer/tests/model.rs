@@ -49,6 +49,8 @@ struct World {
     buffer: Buffer,
     losses: Arc<Losses>,
     lost_before: u64,
+    /// Records that were evicted while on lease and told as lost by the last clean stop.
+    orphans: u64,
     model: Model,
     next: u64,
 }
@@ -57,7 +59,7 @@ impl World {
     fn new() -> World {
         let directory = support::directory();
         let (buffer, _, losses) = open(small(directory.path()));
-        World { directory, buffer, losses, lost_before: 0, model: Model::default(), next: 0 }
+        World { directory, buffer, losses, lost_before: 0, orphans: 0, model: Model::default(), next: 0 }
     }
 
     async fn apply(&mut self, operation: &Operation) {
@@ -92,15 +94,20 @@ impl World {
             }
             Operation::Release(at) => {
                 let Some(id) = self.pick(*at) else { return };
+                let lost = self.losses.total();
                 self.buffer.release(id);
                 let entry = self.model.leased.remove(&id).unwrap();
-                self.model.waiting.insert(id, (entry, true));
                 // The writer has heard of it when it has answered a later call.
                 self.buffer.ack(vec![]).await.unwrap();
-                self.forget_evicted();
+                // Evicted while it was on lease, it is lost now and no other.
+                if self.losses.total() == lost {
+                    self.model.waiting.insert(id, (entry, true));
+                }
             }
             Operation::Restart => {
+                let lost = self.losses.total();
                 self.buffer.close().await;
+                self.orphans = self.losses.total() - lost;
                 let fresh = support::directory();
                 copy(self.directory.path(), fresh.path());
                 self.reopen(fresh, false).await;
@@ -149,9 +156,9 @@ impl World {
         (self.buffer, self.losses, self.directory) = (buffer, losses, directory);
         assert_eq!(recovery.quarantined, vec![]);
         let model = &mut self.model;
-        let leased = std::mem::take(&mut model.leased).into_iter();
+        let leased = std::mem::take(&mut model.leased);
         let acked = std::mem::take(&mut model.acked);
-        model.waiting.extend(leased.map(|(id, entry)| (id, (entry, true))));
+        model.waiting.extend(leased.iter().map(|(id, entry)| (*id, (entry.clone(), true))));
         model.waiting.values_mut().for_each(|(_, redelivered)| *redelivered = true);
         // Everything that is owed is there; whatever else is there was acked and its deletion not yet written.
         let mut found = BTreeSet::new();
@@ -167,8 +174,17 @@ impl World {
             }
             again.push(stored.id);
         }
-        for id in self.model.waiting.keys() {
-            assert!(found.contains(id), "{id:?} was put and is gone");
+        let mut orphans = 0;
+        let gone: Vec<EntryId> = self.model.waiting.keys().filter(|id| !found.contains(id)).copied().collect();
+        for id in gone {
+            assert!(leased.contains_key(&id), "{id:?} was put and is gone");
+            orphans += self.model.waiting.remove(&id).map_or(0, |(entry, _)| u64::from(entry.records));
+        }
+        if killed {
+            // Nobody was left to tell of those that were evicted while on lease.
+            self.lost_before += orphans;
+        } else {
+            assert_eq!(orphans, self.orphans, "a clean stop tells of what is lost with it");
         }
         again.iter().for_each(|id| self.buffer.release(*id));
         self.buffer.ack(vec![]).await.unwrap();

@@ -22,11 +22,14 @@ fn resident_bytes() -> i64 {
     statm.split(' ').nth(1).unwrap().parse::<i64>().unwrap() * 4096
 }
 
-fn process() -> (Process, Arc<Ledger>) {
+fn process(grace_ms: u64) -> (Process, Arc<Ledger>) {
     let ledger = Arc::new(Ledger::default());
     let mut config = Config::default();
     config.metrics.series_max = 200_000;
     config.metrics.series_per_source_max = 200_000;
+    config.traces.grace_ms = grace_ms;
+    config.traces.spans_max = 1_000_000;
+    config.traces.bytes_max = 1 << 30;
     (Process::new(config, Arc::default(), Arc::clone(&ledger)), ledger)
 }
 
@@ -45,7 +48,7 @@ fn fold(count: usize) {
         })
         .collect();
     let resource = Arc::new(Resource::default());
-    let (mut process, _ledger) = process();
+    let (mut process, _ledger) = process(500);
     let seconds = (6_000_000 / count).clamp(65, 600);
     let (mut out, mut points, mut spent) = (Vec::new(), 0, 0.0);
     let before = resident_bytes();
@@ -72,9 +75,9 @@ fn fold(count: usize) {
     );
 }
 
-fn sample(spans_per_trace: usize) {
+fn sample(spans_per_trace: usize, grace_ms: u64) {
     let resource = Arc::new(Resource::new(vec![value::string("service.name", "shop")]));
-    let (mut process, _ledger) = process();
+    let (mut process, _ledger) = process(grace_ms);
     let (mut out, mut kept, mut spent, mut taken) = (Vec::new(), 0, 0.0, 0);
     let (before, mut held) = (resident_bytes(), 0);
     let mut random = 1_u64;
@@ -111,26 +114,33 @@ fn sample(spans_per_trace: usize) {
     }
     let stats = process.stats().sample;
     println!(
-        "sample  {spans_per_trace:>3} spans a trace: {:>5.0} k spans/core-s (RED included), {:.1}% kept, {} spans wait, {} bytes each (counted as {})",
+        "sample  {spans_per_trace:>2} spans a trace, decided after {grace_ms:>4} ms: {:>4.0} k spans/core-s (RED included), {:.1}% kept, {:>5} spans wait in {:.1} MB, counted as {:.1} MB",
         taken as f64 / spent / 1e3,
         100.0 * kept as f64 / taken as f64,
         stats.waiting_spans,
-        held / stats.waiting_spans.max(1) as i64,
-        stats.waiting_bytes / stats.waiting_spans.max(1)
+        held as f64 / 1e6,
+        stats.waiting_bytes as f64 / 1e6
     );
 }
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = |text: &String| text.parse::<u64>().unwrap();
     match &arguments[..] {
-        [what, size] if what == "fold" => fold(size.parse().unwrap()),
-        [what, size] if what == "sample" => sample(size.parse().unwrap()),
+        [what, series] if what == "fold" => fold(number(series) as usize),
+        [what, spans, grace_ms] if what == "sample" => sample(number(spans) as usize, number(grace_ms)),
         _ => {
-            for (what, size) in
-                [("fold", "1000"), ("fold", "10000"), ("fold", "100000"), ("sample", "1"), ("sample", "10")]
-            {
+            for run in [
+                "fold 1000",
+                "fold 10000",
+                "fold 100000",
+                "sample 1 500",
+                "sample 1 4500",
+                "sample 10 500",
+                "sample 10 4500",
+            ] {
                 let own = std::env::current_exe().unwrap();
-                assert!(Command::new(own).args([what, size]).status().unwrap().success());
+                assert!(Command::new(own).args(run.split(' ')).status().unwrap().success());
             }
         }
     }

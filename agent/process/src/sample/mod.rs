@@ -126,6 +126,9 @@ struct Waiting {
     ended: bool,
 }
 
+/// What a waiting trace takes beside its spans: its place in the table and in two queues, with the room that these keep for growth.
+const TRACE_BYTES: usize = 256;
+
 /// Whose spans these are.
 #[derive(Debug)]
 struct Origin {
@@ -226,15 +229,22 @@ impl Sampler {
             }
             None => {}
         }
-        let bytes = size_of::<Held>() + heap_bytes(&held.span);
+        let mut bytes = heap_bytes(&held.span);
         let entry = is_entry(&held.span);
         let waiting = self.waiting.entry(trace).or_default();
         if waiting.spans.is_empty() {
             self.by_wait.push_back((now.saturating_add(self.config.wait_ms * 1_000_000), trace));
+            bytes += TRACE_BYTES;
         }
         if entry && !waiting.ended {
             waiting.ended = true;
             self.by_end.push_back((now.saturating_add(self.config.grace_ms * 1_000_000), trace));
+        }
+        if waiting.spans.len() == waiting.spans.capacity() {
+            // Many traces are of one span, and a vector that grows by itself begins with room for four.
+            let more = (waiting.spans.len() / 2).max(1);
+            waiting.spans.reserve_exact(more);
+            bytes += more * size_of::<Held>();
         }
         waiting.slow |= slow;
         waiting.first_sight |= first_sight;

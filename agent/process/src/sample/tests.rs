@@ -292,6 +292,8 @@ proptest! {
             _ => 0,
         }).sum();
         prop_assert_eq!(counted, spans.len() as u64, "RED metrics count every span");
+        bench.ledger.sent(Signal::Metrics, points.iter().map(|reduced| reduced.records.count()).sum());
+        prop_assert_eq!(bench.ledger.read().signals[0].balance(), 0);
     }
 }
 

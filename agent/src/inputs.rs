@@ -3,7 +3,7 @@
 //! An input is a crate and one line in each of the three functions below. Invariant: an input never gets to know another.
 
 use crate::config::Config;
-use crate::supervise::Supervisor;
+use crate::supervise::{InputState, Phase, Supervisor};
 use ollystack_input_ebpf as ebpf;
 use ollystack_input_host as host;
 use ollystack_input_logs as logs;
@@ -84,6 +84,17 @@ impl Figures {
         self.ebpf.map_bytes()
     }
 
+    /// The board, with what inputs that run leave out.
+    pub(crate) fn remark(&self, mut inputs: Vec<InputState>) -> Vec<InputState> {
+        let features = self.ebpf.read().features;
+        let off: Vec<&str> =
+            features.iter().filter(|feature| feature.rung == "off").map(|feature| feature.name).collect();
+        for input in inputs.iter_mut().filter(|input| input.name == "ebpf") {
+            remark(input, &off, features.len());
+        }
+        inputs
+    }
+
     /// Everything, by input, as each gives it.
     pub(crate) fn read(&self) -> BTreeMap<String, serde_json::Value> {
         BTreeMap::from([
@@ -92,5 +103,37 @@ impl Figures {
             ("otlp".to_owned(), serde_json::json!(self.otlp.read())),
             ("ebpf".to_owned(), serde_json::json!(self.ebpf.read())),
         ])
+    }
+}
+
+/// An input that runs without some of its features says so; one without any is off.
+fn remark(input: &mut InputState, off: &[&str], features: usize) {
+    if input.phase != Phase::Running || off.is_empty() {
+        return;
+    }
+    if off.len() == features {
+        input.phase = Phase::Off;
+    }
+    input.note = format!("not loaded: {}; `ollystack-agent doctor` says why", off.join(", "));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_input_that_runs_without_features_says_so_and_one_without_any_is_off() {
+        let running = || InputState { name: "ebpf".into(), phase: Phase::Running, restarts: 0, note: String::new() };
+        let after = |off: &[&str]| {
+            let mut input = running();
+            remark(&mut input, off, 2);
+            (input.phase, input.note.contains("ebpf.http"))
+        };
+        assert_eq!(after(&[]), (Phase::Running, false));
+        assert_eq!(after(&["ebpf.http"]), (Phase::Running, true));
+        assert_eq!(after(&["ebpf.http", "ebpf.tcp"]), (Phase::Off, true));
+        let mut failing = InputState { phase: Phase::Failing, note: "no thread".into(), ..running() };
+        remark(&mut failing, &["ebpf.http", "ebpf.tcp"], 2);
+        assert_eq!((failing.phase, failing.note.as_str()), (Phase::Failing, "no thread"));
     }
 }

@@ -13,6 +13,7 @@ use crate::usage;
 use ollystack_buffer::Buffer;
 use ollystack_export as export;
 use ollystack_record::{Ledger, Resource};
+use ollystack_schema::names::semconv;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -36,7 +37,7 @@ impl Identity {
     pub(crate) fn new(config: &Config, state: &State, host: &Resource, budget: &Budget) -> Identity {
         Identity {
             agent_id: state.agent_id.to_string(),
-            host: host.get("host.name").unwrap_or_default().to_owned(),
+            host: host.get(semconv::HOST_NAME).unwrap_or_default().to_owned(),
             endpoint: config.endpoint.clone(),
             disk_bytes_max: config.buffer.bytes_max,
             declared_bytes: budget.total(),
@@ -90,7 +91,7 @@ impl View for Observatory {
             start_unix_seconds: own.start.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             uptime_seconds: self.started.elapsed().as_secs(),
             signals: ledger.read().signals.iter().map(Account::from).collect(),
-            inputs: board.read(),
+            inputs: figures.remark(board.read()),
             buffer: admin::Buffer {
                 entries: stats.entries,
                 disk_bytes: stats.disk_bytes,

@@ -9,6 +9,7 @@ use crate::supervise::Supervisor;
 use ollystack_record::{
     Ack, Batch, Intake, Kind, Metric, Records, Resource, Sample, Scope, Series, Source, Value, value,
 };
+use ollystack_schema::names::semconv;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -22,9 +23,9 @@ const LEVEL: Kind = Kind::Gauge;
 /// Who speaks: this host's attributes and the agent as a service.
 pub(crate) fn resource(host: &Resource, agent_id: &str) -> Arc<Resource> {
     let own = [
-        value::string("service.name", "ollystack-agent"),
-        value::string("service.version", env!("CARGO_PKG_VERSION")),
-        value::string("service.instance.id", agent_id),
+        value::string(semconv::SERVICE_NAME, "ollystack-agent"),
+        value::string(semconv::SERVICE_VERSION, env!("CARGO_PKG_VERSION")),
+        value::string(semconv::SERVICE_INSTANCE_ID, agent_id),
     ];
     Arc::new(Resource::new(host.attributes().iter().cloned().chain(own).collect()))
 }

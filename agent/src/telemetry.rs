@@ -24,8 +24,8 @@ const LEVEL: Kind = Kind::Gauge;
 pub(crate) fn resource(host: &Resource, agent_id: &str) -> Arc<Resource> {
     let own = [
         value::string(semconv::SERVICE_NAME, "ollystack-agent"),
-        value::string(semconv::SERVICE_VERSION, env!("CARGO_PKG_VERSION")),
-        value::string(semconv::SERVICE_INSTANCE_ID, agent_id),
+        value::string("service.version", env!("CARGO_PKG_VERSION")),
+        value::string("service.instance.id", agent_id),
     ];
     Arc::new(Resource::new(host.attributes().iter().cloned().chain(own).collect()))
 }

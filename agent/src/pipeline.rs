@@ -5,7 +5,7 @@
 
 use ollystack_enrich::Enricher;
 use ollystack_process::Process;
-use ollystack_record::{Ledger, Received, Reduced};
+use ollystack_record::{Ledger, Place, Received, Reduced};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -50,16 +50,16 @@ impl Pipeline {
                     self.pulse.beat(&self.process);
                 }
             }
-            hand_on(&mut out, &reduced).await?;
+            hand_on(&mut out, &reduced, &self.ledger).await?;
         }
         // Closed, the intake refuses what comes now (its sender is told) and still gives out what it took.
         received.close();
         while let Some(batch) = received.recv().await {
             self.take(batch, &mut out);
-            hand_on(&mut out, &reduced).await?;
+            hand_on(&mut out, &reduced, &self.ledger).await?;
         }
         self.process.drain(now(), &mut out);
-        hand_on(&mut out, &reduced).await
+        hand_on(&mut out, &reduced, &self.ledger).await
     }
 
     fn take(&mut self, received: Received, out: &mut Vec<Reduced>) {
@@ -74,8 +74,12 @@ impl Pipeline {
 #[error("the way to the disk buffer is closed")]
 pub(crate) struct Broken;
 
-/// Waits while the disk is slow; the intake fills meanwhile, and the inputs hold back or count what they drop.
-async fn hand_on(out: &mut Vec<Reduced>, reduced: &mpsc::Sender<Reduced>) -> Result<(), Broken> {
+/// Waits while the disk is slow; the intake fills meanwhile, and the inputs hold back or count what they drop. What
+/// `process` let go of waits for the freezer from here on, in the books too.
+async fn hand_on(out: &mut Vec<Reduced>, reduced: &mpsc::Sender<Reduced>, ledger: &Ledger) -> Result<(), Broken> {
+    for batch in out.iter() {
+        ledger.waiting_add(batch.records.signal(), Place::Freezer, batch.records.count() as i64);
+    }
     for batch in out.drain(..) {
         reduced.send(batch).await.map_err(|_| Broken)?;
     }

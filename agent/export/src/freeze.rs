@@ -19,7 +19,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-/// Freeze until `reduced` is closed and empty; everything that came is then on disk or counted as dropped.
+/// Freeze until `reduced` is closed and empty; everything that came is then on disk or counted as dropped. Whoever sends a
+/// batch here has entered its records in the ledger as waiting at [`Place::Freezer`].
 pub async fn freeze(config: Config, mut reduced: mpsc::Receiver<Reduced>, buffer: Buffer, ledger: Arc<Ledger>) {
     let interval = Duration::from_millis(config.batch_interval_ms);
     let mut freezer = match Freezer::new(&config, buffer, ledger) {
@@ -84,7 +85,6 @@ impl Freezer {
     async fn take(&mut self, reduced: Reduced) {
         let Reduced { class, records, acks } = reduced;
         let signal = records.signal();
-        self.ledger.waiting_add(signal, Place::Freezer, records.count() as i64);
         let key = (signal as u8, class as u8);
         for part in split(records, self.max) {
             if part.size.records == 0 {

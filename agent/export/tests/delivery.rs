@@ -8,7 +8,7 @@ use ollystack_export::{ApiKey, Config, Status, freeze, measure, open_buffer, sen
 use ollystack_receive::{Accepted, Export, Limits, Message, OtlpService, Refusal, RequestHead, Server, Tls, bind};
 use ollystack_record::otlp::common::v1::{AnyValue, any_value::Value};
 use ollystack_record::otlp::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
-use ollystack_record::{Ack, Class, Ledger, Outcome, Reduced, ReducedRecords, Signal};
+use ollystack_record::{Ack, Class, Ledger, Outcome, Place, Reduced, ReducedRecords, Signal};
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -116,6 +116,7 @@ impl Stage {
             pending.push(verdict);
             // What the inputs and `process` would have entered.
             self.ledger.seen(Signal::Logs, log_records.len() as u64);
+            self.ledger.waiting_add(Signal::Logs, Place::Freezer, log_records.len() as i64);
             let scope_logs = vec![ScopeLogs { log_records, ..ScopeLogs::default() }];
             let records = ReducedRecords::Logs(ResourceLogs { scope_logs, ..ResourceLogs::default() });
             sender.send(Reduced { class: Class::Normal, records, acks: vec![ack] }).await.unwrap();

@@ -77,6 +77,8 @@ impl Config {
         let limits = self.otlp.limits.check().map_err(|error| format!("otlp.limits: {error}"));
         let process = self.process().check().map_err(|error| error.to_string());
         let stages = [
+            self.host.check().map_err(|e| e.to_string()),
+            self.logs.check().map_err(|e| e.to_string()),
             limits,
             process,
             self.ebpf.check().map_err(|e| e.to_string()),

@@ -171,7 +171,7 @@ fn note_origins(table: &toml::Table, prefix: &str, origin: &str, origins: &mut B
 }
 
 /// Variables that steer the program and are no keys.
-const NOT_KEYS: [&str; 3] = ["OLLYSTACK_CONFIG", "OLLYSTACK_LOG", crate::runtime::STARTED_OVER];
+const NOT_KEYS: [&str; 2] = ["OLLYSTACK_CONFIG", "OLLYSTACK_LOG"];
 
 fn lay_environment(
     merged: &mut toml::Table,

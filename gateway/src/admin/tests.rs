@@ -1,3 +1,5 @@
+//! What the admin port says, by the state of what stands behind the gateway.
+
 use super::*;
 use crate::config::{Flags, Layers};
 use crate::convert::tables;

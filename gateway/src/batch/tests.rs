@@ -1,3 +1,5 @@
+//! Batching as sentences: when blocks freeze, what they hold, and what is refused when too much waits.
+
 use super::budget::Budget;
 use super::*;
 use crate::config::{Flags, Layers};

@@ -1,3 +1,5 @@
+//! Configuration as sentences: layers, defaults, and what is refused.
+
 use super::*;
 
 fn layers(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Layers, Error> {

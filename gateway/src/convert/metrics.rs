@@ -1,12 +1,12 @@
 //! Data points to `metrics_raw`, and the labels of series that are new here to `metrics_series`.
 //!
-//! A gauge that an agent folded over a window arrives as a histogram without buckets and is a gauge again here. Invariant: a point's
+//! A gauge or an up-down counter that an agent folded over a window arrives as a histogram without buckets, and is what it was again here. Invariant: a point's
 //! row and its series' row carry the same hash, which depends on nothing but the series.
 
 use super::series::{LABELS_EXTRA_SECONDS, Seen};
 use super::{Delivery, Origin, Outcome, Overflow, Push, Reason, attributes, nanos, nanos_not_zero, optional_id};
 use ollystack_schema::names::semconv::SERVICE_NAME;
-use ollystack_schema::names::{FOLD, FOLD_GAUGE, SPAN_DURATION, key};
+use ollystack_schema::names::{FOLD, FOLD_GAUGE, FOLD_UPDOWNCOUNTER, SPAN_DURATION, key};
 use ollystack_schema::rows::{Attributes, MetricRow, MetricType, SeriesRow, Temporality};
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
@@ -95,12 +95,13 @@ impl Kind {
         match data {
             Data::Gauge(_) => kind(MetricType::Gauge, Temporality::Unspecified, false),
             Data::Sum(sum) => kind(MetricType::Sum, temporality(sum.aggregation_temporality), sum.is_monotonic),
-            Data::Histogram(_) if metadata.iter().any(is_fold_of_gauge) => {
-                Kind { folded: true, ..kind(MetricType::Gauge, Temporality::Unspecified, false) }
-            }
-            Data::Histogram(histogram) => {
-                kind(MetricType::Histogram, temporality(histogram.aggregation_temporality), false)
-            }
+            Data::Histogram(histogram) => match metadata.iter().find_map(fold) {
+                Some(FOLD_GAUGE) => Kind { folded: true, ..kind(MetricType::Gauge, Temporality::Unspecified, false) },
+                Some(FOLD_UPDOWNCOUNTER) => {
+                    Kind { folded: true, ..kind(MetricType::Sum, Temporality::Cumulative, false) }
+                }
+                _ => kind(MetricType::Histogram, temporality(histogram.aggregation_temporality), false),
+            },
             Data::ExponentialHistogram(histogram) => {
                 kind(MetricType::ExponentialHistogram, temporality(histogram.aggregation_temporality), false)
             }
@@ -109,9 +110,12 @@ impl Kind {
     }
 }
 
-fn is_fold_of_gauge(pair: &KeyValue) -> bool {
-    let value = pair.value.as_ref().and_then(|value| value.value.as_ref());
-    pair.key == FOLD && matches!(value, Some(any_value::Value::StringValue(text)) if text == FOLD_GAUGE)
+/// What the agent folded the metric from, if it did.
+fn fold(pair: &KeyValue) -> Option<&str> {
+    match pair.value.as_ref()?.value.as_ref()? {
+        any_value::Value::StringValue(text) if pair.key == FOLD => Some(text),
+        _ => None,
+    }
 }
 
 struct Described {
@@ -139,7 +143,7 @@ impl<S: Push> Destination<'_, S> {
             Data::Gauge(gauge) => self.all(gauge.data_points, |p| std::mem::take(&mut p.attributes), number),
             Data::Sum(sum) => self.all(sum.data_points, |p| std::mem::take(&mut p.attributes), number),
             Data::Histogram(histogram) => {
-                let fill = if self.metric.kind.folded { folded_gauge } else { explicit_histogram };
+                let fill = if self.metric.kind.folded { folded_level } else { explicit_histogram };
                 self.all(histogram.data_points, |p| std::mem::take(&mut p.attributes), fill)
             }
             Data::ExponentialHistogram(histogram) => {
@@ -282,7 +286,7 @@ fn number(point: NumberDataPoint, row: &mut MetricRow) -> Result<(), Reason> {
     exemplars(row, point.exemplars)
 }
 
-fn folded_gauge(point: HistogramDataPoint, row: &mut MetricRow) -> Result<(), Reason> {
+fn folded_level(point: HistogramDataPoint, row: &mut MetricRow) -> Result<(), Reason> {
     times(row, point.start_time_unix_nano, point.time_unix_nano, point.flags)?;
     (row.count, row.sum, row.min, row.max) = (point.count, point.sum, point.min, point.max);
     // The exemplar is the last value's carrier and no exemplar of its own. Without it the mean is the best there is.

@@ -3,7 +3,7 @@
 use super::sink::Indexed;
 use super::*;
 use crate::batch::budget::Budget;
-use ollystack_schema::names::{FOLD, FOLD_GAUGE, LOG_COUNT, SPAN_DURATION};
+use ollystack_schema::names::{FOLD, FOLD_GAUGE, FOLD_UPDOWNCOUNTER, LOG_COUNT, SPAN_DURATION};
 use ollystack_schema::rows::{LogRow, MetricRow, MetricType, SeriesRow, SpanRow, Temporality};
 use opentelemetry_proto::tonic::collector::{
     logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest,
@@ -369,6 +369,14 @@ fn a_folded_gauge_is_a_gauge_again() {
     assert_eq!((row.metric_type, row.aggregation_temporality), (MetricType::Gauge, Temporality::Unspecified));
     assert_eq!((row.value, row.count, row.sum, row.min, row.max), (2.25, 60, Some(120.0), Some(1.0), Some(3.5)));
     assert!(row.exemplar_values.is_empty());
+
+    // A sum that goes up and down is one again.
+    let mut sum = metric.clone();
+    sum.metadata = vec![text(FOLD, FOLD_UPDOWNCOUNTER)];
+    let (other, _) = rows(metrics(vec![sum]));
+    let level = &other.metrics[0];
+    assert_eq!((level.metric_type, level.aggregation_temporality), (MetricType::Sum, Temporality::Cumulative));
+    assert_eq!((level.is_monotonic, level.value, level.max), (false, 2.25, Some(3.5)));
 
     // The same series as an unfolded gauge has.
     let mut plain = metric.clone();

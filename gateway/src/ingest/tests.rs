@@ -1,3 +1,5 @@
+//! From an admitted request to its answer, with a sink that does what the test says.
+
 use super::*;
 use crate::batch::{Frozen, Sink as BlockSink, Table};
 use crate::config::{Flags, Layers, Tenants};

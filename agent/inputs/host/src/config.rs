@@ -53,7 +53,7 @@ impl Default for Config {
 
 impl Config {
     /// Refuse what cannot work, naming the key.
-    pub(crate) fn validate(&self) -> Result<(), Error> {
+    pub fn check(&self) -> Result<(), Error> {
         let wrong = |key, found: String, allowed| Err(Error::Config { key, found, allowed });
         if !(100..=60_000).contains(&self.interval_ms) {
             return wrong("interval_ms", self.interval_ms.to_string(), "100 to 60000");
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn the_default_is_valid_and_an_error_names_key_value_and_what_is_allowed() {
-        assert!(Config::default().validate().is_ok());
+        assert!(Config::default().check().is_ok());
         let table = [
             (Config { interval_ms: 0, ..Config::default() }, "host.interval_ms is 0: allowed is 100 to 60000"),
             (Config { slow_interval_ms: 500, ..Config::default() }, "host.slow_interval_ms is 500"),
@@ -91,7 +91,7 @@ mod tests {
             (Config { processes_max: 5_000, ..Config::default() }, "host.processes_max is 5000"),
         ];
         for (config, expected) in table {
-            let message = config.validate().unwrap_err().to_string();
+            let message = config.check().unwrap_err().to_string();
             assert!(message.starts_with(expected), "{message}");
         }
     }

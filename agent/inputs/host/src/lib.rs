@@ -61,7 +61,7 @@ pub fn availability(config: &Config) -> Vec<Availability> {
     if !config.enabled {
         return vec![Availability::off("host", "host.enabled is false", "set host.enabled to true")];
     }
-    let reader = config.validate().and_then(|()| Reader::new(config, Arc::new(Resource::default())));
+    let reader = config.check().and_then(|()| Reader::new(config, Arc::new(Resource::default())));
     let reader = match reader {
         Ok(reader) => reader,
         Err(error) => return vec![Availability::off("host", error.to_string(), "correct the configuration")],
@@ -105,7 +105,7 @@ pub async fn run(
     if !config.enabled {
         return Ok(());
     }
-    config.validate()?;
+    config.check()?;
     let reader = Reader::new(&config, resource)?;
     let (running, stopped) = mpsc::sync_channel(0);
     let (ended, end) = oneshot::channel::<()>();

@@ -77,7 +77,7 @@ impl Default for Config {
 
 impl Config {
     /// Refuse what cannot work, naming the key.
-    pub(crate) fn validate(&self) -> Result<(), Error> {
+    pub fn check(&self) -> Result<(), Error> {
         let range = |key, found: u64, allowed: std::ops::RangeInclusive<u64>, text| {
             let error = || Error::Config { key, found: found.to_string(), allowed: text };
             allowed.contains(&found).then_some(()).ok_or_else(error)
@@ -99,9 +99,9 @@ mod tests {
 
     #[test]
     fn the_default_is_valid_and_an_error_names_key_value_and_what_is_allowed() {
-        assert!(Config::default().validate().is_ok());
+        assert!(Config::default().check().is_ok());
         let config = Config { line_bytes_max: 5, ..Config::default() };
-        let message = config.validate().unwrap_err().to_string();
+        let message = config.check().unwrap_err().to_string();
         assert!(message.starts_with("logs.line_bytes_max is 5: allowed is 1024 to 1048576"), "{message}");
     }
 }

@@ -63,7 +63,7 @@ pub fn availability(config: &Config) -> Vec<Availability> {
     if !config.enabled {
         return vec![Availability::off(name, "logs.enabled is false", "set logs.enabled to true")];
     }
-    let globs = match config.validate().and_then(|()| Globs::new(config)) {
+    let globs = match config.check().and_then(|()| Globs::new(config)) {
         Ok(globs) => globs,
         Err(error) => return vec![Availability::off(name, error.to_string(), "correct the configuration")],
     };
@@ -109,7 +109,7 @@ pub async fn run(
     if !config.enabled {
         return Ok(());
     }
-    config.validate()?;
+    config.check()?;
     let runtime = tokio::runtime::Handle::current();
     let work = move || {
         let follower = Follower::new(config, &state_dir, resource, intake, stats)?;

@@ -1,3 +1,5 @@
+//! Requests as curl, Grafana and the `clickhouse` crate send them, and hostile ones.
+
 use super::*;
 use std::io::Read;
 

@@ -45,6 +45,7 @@ const PROPERTIES: &[(&str, Property)] = properties![
     ebpf::sees_each_http_request_once,
     host::metrics_arrive_folded_and_true,
     log_files::rotation_and_restart_lose_and_double_no_line,
+    log_files::a_kill_loses_no_line,
     log_files::a_file_that_vanishes_is_no_trouble_for_the_others,
     stop::of_the_gateway_writes_what_it_took,
     stop::of_the_agent_sends_or_keeps_what_it_took,

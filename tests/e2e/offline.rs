@@ -22,7 +22,8 @@ pub(crate) fn keeps_and_delivers_once(world: &World) -> Result<Outcome> {
     agent.process().kill()?;
     agent.restart()?;
     let carried = agent.account("logs")?["carried"].as_u64();
-    ensure!(carried == Some((REQUESTS * RECORDS) as u64), "found on disk after the kill: {carried:?} records");
+    // And perhaps some that had arrived: the kill may come before the disk knows of their answer.
+    ensure!(carried >= Some((REQUESTS * RECORDS) as u64), "found on disk after the kill: {carried:?} records");
     link.mend()?;
     arrives(world, "during")?;
 

@@ -59,13 +59,19 @@ impl AgentConfig {
     /// Writes the configuration file.
     pub fn write(&self) -> Result<()> {
         std::fs::create_dir_all(&self.folder).with_context(|| format!("make {}", self.folder.display()))?;
-        let [grpc, http, admin] = self.ports;
-        let mut text = format!(
-            "endpoint = {:?}\nstate_dir = {:?}\nadmin.listen = \"127.0.0.1:{admin}\"\n\
-             otlp.grpc_address = \"127.0.0.1:{grpc}\"\notlp.http_address = \"127.0.0.1:{http}\"\n",
-            self.endpoint,
-            self.folder.join("state"),
-        );
+        let address = |port: u16| format!("\"127.0.0.1:{port}\"");
+        let [grpc, http, admin] = self.ports.map(address);
+        let fixed = [
+            ("endpoint", format!("{:?}", self.endpoint)),
+            ("state_dir", format!("{:?}", self.folder.join("state"))),
+            ("admin.listen", admin),
+            ("otlp.grpc_address", grpc),
+            ("otlp.http_address", http),
+        ];
+        let mut text = String::new();
+        for (key, value) in fixed.iter().filter(|(key, _)| !self.settings.iter().any(|(set, _)| set == key)) {
+            text.push_str(&format!("{key} = {value}\n"));
+        }
         for (key, value) in &self.settings {
             text.push_str(&format!("{key} = {value}\n"));
         }

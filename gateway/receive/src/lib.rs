@@ -18,6 +18,7 @@ mod decompress;
 mod handle;
 mod json;
 mod limits;
+mod linger;
 mod refusal;
 mod request;
 mod schema;

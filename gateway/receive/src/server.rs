@@ -3,6 +3,7 @@
 //! Invariant: a connection is counted from accept to end, and none outlives the drain timeout after `stop`.
 
 use crate::limits::{Budget, Limits, LimitsError, millis};
+use crate::linger::Lingering;
 use crate::{Event, OtlpService, Tls, TlsError, handle};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -185,7 +186,7 @@ where
         }
     });
     let builder = builder(limits);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(Lingering::new(io)), service));
     let mut deadline = Instant::now() + millis(limits.header_timeout_ms);
     let mut last = (0, 0);
     let mut closing = false;

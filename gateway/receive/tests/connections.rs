@@ -39,6 +39,25 @@ async fn a_body_that_does_not_come_is_given_up() {
 }
 
 #[tokio::test]
+async fn who_sends_too_much_gets_to_read_why() {
+    let server = start(Limits { wire_bytes_max: 64 << 10, ..Limits::default() }, None).await;
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let head =
+            "POST /v1/logs HTTP/1.1\r\nhost: x\r\nauthorization: Bearer good\r\ncontent-type: application/json\r\n";
+        stream.write_all(format!("{head}content-length: {}\r\n\r\n", 1 << 20).as_bytes()).await.unwrap();
+        // The answer is there before the body is: a sender who goes on must neither fail nor miss it.
+        stream.readable().await.unwrap();
+        for _ in 0..64 {
+            stream.write_all(&[b' '; 16 << 10]).await.unwrap();
+        }
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_connection_without_a_request_is_closed() {
     let server = start(Limits { header_timeout_ms: 20, ..Limits::default() }, None).await;
     for sent in ["", "POST /v1/l", "PRI * HTTP/2.0\r\n"] {

@@ -7,8 +7,11 @@ use std::path::PathBuf;
 /// The SDK packages and their versions.
 pub const REQUIREMENTS: &str = include_str!("../e2e/requirements.txt");
 
-/// `$XDG_CACHE_HOME/ollystack`, or `~/.cache/ollystack`.
+/// `$OLLYSTACK_CACHE_DIR`, else `$XDG_CACHE_HOME/ollystack`, else `~/.cache/ollystack`: where the engine is kept, too.
 pub fn folder() -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os("OLLYSTACK_CACHE_DIR").filter(|folder| !folder.is_empty()) {
+        return Ok(PathBuf::from(folder));
+    }
     let base = match (std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME")) {
         (Some(cache), _) if !cache.is_empty() => PathBuf::from(cache),
         (_, Some(home)) => PathBuf::from(home).join(".cache"),

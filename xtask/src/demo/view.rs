@@ -150,7 +150,7 @@ pub(super) fn print_summary(summary: &Summary, status: &Status) {
         println!("  {signal:<8} {rows:>9} rows  {first}");
     }
     println!(
-        "  reduction of metrics: {} in points, {} in bytes",
+        "  reduction of metrics: {} in points, {} in bytes (raw OTLP uncompressed : sent compressed)",
         ratio(summary.reduction.points),
         ratio(summary.reduction.bytes)
     );

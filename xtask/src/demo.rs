@@ -45,7 +45,7 @@ struct Reading {
     status: Status,
     usage: usage::Usage,
     rss_bytes_max: u64,
-    /// CPU since the reading before, in percent of a core.
+    /// CPU since the agent's start, in percent of a core.
     cpu_percent: f64,
 }
 
@@ -178,7 +178,7 @@ fn read(stack: &mut Stack, last: &Reading) -> Result<Reading> {
         status: stack.status()?,
         usage,
         rss_bytes_max: last.rss_bytes_max.max(usage.rss_bytes),
-        cpu_percent: (usage.cpu_seconds - last.usage.cpu_seconds) / seconds * 100.0,
+        cpu_percent: usage.cpu_seconds / elapsed.as_secs_f64().max(0.001) * 100.0,
     })
 }
 

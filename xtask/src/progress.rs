@@ -1,11 +1,11 @@
-//! Steps with a name each: runs them, shows what goes on in one line, keeps each step's whole output in a file, and prints
-//! what failed, a table of durations and a closing line.
+//! Steps with a name each: runs them, shows what goes on in one line on standard error, keeps each step's whole output in a
+//! file, and prints what failed; at the end a table of durations and a closing line on standard output.
 //!
 //! A failed step never stops the steps after it: the report is the whole picture.
 
 use anyhow::{Context, Result, bail};
 use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal, Read, Write, stdout};
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write, stderr};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -59,7 +59,7 @@ impl Steps {
     /// Keeps the outputs in `logs`, which is made.
     pub(crate) fn new(logs: PathBuf) -> Result<Self> {
         std::fs::create_dir_all(&logs).with_context(|| format!("make {}", logs.display()))?;
-        Ok(Self { start: Instant::now(), logs, terminal: stdout().is_terminal(), done: Vec::new() })
+        Ok(Self { start: Instant::now(), logs, terminal: stderr().is_terminal(), done: Vec::new() })
     }
 
     /// Runs one step; whether it went well.
@@ -77,13 +77,13 @@ impl Steps {
         let failure = outcome.err().map(|error| format!("{error:#}"));
         let verdict = if failure.is_some() { "FAILED" } else { "ok" };
         let clear = if self.terminal { "\r\x1b[2K" } else { "" };
-        println!("{clear}{number:>2}. {name:<18} {verdict:<6} {}", seconds(took));
+        eprintln!("{clear}{number:>2}. {name:<18} {verdict:<6} {}", seconds(took));
         for note in &notes {
-            println!("      {note}");
+            eprintln!("      {note}");
         }
         if let Some(failure) = &failure {
-            println!("{}", shown[shown.len().saturating_sub(SHOWN_LINES)..].join("\n"));
-            println!("      {name} failed: {failure}\n      whole output: {}", path.display());
+            eprintln!("{}", shown[shown.len().saturating_sub(SHOWN_LINES)..].join("\n"));
+            eprintln!("      {name} failed: {failure}\n      whole output: {}", path.display());
         }
         self.done.push(Done { name, took, failure, tests, notes });
         self.done.last().is_some_and(|done| done.failure.is_none())
@@ -178,11 +178,11 @@ impl Step {
         let line: String = line.chars().filter(|c| !c.is_control()).collect();
         if self.terminal {
             // Without wrapping, so that a long line is cut at the edge and the next redraw covers it.
-            print!("\r\x1b[2K\x1b[?7l{:>2}. {:<18} {took:>6}  {line}\x1b[?7h", self.number, self.name);
-            let _ = stdout().flush();
+            eprint!("\r\x1b[2K\x1b[?7l{:>2}. {:<18} {took:>6}  {line}\x1b[?7h", self.number, self.name);
+            let _ = stderr().flush();
         } else if self.last_sign.elapsed() > SIGN_OF_LIFE {
             self.last_sign = Instant::now();
-            println!("{:>2}. {:<18} {took:>6}  {line}", self.number, self.name);
+            eprintln!("{:>2}. {:<18} {took:>6}  {line}", self.number, self.name);
         }
     }
 }

@@ -28,7 +28,10 @@ impl View {
         ] {
             println!("  curl '{url}/?database={DATABASE}' --data-binary \"{statement} FORMAT PrettyCompact\"");
         }
-        println!("\nCtrl-C ends the demo.\n");
+        println!(
+            "\nMetrics are folded where they are measured: their rows come once a window, the first window after 5 s, the next"
+        );
+        println!("after 60 s. Ctrl-C ends the demo.\n");
         if !crate::setup::is_root() {
             println!("Not root: traces come from eBPF, which needs root. Metrics and logs arrive all the same.\n");
         }
@@ -91,7 +94,7 @@ fn page(reading: &Reading) -> String {
         ));
     }
     page.push_str(&format!(
-        "agent    {} resident (most {}) + {} kernel maps, {:.2}% of a core ({:.1} s), {} threads\n",
+        "agent    {} resident (most {}) + {} kernel maps, {:.2}% of a core on average ({:.1} s), {} threads\n",
         mib(reading.usage.rss_bytes),
         mib(reading.rss_bytes_max),
         mib(reading.status.memory.map_bytes),

@@ -134,6 +134,7 @@ impl<'a> World<'a> {
 
 impl Drop for World<'_> {
     fn drop(&mut self) {
-        let _ = self.sql("DROP DATABASE IF EXISTS {db} SYNC");
+        // Without SYNC: waiting for the last reader of a table would hold one of the store's few query threads.
+        let _ = self.sql("DROP DATABASE IF EXISTS {db}");
     }
 }

@@ -86,7 +86,8 @@ fn kernel_objects(step: &mut Step) -> Result<()> {
         step.note("skipped: building the kernel programs: no bpf-linker here, and only root can install one on Debian");
         return Ok(());
     }
-    step.run(Command::new(std::env::current_exe()?).args(["ebpf", "--check"]))
+    // The build above may have replaced this very program.
+    step.run(Command::new(debug_binary("xtask")).args(["ebpf", "--check"]))
 }
 
 /// The embedded engine, fetched once.

@@ -23,6 +23,7 @@ pub(crate) fn of_the_gateway_is_refused_work_and_no_loss(world: &World) -> Resul
     config = config.set("clickhouse.connect_timeout_ms", "500").set("spill.dir", &format!("{:?}", disk.folder));
     config.disk = Some(disk);
     let mut gateway = config.start(world.binaries())?;
+    gateway.wait_until_the_schema_is_there()?;
     let key = gateway.new_key("acme")?;
     link.cut()?;
     let accepted = fill(|body| gateway.post(Signal::Logs.path(), Some(&key), &[PROTOBUF], body))?;

@@ -11,6 +11,7 @@ pub(crate) fn of_the_gateway_writes_what_it_took(world: &World) -> Result<Outcom
     // Rows would wait a minute for company: only the stop brings them out.
     let config = world.gateway()?.set("batch.wait_ms", "1000");
     let mut gateway = config.start(world.binaries())?;
+    gateway.wait_until_the_schema_is_there()?;
     let key = gateway.new_key("acme")?;
     let http = gateway.http();
     // A request is answered when its rows are safe, so the stop falls into the wait for the answer.

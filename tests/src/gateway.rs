@@ -156,6 +156,15 @@ impl Gateway {
         })
     }
 
+    /// Waits until every migration is applied, so that what follows goes to ClickHouse and not to the spill.
+    pub fn wait_until_the_schema_is_there(&mut self) -> Result<()> {
+        let url = format!("http://127.0.0.1:{}/readyz", self.config.ports[2]);
+        until("the schema is there", || {
+            self.process.must_run()?;
+            Ok(get(&url).is_ok_and(|answer| answer.status == 200).then_some(()))
+        })
+    }
+
     /// A new API key for a tenant, once the gateway knows it: it looks for changes of its key file now and then.
     pub fn new_key(&self, tenant: &str) -> Result<Key> {
         let key = self.config.new_key(&self.binaries, tenant)?;

@@ -8,7 +8,7 @@ use ollystack_tests::{Outcome, World, until};
 const RECORDS: usize = 500;
 
 pub(crate) fn of_the_gateway_writes_what_it_took(world: &World) -> Result<Outcome> {
-    // Rows would wait a minute for company: only the stop brings them out.
+    // Rows wait a while for company, and the stop falls into that while.
     let config = world.gateway()?.set("batch.wait_ms", "1000");
     let mut gateway = config.start(world.binaries())?;
     gateway.wait_until_the_schema_is_there()?;

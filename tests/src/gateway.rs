@@ -165,6 +165,15 @@ impl Gateway {
         })
     }
 
+    /// Waits until ClickHouse is reached and its schema is up to date; before, rows wait in the spill.
+    pub fn wait_until_it_writes(&mut self) -> Result<()> {
+        let url = format!("http://127.0.0.1:{}/readyz", self.config.ports[2]);
+        until("the gateway is ready", || {
+            self.process.must_run()?;
+            Ok(get(&url).is_ok_and(|answer| answer.status == 200).then_some(()))
+        })
+    }
+
     /// A new API key for a tenant, once the gateway knows it: it looks for changes of its key file now and then.
     pub fn new_key(&self, tenant: &str) -> Result<Key> {
         let key = self.config.new_key(&self.binaries, tenant)?;

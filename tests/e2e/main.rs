@@ -19,7 +19,7 @@ mod sdk;
 mod stop;
 
 use anyhow::{Context, Result};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use ollystack_tests::{Binaries, Outcome, Store, StoreConfig, World};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -77,22 +77,19 @@ fn main() -> Result<ExitCode> {
     let shared = Arc::new(Shared { binaries, store });
     let trials = PROPERTIES.iter().map(|(name, property)| {
         let (shared, property) = (shared.clone(), *property);
-        Trial::test(*name, move || hold(name, property, &shared))
+        Trial::ignorable_test(*name, move || hold(name, property, &shared))
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     Ok(conclusion.exit_code())
 }
 
 /// Runs one property; a failure carries the logs.
-fn hold(name: &str, property: Property, shared: &Shared) -> Result<(), Failed> {
+fn hold(name: &str, property: Property, shared: &Shared) -> Result<Completion, Failed> {
     let world = World::new(name, &shared.binaries, &shared.store).map_err(|error| format!("{error:#}"))?;
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| property(&world)));
     let failure = match outcome {
-        Ok(Ok(Outcome::Held)) => return Ok(()),
-        Ok(Ok(Outcome::Skipped(reason))) => {
-            println!("skipped: {name}: {reason}");
-            return Ok(());
-        }
+        Ok(Ok(Outcome::Held)) => return Ok(Completion::Completed),
+        Ok(Ok(Outcome::Skipped(reason))) => return Ok(Completion::ignored_with(reason)),
         Ok(Err(error)) => format!("{error:#}"),
         Err(panic) => match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {
             (Some(text), _) => text.clone(),

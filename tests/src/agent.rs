@@ -80,7 +80,7 @@ impl AgentConfig {
 
     /// A command of the agent with this configuration, without the environment's own settings.
     pub fn command(&self, binaries: &Binaries, arguments: &[&str]) -> Result<Command> {
-        let mut command = Command::new(binaries.path("ollystack-agent")?);
+        let mut command = binaries.command("ollystack-agent")?;
         command.args(arguments).arg("--config").arg(self.file());
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("OLLYSTACK_") {

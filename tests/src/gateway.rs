@@ -78,7 +78,7 @@ impl GatewayConfig {
 
     /// A command of the gateway with this configuration, without the environment's own settings.
     pub fn command(&self, binaries: &Binaries, arguments: &[&str]) -> Result<Command> {
-        let mut command = Command::new(binaries.path("ollystack-gateway")?);
+        let mut command = binaries.command("ollystack-gateway")?;
         command.args(arguments).arg("--config").arg(self.file());
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("OLLYSTACK_") {

@@ -1,7 +1,6 @@
 //! One child process: its command line, its log file, its end.
 //!
-//! A process is in a group of its own, so that Ctrl-C on the terminal reaches only whoever started it, and is ended by its
-//! id when its handle is dropped: SIGTERM first, SIGKILL when it does not obey.
+//! A process is ended by its id when its handle is dropped: SIGTERM first, SIGKILL when it does not obey.
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
@@ -17,30 +16,40 @@ use crate::wait::within;
 /// How long a process may take to stop after SIGTERM before its handle's drop kills it.
 const GRACE: Duration = Duration::from_secs(20);
 
-/// Where the binaries of the workspace lie.
+/// Where the binaries of the workspace lie, and whether Ctrl-C on the terminal is to reach their processes.
 #[derive(Clone, Debug)]
-pub struct Binaries(PathBuf);
+pub struct Binaries {
+    folder: PathBuf,
+    apart: bool,
+}
 
 impl Binaries {
-    /// Those of a target folder's profile, such as `target/release`.
+    /// Those of a target folder's profile, such as `target/release`. Ctrl-C reaches only whoever starts them, who then ends
+    /// them in order.
     pub fn at(folder: impl Into<PathBuf>) -> Self {
-        Self(folder.into())
+        Self { folder: folder.into(), apart: true }
     }
 
-    /// Those built beside the running program: `target/debug` for a test binary in `target/debug/deps`.
+    /// Those built beside the running program: `target/debug` for a test binary in `target/debug/deps`. Ctrl-C ends them too, so
+    /// that none is left behind by tests that are broken off.
     pub fn beside_this_program() -> Result<Self> {
         let program = std::env::current_exe().context("the path of the running program is unknown")?;
         let folder = program.parent().context("the running program has no folder")?;
-        Ok(Self(if folder.ends_with("deps") { folder.join("..") } else { folder.to_owned() }))
+        let folder = if folder.ends_with("deps") { folder.join("..") } else { folder.to_owned() };
+        Ok(Self { folder, apart: false })
     }
 
-    /// The path of one; an error says how to build it.
-    pub fn path(&self, name: &str) -> Result<PathBuf> {
-        let path = self.0.join(name);
+    /// A command of one; an error says how to build it.
+    pub(crate) fn command(&self, name: &str) -> Result<Command> {
+        let path = self.folder.join(name);
         if !path.is_file() {
             bail!("{} is not built; run `cargo xtask check`, or `cargo build --workspace` first", path.display());
         }
-        Ok(path)
+        let mut command = Command::new(path);
+        if self.apart {
+            command.process_group(0);
+        }
+        Ok(command)
     }
 }
 
@@ -103,7 +112,6 @@ impl Process {
             .stdin(Stdio::piped())
             .stdout(out)
             .stderr(err)
-            .process_group(0)
             .spawn()
             .with_context(|| format!("start {name}: {command:?}"))?;
         Ok(Self { name: name.to_owned(), child, log: log.to_owned(), ended: None })

@@ -5,7 +5,6 @@ use crate::wait::within;
 use crate::{get, post};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 /// Loading half a gigabyte of engine from a cold disk takes its time.
@@ -36,7 +35,7 @@ impl StoreConfig {
     /// Starts the store and returns at once.
     pub fn spawn(&self, binaries: &Binaries) -> Result<Store> {
         std::fs::create_dir_all(&self.folder).with_context(|| format!("make {}", self.folder.display()))?;
-        let mut command = Command::new(binaries.path("ollystack-gateway")?);
+        let mut command = binaries.command("ollystack-gateway")?;
         // Half a gigabyte of engine must not be left behind when this process is killed.
         command.args(["store", "--until-stdin-ends"]).arg("--listen").arg(format!("127.0.0.1:{}", self.port));
         command.arg("--dir").arg(self.folder.join("data"));

@@ -137,9 +137,7 @@ impl Step {
         }
         self.shown.push(line.to_owned());
         self.tests.read(line);
-        if let Some(reason) = line.strip_prefix("skipped: ") {
-            self.notes.push(format!("skipped: {reason}"));
-        }
+        self.notes.extend(left_out(line));
         self.show(line);
     }
 
@@ -216,6 +214,16 @@ impl Tests {
     }
 }
 
+/// What a line of output says was not done, and why: `skipped: ...`, or a test that was ignored with a reason.
+fn left_out(line: &str) -> Option<String> {
+    if line.starts_with("skipped: ") {
+        return Some(line.to_owned());
+    }
+    let (name, reason) = line.strip_prefix("test ")?.split_once(" ... ignored")?;
+    let reason = reason.trim_matches([' ', ',', '(', ')']);
+    (!reason.is_empty()).then(|| format!("skipped: {}: {reason}", name.trim_end()))
+}
+
 fn follow(output: Option<impl Read + Send + 'static>, lines: Sender<String>) {
     let Some(output) = output else { return };
     std::thread::spawn(move || {
@@ -246,6 +254,15 @@ mod tests {
         tests.read("test result: FAILED. 2 passed; 4 failed; 0 ignored; 0 measured; 0 filtered out");
         tests.read("running 7 tests");
         assert_eq!(tests, counts(5, 4, 1));
+    }
+
+    #[test]
+    fn what_was_left_out_is_told_with_its_reason() {
+        let skipped = |line| left_out(line).unwrap_or_default();
+        assert_eq!(skipped("skipped: a: no root"), "skipped: a: no root");
+        assert_eq!(skipped("test a::b   ... ignored (no BTF)"), "skipped: a::b: no BTF");
+        assert_eq!(skipped("test a::b ... ignored, takes an hour"), "skipped: a::b: takes an hour");
+        assert_eq!(skipped("test a::b ... ok"), "");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What the stage may be told, and what it refuses.
 
-use crate::{fold, red, sample};
+use crate::red;
+use ollystack_fold as fold;
+use ollystack_sample as sample;
 use serde::{Deserialize, Serialize};
 
 /// What can be set about the stage.

@@ -5,14 +5,13 @@
 //! dropped and counted; its acknowledgement is resolved, or travels on with the records.
 
 mod config;
-pub mod fold;
-mod logs;
-pub mod operation;
 pub mod red;
-pub mod sample;
 
 pub use config::{Config, Error};
+pub use ollystack_fold as fold;
+pub use ollystack_sample as sample;
 
+use ollystack_logs as logs;
 use ollystack_record::{Batch, Ledger, Outcome, Records, Reduced, Resource};
 use serde::Serialize;
 use std::sync::Arc;
@@ -56,7 +55,10 @@ impl Process {
                 ack.resolve(Outcome::Accepted);
             }
             Records::Traces(scopes) => {
-                self.sampler.take(&resource, scopes, now, &mut self.red, &mut self.fold, out);
+                for span in scopes.iter().flat_map(|scope| &scope.spans) {
+                    self.red.observe(resource.service_name(), span, &mut self.fold, now);
+                }
+                self.sampler.take(&resource, scopes, now, out);
                 ack.resolve(Outcome::Accepted);
             }
             Records::Logs(scopes) => logs::take(&resource, scopes, ack, out),
@@ -78,5 +80,50 @@ impl Process {
     /// What is held and was done.
     pub fn stats(&self) -> Stats {
         Stats { fold: self.fold.stats(), operations: self.red.operations(), sample: self.sampler.stats() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ollystack_record::otlp::metrics::v1::metric::Data;
+    use ollystack_record::otlp::trace::v1::{ScopeSpans, Span};
+    use ollystack_record::{Ack, ReducedRecords, Signal, Source};
+
+    const NOW: u64 = 1_700_000_040_000_000_000;
+
+    /// Requests that the RED metrics among these count.
+    fn requests(out: &[Reduced]) -> u64 {
+        let metrics = out.iter().flat_map(|reduced| match &reduced.records {
+            ReducedRecords::Metrics(resource) => {
+                resource.scope_metrics.iter().flat_map(|scope| &scope.metrics).collect()
+            }
+            _ => Vec::new(),
+        });
+        let count = |metric: &ollystack_record::otlp::metrics::v1::Metric| match &metric.data {
+            Some(Data::ExponentialHistogram(data)) => data.data_points.iter().map(|point| point.count).sum(),
+            _ => 0,
+        };
+        metrics.map(count).sum()
+    }
+
+    #[test]
+    fn red_metrics_count_every_span_although_sampling_lets_most_go() {
+        let ledger = Arc::new(Ledger::default());
+        let mut config = Config::default();
+        config.traces.baseline_ratio = 0.0;
+        let mut process = Process::new(config, Arc::default(), Arc::clone(&ledger));
+        let mut out = Vec::new();
+        for n in 1..=300_u128 {
+            let span = Span { trace_id: (n << 64).to_be_bytes().to_vec(), name: "a".into(), ..Span::default() };
+            let records = Records::Traces(vec![ScopeSpans { spans: vec![span], ..ScopeSpans::default() }]);
+            ledger.seen(Signal::Traces, 1);
+            let batch = Batch { source: Source::Otlp, resource: Arc::default(), records, ack: Ack::none() };
+            process.take(batch, NOW, &mut out);
+        }
+        process.drain(NOW, &mut out);
+        let kept: u64 = out.iter().filter(|r| r.records.signal() == Signal::Traces).map(|r| r.records.count()).sum();
+        assert!(kept < 300, "{kept} of 300 kept: sampling let nothing go");
+        assert_eq!(requests(&out), 300);
     }
 }

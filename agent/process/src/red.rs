@@ -5,13 +5,13 @@
 //! attribute. Invariant: every span is in exactly one series; past the limit on operations a service's further ones share
 //! the operation `_OTHER`.
 
-use crate::fold::Fold;
-use crate::operation::operation;
 use hashbrown::HashMap;
+use ollystack_fold::Fold;
 use ollystack_record::otlp::common::v1::InstrumentationScope;
 use ollystack_record::otlp::metrics::v1::{Exemplar, exemplar};
 use ollystack_record::otlp::trace::v1::{Span, span::SpanKind, status::StatusCode};
 use ollystack_record::{Kind, Metric, Resource, Scope, Series, value};
+use ollystack_sample::operation::operation;
 use ollystack_schema::names::{HISTOGRAM_SCALE, SPAN_DURATION, key, semconv};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;

@@ -11,13 +11,12 @@
 
 mod decisions;
 mod latency;
+pub mod operation;
 mod operations;
 mod probability;
 #[cfg(test)]
 mod tests;
 
-use crate::fold::Fold;
-use crate::red::Red;
 use decisions::{Decision, Decisions};
 use hashbrown::HashMap;
 use ollystack_record::otlp::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value};
@@ -162,7 +161,7 @@ enum Policy {
 
 impl Sampler {
     /// Nothing waits.
-    pub(crate) fn new(config: Config, ledger: Arc<Ledger>) -> Sampler {
+    pub fn new(config: Config, ledger: Arc<Ledger>) -> Sampler {
         Sampler {
             threshold: probability::threshold(config.baseline_ratio),
             decisions: Decisions::new(config.decisions_max),
@@ -180,14 +179,12 @@ impl Sampler {
         }
     }
 
-    /// Take spans: into the RED metrics first, then to wait for the others of their traces.
-    pub(crate) fn take(
+    /// Take spans, to wait for the others of their traces.
+    pub fn take(
         &mut self,
         resource: &Arc<Resource>,
         scopes: Vec<ScopeSpans>,
         now_unix_nano: u64,
-        red: &mut Red,
-        fold: &mut Fold,
         out: &mut Vec<Reduced>,
     ) {
         let service = xxh3_64(resource.service_name().as_bytes());
@@ -196,7 +193,6 @@ impl Sampler {
             let origin = Arc::new(Origin { number: self.origins, resource: Arc::clone(resource), scope, schema_url });
             self.counts.spans += spans.len() as u64;
             for span in spans {
-                red.observe(resource.service_name(), &span, fold, now_unix_nano);
                 let (mut slow, mut first_sight) = (false, false);
                 if let Some(known) = self.operations.of(service, &span, now_unix_nano) {
                     first_sight = known.first;
@@ -313,7 +309,7 @@ impl Sampler {
     }
 
     /// Decide what has waited long enough.
-    pub(crate) fn tick(&mut self, now_unix_nano: u64, out: &mut Vec<Reduced>) {
+    pub fn tick(&mut self, now_unix_nano: u64, out: &mut Vec<Reduced>) {
         // A clock that was set back must not make traces wait for it: nothing waits longer than from now on.
         let latest = now_unix_nano.saturating_add(self.config.wait_ms * 1_000_000);
         let due = |queue: &mut VecDeque<(u64, u128)>| {
@@ -332,7 +328,7 @@ impl Sampler {
     }
 
     /// Decide everything.
-    pub(crate) fn drain(&mut self, out: &mut Vec<Reduced>) {
+    pub fn drain(&mut self, out: &mut Vec<Reduced>) {
         self.by_end.clear();
         while let Some((_, trace)) = self.by_wait.pop_front() {
             self.decide(trace, None);
@@ -370,7 +366,7 @@ impl Sampler {
     }
 
     /// The figures now.
-    pub(crate) fn stats(&self) -> Stats {
+    pub fn stats(&self) -> Stats {
         Stats {
             waiting_traces: self.waiting.len(),
             waiting_spans: self.spans,

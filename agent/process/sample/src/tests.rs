@@ -1,7 +1,6 @@
 //! Sampling as sentences: what is kept, when it is decided, limits, books.
 
 use super::*;
-use crate::red;
 use ollystack_record::otlp::trace::v1::Status;
 use ollystack_record::value;
 use proptest::prelude::*;
@@ -11,8 +10,6 @@ const START: u64 = 1_700_000_040_000 * MS;
 
 struct Bench {
     sampler: Sampler,
-    red: red::Red,
-    fold: Fold,
     ledger: Arc<Ledger>,
     resource: Arc<Resource>,
     out: Vec<Reduced>,
@@ -23,8 +20,6 @@ impl Bench {
         let ledger = Arc::new(Ledger::default());
         Bench {
             sampler: Sampler::new(config, Arc::clone(&ledger)),
-            red: red::Red::new(red::Config::default(), Arc::default()),
-            fold: Fold::new(crate::fold::Config::default(), Arc::clone(&ledger)),
             ledger,
             resource: Arc::new(Resource::new(vec![value::string("service.name", "shop")])),
             out: Vec::new(),
@@ -45,7 +40,7 @@ impl Bench {
     fn take(&mut self, span: Span, now: u64) {
         let scopes = vec![ScopeSpans { spans: vec![span], ..ScopeSpans::default() }];
         self.ledger.seen(Signal::Traces, 1);
-        self.sampler.take(&self.resource.clone(), scopes, now, &mut self.red, &mut self.fold, &mut self.out);
+        self.sampler.take(&self.resource.clone(), scopes, now, &mut self.out);
     }
 
     fn tick(&mut self, now: u64) {
@@ -240,7 +235,7 @@ fn kept_spans_go_out_by_class_with_their_resource_and_scope() {
         schema_url: "s".into(),
     };
     let scopes = vec![scope("x", vec![root(1, "a"), failed(root(2, "b"))]), scope("y", vec![root(1, "c")])];
-    bench.sampler.take(&bench.resource, scopes, START, &mut bench.red, &mut bench.fold, &mut bench.out);
+    bench.sampler.take(&bench.resource, scopes, START, &mut bench.out);
     bench.sampler.drain(&mut bench.out);
     let messages = bench.out.iter().map(|reduced| match &reduced.records {
         ReducedRecords::Traces(traces) => {
@@ -285,24 +280,5 @@ proptest! {
         let decided = stats.kept_error + stats.kept_slow + stats.kept_first_sight + stats.kept_baseline + stats.kept_late;
         prop_assert_eq!(decided, kept.len() as u64);
         prop_assert_eq!(decided + stats.dropped + stats.dropped_late, spans.len() as u64);
-        let mut points = Vec::new();
-        bench.fold.drain(now, &mut points);
-        let counted: u64 = points.iter().map(|reduced| match &reduced.records {
-            ReducedRecords::Metrics(metrics) => red_count(metrics),
-            _ => 0,
-        }).sum();
-        prop_assert_eq!(counted, spans.len() as u64, "RED metrics count every span");
-        bench.ledger.sent(Signal::Metrics, points.iter().map(|reduced| reduced.records.count()).sum());
-        prop_assert_eq!(bench.ledger.read().signals[0].balance(), 0);
     }
-}
-
-fn red_count(metrics: &ollystack_record::otlp::metrics::v1::ResourceMetrics) -> u64 {
-    use ollystack_record::otlp::metrics::v1::metric::Data;
-    let metrics = metrics.scope_metrics.iter().flat_map(|scope| &scope.metrics);
-    let points = metrics.flat_map(|metric| match &metric.data {
-        Some(Data::ExponentialHistogram(histogram)) => histogram.data_points.clone(),
-        _ => Vec::new(),
-    });
-    points.map(|point| point.count).sum()
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 const CLASSES: [Class; 3] = [Class::Errors, Class::Normal, Class::Baseline];
 
 /// Pass a batch on, by class.
-pub(crate) fn take(resource: &Arc<Resource>, scopes: Vec<ScopeLogs>, ack: Ack, out: &mut Vec<Reduced>) {
+pub fn take(resource: &Arc<Resource>, scopes: Vec<ScopeLogs>, ack: Ack, out: &mut Vec<Reduced>) {
     let mut by_class: [Vec<ScopeLogs>; 3] = Default::default();
     for ScopeLogs { scope, log_records, schema_url } in scopes {
         let mut records: [Vec<LogRecord>; 3] = Default::default();

@@ -1,51 +1,98 @@
 //! `cargo xtask bench NAME`: measures the release build on this host and prints a table, or JSON.
 //!
-//! A bench is a line in [`BENCHES`]: a name, what it measures, and a function that gives named figures. Figures are what
-//! the kernel and the processes say, never estimates.
+//! A bench is a line in [`BENCHES`]: a name, what it shows, and how it is run; each gives a [`Report`]. Figures are what the
+//! kernel, the processes and the stages' own counters say, never estimates. Standard output carries nothing but the report.
 
+mod example;
 mod idle;
+mod report;
 
-use crate::stack;
 use anyhow::{Result, bail};
 use clap::Args;
-use serde_json::{Map, Value};
+use report::Report;
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 /// Flags.
 #[derive(Args)]
 pub(crate) struct Options {
     /// Which; without it, all are listed
     name: Option<String>,
-    /// Print JSON instead of a table
+    /// Print the figures as JSON instead of a table
     #[arg(long)]
     json: bool,
-    /// How long to measure
+    /// How long `idle` measures
     #[arg(long, default_value_t = 60)]
     seconds: u64,
+    /// Folder of other data than the repository's, for benches that read some
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Anything else for the bench itself
+    #[arg(last = true, value_name = "ARGS")]
+    arguments: Vec<String>,
 }
 
 struct Bench {
     name: &'static str,
-    about: &'static str,
-    run: fn(&stack::Built, Duration) -> Result<Vec<Figure>>,
+    shows: &'static str,
+    run: Run,
 }
 
-/// One measured figure.
-pub(crate) struct Figure {
-    /// With its unit last: `rss_bytes_max`.
-    name: &'static str,
-    value: f64,
+/// Where the figures come from.
+enum Run {
+    /// The whole agent, beside a gateway and a store.
+    Agent(fn(&Options) -> Result<Report>),
+    /// `examples/NAME.rs` of one crate, which prints its report as JSON.
+    Example { package: &'static str, example: &'static str },
 }
 
-const BENCHES: &[Bench] =
-    &[Bench { name: "idle", about: "the agent's memory and CPU on a quiet host, every input on", run: idle::run }];
+const fn stage(package: &'static str, example: &'static str) -> Run {
+    Run::Example { package, example }
+}
+
+const BENCHES: &[Bench] = &[
+    Bench {
+        name: "idle",
+        shows: "the agent's memory and CPU on a quiet host, every input on",
+        run: Run::Agent(idle::run),
+    },
+    Bench {
+        name: "reduction",
+        shows: "a recorded host through all of processing: points, lines, spans and bytes in and out, and what stayed exact",
+        run: stage("ollystack-process", "reduction"),
+    },
+    Bench {
+        name: "fold",
+        shows: "samples per core-second and bytes per series, at 1k, 10k and 100k series",
+        run: stage("ollystack-fold", "fold"),
+    },
+    Bench {
+        name: "sampling",
+        shows: "traces with known truth: errors and slow ones kept, bias of weighted estimates, budget, speed, memory",
+        run: stage("ollystack-sample", "sampling"),
+    },
+    Bench {
+        name: "patterns",
+        shows: "log lines with known patterns: accuracy of grouping, lines per core-second, memory",
+        run: stage("ollystack-patterns", "patterns"),
+    },
+    Bench {
+        name: "logs",
+        shows: "lines per core-second through parsing and folding by pattern, lines in and rows out",
+        run: stage("ollystack-logs", "logs"),
+    },
+    Bench {
+        name: "redaction",
+        shows: "what redaction costs a line, a span and a series, and what it finds",
+        run: stage("ollystack-redact", "redaction"),
+    },
+];
 
 /// Runs one bench, or lists all.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let Some(name) = &options.name else {
         for bench in BENCHES {
-            println!("{:<10} {}", bench.name, bench.about);
+            println!("{:<10} {}", bench.name, bench.shows);
         }
         return Ok(ExitCode::SUCCESS);
     };
@@ -53,36 +100,14 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         let names: Vec<&str> = BENCHES.iter().map(|bench| bench.name).collect();
         bail!("no bench is called {name}; there are: {}", names.join(", "));
     };
-    let built = stack::build("bench")?;
-    let figures = (bench.run)(&built, Duration::from_secs(options.seconds))?;
+    let report = match bench.run {
+        Run::Agent(run) => run(options)?,
+        Run::Example { package, example } => example::run(package, example, options)?,
+    };
     if options.json {
-        let figures: Map<String, Value> = figures.iter().map(|f| (f.name.to_owned(), f.value.into())).collect();
-        println!("{}", serde_json::to_string_pretty(&figures)?);
+        println!("{}", serde_json::to_string_pretty(&report.figures)?);
     } else {
-        println!("\n{}: {}, over {} s", bench.name, bench.about, options.seconds);
-        for figure in &figures {
-            println!("  {:<22} {}", figure.name, figure.shown());
-        }
+        print!("\n{}: {}\n\n{}", bench.name, bench.shows, report.render());
     }
     Ok(ExitCode::SUCCESS)
-}
-
-impl Figure {
-    fn shown(&self) -> String {
-        match self.name {
-            name if name.contains("bytes") => format!("{:>9.1} MiB", self.value / (1 << 20) as f64),
-            _ => format!("{:>9.2}", self.value),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_are_shown_as_mebibytes() {
-        assert_eq!(Figure { name: "rss_bytes_max", value: 3.0 * 1048576.0 }.shown().trim(), "3.0 MiB");
-        assert_eq!(Figure { name: "threads", value: 4.0 }.shown().trim(), "4.00");
-    }
 }

@@ -3,8 +3,8 @@
 //!
 //! The minute begins after the start has settled: loading programs and reading old logs is no idling.
 
-use super::Figure;
-use crate::stack::{Built, Stack};
+use super::{Options, Report};
+use crate::stack::{self, Stack};
 use crate::usage;
 use anyhow::Result;
 use std::time::{Duration, Instant};
@@ -14,8 +14,10 @@ const SETTLE: Duration = Duration::from_secs(20);
 /// Between two readings of memory.
 const SAMPLE: Duration = Duration::from_millis(500);
 
-pub(super) fn run(built: &Built, time: Duration) -> Result<Vec<Figure>> {
-    let mut stack = Stack::start(built, |config| config)?;
+pub(super) fn run(options: &Options) -> Result<Report> {
+    let time = Duration::from_secs(options.seconds);
+    let built = stack::build("bench")?;
+    let mut stack = Stack::start(&built, |config| config)?;
     let agent = stack.agent_process();
     eprintln!(
         "agent, gateway and store run; settling for {} s, then measuring for {} s",
@@ -39,15 +41,36 @@ pub(super) fn run(built: &Built, time: Duration) -> Result<Vec<Figure>> {
     let rss_bytes_max = samples.iter().copied().max().unwrap_or_default();
     let cpu_seconds = last.cpu_seconds - first.cpu_seconds;
     let running = status.inputs.iter().filter(|input| input.phase == "running").count();
-    Ok(vec![
-        Figure { name: "rss_bytes_max", value: rss_bytes_max as f64 },
-        Figure { name: "rss_bytes_mean", value: samples.iter().sum::<u64>() as f64 / samples.len() as f64 },
-        Figure { name: "map_bytes", value: map_bytes as f64 },
-        Figure { name: "rss_and_map_bytes_max", value: (rss_bytes_max + map_bytes) as f64 },
-        Figure { name: "cpu_seconds", value: cpu_seconds },
-        Figure { name: "cpu_core_percent", value: cpu_seconds / seconds * 100.0 },
-        Figure { name: "threads", value: last.threads as f64 },
-        Figure { name: "inputs_running", value: running as f64 },
-        Figure { name: "seconds", value: seconds },
-    ])
+    let figures = [
+        ("rss_bytes_max", rss_bytes_max as f64),
+        ("rss_bytes_mean", samples.iter().sum::<u64>() as f64 / samples.len() as f64),
+        ("map_bytes", map_bytes as f64),
+        ("rss_and_map_bytes_max", (rss_bytes_max + map_bytes) as f64),
+        ("cpu_seconds", cpu_seconds),
+        ("cpu_core_percent", cpu_seconds / seconds * 100.0),
+        ("threads", last.threads as f64),
+        ("inputs_running", running as f64),
+        ("seconds", seconds),
+    ];
+    Ok(Report {
+        columns: vec!["figure".to_owned(), "value".to_owned()],
+        rows: figures.iter().map(|&(name, value)| vec![name.to_owned(), shown(name, value)]).collect(),
+        notes: vec![format!("over {seconds:.0} s, after {} s in which the start settles", SETTLE.as_secs())],
+        figures: figures.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect(),
+    })
+}
+
+fn shown(name: &str, value: f64) -> String {
+    if name.contains("bytes") { format!("{:.1} MiB", value / (1 << 20) as f64) } else { format!("{value:.2}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn bytes_are_shown_as_mebibytes() {
+        assert_eq!(shown("rss_bytes_max", 3.0 * 1048576.0), "3.0 MiB");
+        assert_eq!(shown("threads", 4.0), "4.00");
+    }
 }

@@ -2,7 +2,10 @@
 //!
 //! From the inputs to `export`, whole. Invariant: each record goes out once, and its acknowledgement with it.
 
+mod parse;
 mod severity;
+
+pub use parse::{Parsed, parse};
 
 use ollystack_record::otlp::common::v1::any_value::Value;
 use ollystack_record::otlp::logs::v1::{LogRecord, ResourceLogs, ScopeLogs, SeverityNumber};

@@ -170,7 +170,7 @@ impl Telemetry {
             return Arc::clone(series);
         }
         let describe =
-            || Arc::new(Metric { name: name.to_owned(), unit: unit.to_owned(), description: String::new(), kind });
+            || Arc::new(Metric { name: name.to_owned(), unit: unit.to_owned(), kind, ..Metric::default() });
         let metric = Arc::clone(self.metrics.entry(name).or_insert_with(describe));
         let pairs = [("ollystack.signal", signal), detail];
         let attributes =

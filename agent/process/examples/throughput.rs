@@ -39,7 +39,7 @@ fn batch(source: Source, resource: &Arc<Resource>, records: Records) -> Batch {
 
 fn fold(count: usize) {
     let scope = Arc::new(Scope::default());
-    let metric = |kind| Arc::new(Metric { name: "m".into(), unit: "1".into(), description: String::new(), kind });
+    let metric = |kind| Arc::new(Metric { name: "m".into(), unit: "1".into(), kind, ..Metric::default() });
     let kinds = [metric(Kind::Gauge), metric(Kind::Sum { monotonic: true, delta: false })];
     let series: Vec<Arc<Series>> = (0..count)
         .map(|n| {

@@ -64,6 +64,7 @@ impl Red {
             unit: "s".into(),
             description: "Duration of all spans, before sampling".into(),
             kind: Kind::ExponentialHistogram { delta: true },
+            ..Metric::default()
         };
         Red {
             config,

@@ -40,11 +40,13 @@ pub enum DropReason {
     SourceVanished,
     /// Stopped before the disk could take it.
     Shutdown,
+    /// Acknowledged into an open window that a crash took.
+    Crash,
 }
 
 impl DropReason {
     /// All, in order.
-    pub const ALL: [DropReason; 13] = [
+    pub const ALL: [DropReason; 14] = [
         DropReason::QueueFull,
         DropReason::KernelRingFull,
         DropReason::SeriesLimit,
@@ -58,6 +60,7 @@ impl DropReason {
         DropReason::Malformed,
         DropReason::SourceVanished,
         DropReason::Shutdown,
+        DropReason::Crash,
     ];
 
     /// Snake-case name, as in metrics and tables.
@@ -76,6 +79,7 @@ impl DropReason {
             DropReason::Malformed => "malformed",
             DropReason::SourceVanished => "source_vanished",
             DropReason::Shutdown => "shutdown",
+            DropReason::Crash => "crash",
         }
     }
 }

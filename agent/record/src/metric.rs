@@ -22,9 +22,10 @@ pub struct Scope {
 }
 
 /// What kind of number a metric is. Temporality is as received; folding emits delta.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// A current value.
+    #[default]
     Gauge,
     /// A sum: `monotonic` is a counter; `delta` says the samples are increases, else totals since their start.
     Sum {
@@ -48,7 +49,7 @@ pub enum Kind {
 }
 
 /// A metric's description, shared by its series.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metric {
     /// OTel name, for example `system.cpu.time`.
     pub name: String,
@@ -58,6 +59,8 @@ pub struct Metric {
     pub description: String,
     /// What its numbers are.
     pub kind: Kind,
+    /// What its application says of it beyond that; not part of what tells series apart by hash.
+    pub metadata: Vec<KeyValue>,
 }
 
 /// One time series within a resource: scope, metric and attributes.
@@ -184,7 +187,7 @@ mod tests {
     use crate::value::string;
 
     fn metric(kind: Kind) -> Arc<Metric> {
-        Arc::new(Metric { name: "m".into(), unit: "By".into(), description: String::new(), kind })
+        Arc::new(Metric { name: "m".into(), unit: "By".into(), kind, ..Metric::default() })
     }
 
     #[test]

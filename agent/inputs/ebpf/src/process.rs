@@ -47,7 +47,8 @@ impl ProcessEvents {
     pub(crate) fn new(host: Arc<Resource>, per_second_max: u32, now_ns: u64) -> ProcessEvents {
         let counter = |name: &str, description: &str| {
             let kind = Kind::Sum { monotonic: true, delta: true };
-            Arc::new(Metric { name: name.into(), unit: "{process}".into(), description: description.into(), kind })
+            let (name, description) = (name.into(), description.into());
+            Arc::new(Metric { name, unit: "{process}".into(), description, kind, ..Metric::default() })
         };
         ProcessEvents {
             host,

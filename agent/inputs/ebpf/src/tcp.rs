@@ -196,7 +196,8 @@ impl Metrics {
     fn new() -> Metrics {
         let counter = |name: &str, unit: &str, description: &str| {
             let kind = Kind::Sum { monotonic: true, delta: true };
-            Arc::new(Metric { name: name.into(), unit: unit.into(), description: description.into(), kind })
+            let (name, unit, description) = (name.into(), unit.into(), description.into());
+            Arc::new(Metric { name, unit, description, kind, ..Metric::default() })
         };
         Metrics {
             connections: counter(names::TCP_CONNECTIONS, "{connection}", "TCP connections established"),
@@ -209,6 +210,7 @@ impl Metrics {
                 unit: "s".into(),
                 description: "Smoothed round trip of TCP connections at their close".into(),
                 kind: Kind::Histogram { delta: true },
+                ..Metric::default()
             }),
         }
     }

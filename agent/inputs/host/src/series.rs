@@ -54,7 +54,7 @@ impl Catalog {
     pub(crate) fn series(&mut self, of: &Definition, attributes: Vec<KeyValue>) -> Arc<Series> {
         let metric = self.metrics.entry(of.name).or_insert_with(|| {
             let (name, unit, description) = (of.name.to_owned(), of.unit.to_owned(), of.description.to_owned());
-            Arc::new(Metric { name, unit, description, kind: of.kind })
+            Arc::new(Metric { name, unit, description, kind: of.kind, ..Metric::default() })
         });
         Arc::new(Series::new(Arc::clone(&self.scope), Arc::clone(metric), attributes))
     }

@@ -13,6 +13,7 @@ use ollystack_record::otlp::metrics::v1::{
     Metric as Proto, NumberDataPoint, SummaryDataPoint, metric::Data, number_data_point,
 };
 use ollystack_record::otlp::trace::v1::Span;
+use ollystack_record::value::sort_attributes;
 use ollystack_record::{Kind, Metric, Records, Resource, Sample, Scope, Value};
 use std::sync::Arc;
 
@@ -115,14 +116,16 @@ fn points(
     samples: &mut Vec<Sample>,
     converted: &mut Converted,
 ) {
-    let Proto { name, description, unit, data, .. } = proto;
+    let Proto { name, description, unit, data, mut metadata } = proto;
     let Some(data) = data else { return };
     let kind = match kind(&data) {
         Ok(kind) if !name.is_empty() => kind,
         Ok(_) => return converted.reject(len(&data), || "a metric without a name".into()),
         Err(why) => return converted.reject(len(&data), || format!("metric {name:?}: {why}")),
     };
-    let metric = interner.metric(Description { name: &name, unit: &unit, description: &description, kind });
+    sort_attributes(&mut metadata);
+    let metric =
+        interner.metric(Description { name: &name, unit: &unit, description: &description, kind, metadata: &metadata });
     let mut to = Points { name: &name, scope, metric: &metric, interner, samples, converted };
     match data {
         Data::Gauge(data) => data.data_points.into_iter().for_each(|point| to.number(point)),

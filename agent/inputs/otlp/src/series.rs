@@ -36,6 +36,7 @@ pub(crate) struct Description<'a> {
     pub(crate) unit: &'a str,
     pub(crate) description: &'a str,
     pub(crate) kind: Kind,
+    pub(crate) metadata: &'a [KeyValue],
 }
 
 const UNIT_BYTES: usize = 1 << 10;
@@ -70,21 +71,26 @@ impl Interner {
 
     /// The metric.
     pub(crate) fn metric(&mut self, from: Description<'_>) -> Arc<Metric> {
-        let Description { name, unit, description, kind } = from;
+        let Description { name, unit, description, kind, metadata } = from;
         let mut hasher = DefaultHasher::new();
-        (name, unit, description, kind).hash(&mut hasher);
+        (name, unit, description, kind, attributes_hash(metadata)).hash(&mut hasher);
         let hash = hasher.finish();
         let same = |entry: &Entry<Metric>| {
             let known = &entry.value;
-            known.name == name && known.unit == unit && known.description == description && known.kind == kind
+            known.name == name
+                && known.unit == unit
+                && known.description == description
+                && known.kind == kind
+                && known.metadata == metadata
         };
         if let Some(entry) = self.metrics.find_mut(hash, same) {
             entry.used = true;
             return Arc::clone(&entry.value);
         }
-        let bytes = size_of::<Metric>() + name.len() + unit.len() + description.len();
+        let texts = name.len() + unit.len() + description.len();
+        let bytes = size_of::<Metric>() + texts + attributes_bytes(metadata);
         let (name, unit, description) = (name.to_owned(), unit.to_owned(), description.to_owned());
-        let value = Arc::new(Metric { name, unit, description, kind });
+        let value = Arc::new(Metric { name, unit, description, kind, metadata: metadata.to_vec() });
         if let Some(units) = self.room(bytes) {
             let entry = Entry { value: Arc::clone(&value), hash, units, used: false };
             self.metrics.insert_unique(hash, entry, |entry| entry.hash);
@@ -178,7 +184,7 @@ mod tests {
     use ollystack_record::value::{int, string};
 
     fn gauge(name: &str) -> Description<'_> {
-        Description { name, unit: "1", description: "", kind: Kind::Gauge }
+        Description { name, unit: "1", description: "", kind: Kind::Gauge, metadata: &[] }
     }
 
     #[test]

@@ -60,7 +60,7 @@ fn series(kind: Kind) -> Arc<Series> {
 }
 
 fn named(name: &str, kind: Kind, label: &str) -> Arc<Series> {
-    let metric = Metric { name: name.into(), unit: "1".into(), description: String::new(), kind };
+    let metric = Metric { name: name.into(), unit: "1".into(), kind, ..Metric::default() };
     Arc::new(Series::new(Arc::new(Scope::default()), Arc::new(metric), vec![value::string("label", label)]))
 }
 

@@ -194,3 +194,15 @@ fn points_that_say_nothing_are_rejected_with_the_reason() {
     }
     assert_eq!(convert(vec![Proto { name: "no data".into(), ..Proto::default() }]).1, 0);
 }
+
+#[test]
+fn what_an_application_says_of_a_metric_comes_along() {
+    let metadata = vec![string("unit.display", "ms"), string("a", "b")];
+    let data = Data::Gauge(Gauge { data_points: vec![number(Some(number_data_point::Value::AsInt(1)), 0)] });
+    let scope_metrics =
+        vec![ScopeMetrics { metrics: vec![Proto { metadata, ..metric("m", data) }], ..ScopeMetrics::default() }];
+    let resource_metrics = vec![ResourceMetrics { scope_metrics, ..ResourceMetrics::default() }];
+    let converted = metrics(ExportMetricsServiceRequest { resource_metrics }, &mut Interner::new(100));
+    let Records::Metrics(samples) = &converted.batches[0].1 else { panic!() };
+    assert_eq!(samples[0].series.metric.metadata, vec![string("a", "b"), string("unit.display", "ms")]);
+}

@@ -1,12 +1,12 @@
 //! The acknowledgement that travels with a batch back to where it came from.
 //!
-//! An input that must know (a log tailer before it commits an offset, an OTLP receiver before it answers) keeps the
-//! [`Pending`] half. The [`Ack`] half follows the records. A batch may be split: clones of one `Ack` share a verdict, and the
+//! An input that must know keeps the waiting half: an OTLP receiver, before it answers, the [`Pending`] of one batch; a log
+//! input, before it commits an offset, [`Verdicts`] that gathers those of many. The [`Ack`] half follows the records. A batch may be split: clones of one `Ack` share a verdict, and the
 //! worst outcome wins. Invariant: the pending half resolves exactly once, after the last clone is resolved or dropped; an
 //! `Ack` dropped unresolved counts as [`Outcome::Dropped`], so that a lost record can never look like a kept one.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// What became of a batch. Ordered from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,17 +30,37 @@ pub struct Ack {
 #[derive(Debug)]
 pub struct Pending(oneshot::Receiver<Outcome>);
 
+/// The half that waits for the verdicts of many batches, told apart by number. It takes no task and no future for each, so
+/// thousands may wait for as long as a window is open: each is an `Ack` and, once it is resolved, 16 bytes of a queue.
+#[derive(Debug)]
+pub struct Verdicts {
+    sender: mpsc::UnboundedSender<(u64, Outcome)>,
+    receiver: mpsc::UnboundedReceiver<(u64, Outcome)>,
+}
+
 #[derive(Debug)]
 struct Shared {
-    state: Mutex<(Outcome, Option<oneshot::Sender<Outcome>>)>,
+    worst: Mutex<Outcome>,
+    to: Waiting,
+}
+
+/// Who waits.
+#[derive(Debug)]
+enum Waiting {
+    One(Option<oneshot::Sender<Outcome>>),
+    Many { number: u64, sender: mpsc::UnboundedSender<(u64, Outcome)> },
 }
 
 impl Ack {
     /// A fresh pair.
     pub fn new() -> (Ack, Pending) {
         let (sender, receiver) = oneshot::channel();
-        let shared = Shared { state: Mutex::new((Outcome::Durable, Some(sender))) };
-        (Ack { shared: Some(Arc::new(shared)), verdict: None }, Pending(receiver))
+        (Ack::to(Waiting::One(Some(sender))), Pending(receiver))
+    }
+
+    fn to(waiting: Waiting) -> Ack {
+        let shared = Shared { worst: Mutex::new(Outcome::Durable), to: waiting };
+        Ack { shared: Some(Arc::new(shared)), verdict: None }
     }
 
     /// An acknowledgement nobody waits for.
@@ -57,19 +77,53 @@ impl Ack {
 impl Drop for Ack {
     fn drop(&mut self) {
         if let Some(shared) = &self.shared {
-            let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.0 = state.0.max(self.verdict.unwrap_or(Outcome::Dropped));
+            let mut worst = shared.worst.lock().unwrap_or_else(PoisonError::into_inner);
+            *worst = worst.max(self.verdict.unwrap_or(Outcome::Dropped));
         }
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = state.1.take() {
-            // The waiting half may have gone away (its client hung up): then there is nobody to tell.
-            let _ = sender.send(state.0);
+        let worst = *self.worst.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // The waiting half may have gone away (its client hung up): then there is nobody to tell.
+        match &mut self.to {
+            Waiting::One(sender) => {
+                let _ = sender.take().map(|sender| sender.send(worst));
+            }
+            Waiting::Many { number, sender } => {
+                let _ = sender.send((*number, worst));
+            }
         }
+    }
+}
+
+impl Default for Verdicts {
+    fn default() -> Verdicts {
+        // Bounded by the acknowledgements that its owner makes: each sends once.
+        let (sender, receiver) = mpsc::unbounded_channel();
+        Verdicts { sender, receiver }
+    }
+}
+
+impl Verdicts {
+    /// The acknowledgement of batch `number`.
+    pub fn ack(&self, number: u64) -> Ack {
+        Ack::to(Waiting::Many { number, sender: self.sender.clone() })
+    }
+
+    /// Wait for the next verdict: which batch, and what became of it. Cancel-safe. Waits for ever if none is outstanding.
+    pub async fn next(&mut self) -> (u64, Outcome) {
+        match self.receiver.recv().await {
+            Some(verdict) => verdict,
+            // Cannot be: `self.sender` is a sender too.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// A verdict that is in already.
+    pub fn try_next(&mut self) -> Option<(u64, Outcome)> {
+        self.receiver.try_recv().ok()
     }
 }
 
@@ -110,5 +164,18 @@ mod tests {
         assert!(pending.0.try_recv().is_err());
         other.resolve(Outcome::Durable);
         assert_eq!(pending.outcome().await, Outcome::Durable);
+    }
+
+    #[tokio::test]
+    async fn verdicts_of_many_batches_come_by_number_as_they_fall() {
+        let mut verdicts = Verdicts::default();
+        let (first, second) = (verdicts.ack(1), verdicts.ack(2));
+        let share = second.clone();
+        second.resolve(Outcome::Durable);
+        assert_eq!(verdicts.try_next(), None, "a share of it is under way");
+        share.resolve(Outcome::Accepted);
+        assert_eq!(verdicts.next().await, (2, Outcome::Accepted));
+        drop(first);
+        assert_eq!(verdicts.try_next(), Some((1, Outcome::Dropped)));
     }
 }

@@ -44,7 +44,7 @@ impl Signal {
 pub enum Source {
     /// /proc and friends.
     Host,
-    /// Log files.
+    /// Log files and the journal.
     Logs,
     /// Applications' OTLP.
     Otlp,

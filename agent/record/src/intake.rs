@@ -14,6 +14,7 @@ pub struct Intake {
     sender: mpsc::Sender<Received>,
     room: Arc<Semaphore>,
     records_max: u32,
+    own: Option<Arc<Semaphore>>,
     ledger: Arc<Ledger>,
 }
 
@@ -23,6 +24,7 @@ pub struct Received {
     /// The batch.
     pub batch: Batch,
     _room: OwnedSemaphorePermit,
+    _own: Option<OwnedSemaphorePermit>,
 }
 
 /// Why a batch was not taken.
@@ -38,7 +40,14 @@ impl Intake {
     /// A queue of at most `batches_max` batches holding at most `records_max` records in all.
     pub fn new(batches_max: usize, records_max: u32, ledger: Arc<Ledger>) -> (Intake, mpsc::Receiver<Received>) {
         let (sender, receiver) = mpsc::channel(batches_max);
-        (Intake { sender, room: Arc::new(Semaphore::new(records_max as usize)), records_max, ledger }, receiver)
+        let room = Arc::new(Semaphore::new(records_max as usize));
+        (Intake { sender, room, records_max, own: None, ledger }, receiver)
+    }
+
+    /// The same queue for an input that may have no more than `batches_max` of its batches in it. The input's memory is
+    /// bounded by their size, however long their verdicts take.
+    pub fn limited(&self, batches_max: usize) -> Intake {
+        Intake { own: Some(Arc::new(Semaphore::new(batches_max.max(1)))), ..self.clone() }
     }
 
     /// The ledger that counts what comes in.
@@ -48,22 +57,27 @@ impl Intake {
 
     /// Wait for room, then queue. Cancel-safe: nothing is counted until the batch is in.
     pub async fn send(&self, batch: Batch) -> Result<(), IntakeError> {
+        let own = match self.own.clone() {
+            Some(own) => Some(own.acquire_owned().await.map_err(|_| IntakeError::Closed)?),
+            None => None,
+        };
         let room = self.room.clone().acquire_many_owned(self.weight(&batch)).await.map_err(|_| IntakeError::Closed)?;
         let slot = self.sender.reserve().await.map_err(|_| IntakeError::Closed)?;
         self.count(&batch);
-        slot.send(Received { batch, _room: room });
+        slot.send(Received { batch, _room: room, _own: own });
         Ok(())
     }
 
     /// Queue if there is room now; else give the caller the choice, nothing counted.
     pub fn try_send(&self, batch: Batch) -> Result<(), (IntakeError, Batch)> {
-        let Ok(room) = self.room.clone().try_acquire_many_owned(self.weight(&batch)) else {
+        let own = self.own.clone().map(Semaphore::try_acquire_owned).transpose();
+        let (Ok(own), Ok(room)) = (own, self.room.clone().try_acquire_many_owned(self.weight(&batch))) else {
             return Err((IntakeError::Full, batch));
         };
         match self.sender.try_reserve() {
             Ok(slot) => {
                 self.count(&batch);
-                slot.send(Received { batch, _room: room });
+                slot.send(Received { batch, _room: room, _own: own });
                 Ok(())
             }
             Err(mpsc::error::TrySendError::Full(())) => Err((IntakeError::Full, batch)),
@@ -142,5 +156,18 @@ mod tests {
         let (intake, mut receiver) = Intake::new(8, 10, ledger.clone());
         intake.send(batch(50)).await.unwrap();
         assert_eq!(receiver.recv().await.unwrap().batch.records.count(), 50);
+    }
+
+    #[tokio::test]
+    async fn a_limited_input_waits_for_its_own_batches_to_be_taken_and_for_no_other_s() {
+        let ledger = Arc::new(Ledger::default());
+        let (intake, mut receiver) = Intake::new(8, 100, ledger.clone());
+        let limited = intake.limited(1);
+        assert!(limited.try_send(batch(1)).is_ok());
+        assert!(matches!(limited.clone().try_send(batch(1)), Err((IntakeError::Full, _))), "clones share the limit");
+        assert!(intake.try_send(batch(1)).is_ok());
+        // Taken, though its verdict is open.
+        let _taken = receiver.recv().await.unwrap().take(&ledger);
+        assert!(limited.try_send(batch(1)).is_ok());
     }
 }

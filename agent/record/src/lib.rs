@@ -7,6 +7,7 @@
 //! [`Ledger`].
 
 pub mod ack;
+pub mod afterwork;
 pub mod availability;
 pub mod batch;
 pub mod intake;
@@ -16,7 +17,8 @@ pub mod resource;
 pub mod service_name;
 pub mod value;
 
-pub use ack::{Ack, Outcome, Pending};
+pub use ack::{Ack, Outcome, Pending, Verdicts};
+pub use afterwork::Afterwork;
 pub use availability::{Availability, State};
 pub use batch::{Batch, Class, Records, Reduced, ReducedRecords, Signal, Source};
 pub use intake::{Intake, IntakeError, Received};

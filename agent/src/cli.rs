@@ -12,6 +12,7 @@ Examples:
   ollystack-agent status --watch             what became of every record, each second
   ollystack-agent config print > agent.toml  every key with its default, to edit
   ollystack-agent run --config agent.toml --set host.interval_ms=5000
+  ollystack-agent patterns /var/log/syslog   what is in a log: its patterns and how often each occurs
 
 The API key comes from OLLYSTACK_API_KEY, `api_key` in the file, or the file of --api-key-file.";
 
@@ -77,8 +78,35 @@ pub(crate) enum Command {
         #[arg(long)]
         watch: bool,
     },
+    /// The patterns of log lines in files: how often each occurs, or which one each line has
+    Patterns(Patterns),
+    /// Write what the inputs hand in to a file, as it is, and send nothing
+    Record(crate::record::Options),
     /// Print the version
     Version,
+}
+
+/// Finds the patterns of log lines as the running agent would, without one. Time, severity and the like are taken off each line
+/// first. All files are one stream: their lines are counted together, and numbers go on from file to file, as of
+/// `cat FILE... | ollystack-agent patterns`.
+#[derive(Debug, Args)]
+pub(crate) struct Patterns {
+    /// Plain text, gzip or zstd, told apart by content; `-` or none: standard input
+    #[arg(value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Show the N most frequent patterns; 0: all
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) top: usize,
+    /// Instead, `line number <tab> pattern id` for every line, empty ones too, from 1; written once all is read, because
+    /// patterns may turn out to be one (takes one or two bytes of memory a line until then)
+    #[arg(long, conflicts_with_all = ["top", "json"])]
+    pub(crate) assignments: bool,
+    /// Lines are bare messages: nothing is taken off them
+    #[arg(long)]
+    pub(crate) content: bool,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]

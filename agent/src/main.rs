@@ -12,7 +12,9 @@ mod farewell;
 mod inputs;
 mod log;
 mod observe;
+mod patterns;
 mod pipeline;
+mod record;
 mod run;
 mod runtime;
 mod signals;
@@ -28,7 +30,7 @@ use clap::Parser;
 use cli::{Cli, Command, ConfigCommand, Settings};
 use config::{ConfigError, Loaded};
 use std::fmt::Display;
-use std::io::{IsTerminal, Write};
+use std::io::{BufWriter, IsTerminal, StdoutLock, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -44,6 +46,11 @@ fn main() -> ExitCode {
         Command::Config(ConfigCommand::Check { file }) => check(&cli.settings, file.as_deref()),
         Command::Doctor { json } => doctor(&cli.settings, *json),
         Command::Status { json, watch } => status(&cli.settings, *json, *watch),
+        Command::Patterns(asked) => patterns(asked),
+        Command::Record(options) => load(&cli.settings, None)
+            .map_err(fail)
+            .and_then(|loaded| record::record(loaded, options).map_err(fail))
+            .and_then(|summary| print(&summary)),
         Command::Version => print(concat!("ollystack-agent ", env!("CARGO_PKG_VERSION"), "\n")),
     };
     match outcome {
@@ -103,10 +110,25 @@ fn status(settings: &Settings, json: bool, watch: bool) -> Result<(), ExitCode> 
     }
 }
 
-/// To stdout; a reader that closed early (`| head`) has what it wanted.
+fn patterns(asked: &cli::Patterns) -> Result<(), ExitCode> {
+    let width = std::io::stdout().is_terminal().then(terminal_width);
+    let mut complete = false;
+    write(|stdout| {
+        complete = patterns::run(asked, width, stdout)?;
+        Ok(())
+    })?;
+    // Which file was not read, and why, is said already.
+    if complete { Ok(()) } else { Err(ExitCode::FAILURE) }
+}
+
 fn print(text: &str) -> Result<(), ExitCode> {
-    let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    write(|stdout| stdout.write_all(text.as_bytes()))
+}
+
+/// To stdout; a reader that closed early (`| head`) has what it wanted.
+fn write(text: impl FnOnce(&mut BufWriter<StdoutLock>) -> std::io::Result<()>) -> Result<(), ExitCode> {
+    let mut stdout = BufWriter::new(std::io::stdout().lock());
+    match text(&mut stdout).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(ExitCode::SUCCESS),
         Err(error) => Err(fail(error)),
@@ -118,7 +140,9 @@ fn fail(error: impl Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// As the shell says, else what fits most terminals.
+/// As the environment or the terminal says, else what fits most terminals.
 fn terminal_width() -> usize {
-    std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()).unwrap_or(110)
+    let said = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let asked = || rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|size| usize::from(size.ws_col));
+    said.or_else(asked).filter(|columns| *columns > 0).unwrap_or(110)
 }

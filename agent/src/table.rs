@@ -9,6 +9,9 @@ pub(crate) enum Align {
     Right,
 }
 
+/// Characters that the last column has on the narrowest terminal.
+const LAST_COLUMN_MIN: usize = 24;
+
 /// Rows of equal length under a head.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -29,6 +32,16 @@ impl Table {
 
     /// The whole, two spaces between columns, no trailing blanks. The last column wraps at `width` under itself.
     pub(crate) fn render(&self, width: usize) -> String {
+        self.lay_out(|cell, indent| wrap(cell, width.saturating_sub(indent).max(LAST_COLUMN_MIN), indent))
+    }
+
+    /// As [`Table::render`], but the last column is cut at `width`: one row is one line.
+    pub(crate) fn render_cut(&self, width: usize) -> String {
+        self.lay_out(|cell, indent| cut(cell, width.saturating_sub(indent).max(LAST_COLUMN_MIN)))
+    }
+
+    /// `last_cell` makes the text of a cell in the last column, which begins after `indent` characters.
+    fn lay_out(&self, last_cell: impl Fn(&str, usize) -> String) -> String {
         let widths: Vec<usize> = (0..self.head.len())
             .map(|column| {
                 let cells = self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
@@ -47,13 +60,21 @@ impl Table {
                 match (right, last) {
                     (true, _) => line.push_str(&format!("{blanks}{cell}  ")),
                     (false, false) => line.push_str(&format!("{cell}{blanks}  ")),
-                    (false, true) => line.push_str(&wrap(cell, width.saturating_sub(indent).max(24), indent)),
+                    (false, true) => line.push_str(&last_cell(cell, indent)),
                 }
             }
             text.push_str(line.trim_end());
             text.push('\n');
         }
         text
+    }
+}
+
+/// At most `width` characters; `…` stands for what is not there.
+fn cut(text: &str, width: usize) -> String {
+    match text.char_indices().nth(width.saturating_sub(1)) {
+        Some((at, last)) if at + last.len_utf8() < text.len() => format!("{}…", text[..at].trim_end()),
+        _ => text.to_owned(),
     }
 }
 
@@ -132,6 +153,14 @@ longer  1,000  a reason that is longer
                than the line
 ";
         assert_eq!(table.render(30), expected);
+    }
+
+    #[test]
+    fn a_cut_cell_is_as_wide_as_it_may_be_and_says_that_it_was_cut() {
+        let cells = [("12345", "12345"), ("123456", "1234…"), ("äöü€ñß", "äöü€…"), ("abc def", "abc…"), ("", "")];
+        for (text, expected) in cells {
+            assert_eq!(cut(text, 5), expected, "{text}");
+        }
     }
 
     #[test]

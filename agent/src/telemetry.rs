@@ -169,8 +169,7 @@ impl Telemetry {
         if let Some(series) = self.series.get(&key) {
             return Arc::clone(series);
         }
-        let describe =
-            || Arc::new(Metric { name: name.to_owned(), unit: unit.to_owned(), kind, ..Metric::default() });
+        let describe = || Arc::new(Metric { name: name.to_owned(), unit: unit.to_owned(), kind, ..Metric::default() });
         let metric = Arc::clone(self.metrics.entry(name).or_insert_with(describe));
         let pairs = [("ollystack.signal", signal), detail];
         let attributes =

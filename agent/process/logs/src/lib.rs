@@ -2,10 +2,14 @@
 //!
 //! From the inputs to `export`, whole. Invariant: each record goes out once, and its acknowledgement with it.
 
+mod fields;
+mod head;
 mod parse;
 mod severity;
+mod time;
 
-pub use parse::{Parsed, parse};
+pub use parse::{Parsed, parse, parse_at};
+pub use time::{Clock, UnknownZone, Zone};
 
 use ollystack_record::otlp::common::v1::any_value::Value;
 use ollystack_record::otlp::logs::v1::{LogRecord, ResourceLogs, ScopeLogs, SeverityNumber};
@@ -42,7 +46,7 @@ fn complete(record: &mut LogRecord) {
         if let Some(severity) = severity::of_word(&record.severity_text) {
             record.severity_number = severity as i32;
         } else if let Some(Value::StringValue(body)) = record.body.as_ref().and_then(|body| body.value.as_ref())
-            && let Some((severity, text)) = severity::of_line(body)
+            && let Some((severity, text)) = parse(body).severity
         {
             record.severity_number = severity as i32;
             if record.severity_text.is_empty() {

@@ -10,6 +10,7 @@ mod call;
 mod config;
 mod freeze;
 mod frozen;
+mod gather;
 mod send;
 mod split;
 mod status;
@@ -17,6 +18,7 @@ mod status;
 pub use books::{measure, open_buffer};
 pub use config::{ApiKey, Config};
 pub use freeze::freeze;
+pub use gather::{Gather, Gathered, TooLarge};
 pub use send::send;
 pub use status::{Status, StatusReading};
 

@@ -173,6 +173,11 @@ impl Ledger {
         self.accounts[signal as usize].waiting[place as usize].store(records as i64, Relaxed);
     }
 
+    /// Records that wait at a place now. Below zero for a moment when who takes them is faster than who counts them in.
+    pub fn waiting(&self, signal: Signal, place: Place) -> i64 {
+        self.accounts[signal as usize].waiting[place as usize].load(Relaxed)
+    }
+
     /// A reading of everything. Consistent when nothing moves; off by what moved meanwhile otherwise.
     pub fn read(&self) -> Reading {
         Reading { signals: Signal::ALL.map(|signal| self.accounts[signal as usize].read(signal)) }

@@ -1,0 +1,230 @@
+//! Every string of every record: which fields there are, and that none is left out.
+//!
+//! Records come in as OTLP has them and are changed in place; what is shared (resources, series) is copied when something in it
+//! must go. An attribute whose key is a secret's name loses its whole value. Invariant: a field of type string or an
+//! attribute's value that OTLP has, and that our types carry, passes through [`Redaction::text`].
+
+use crate::kind::Kind;
+use crate::{Redaction, name};
+use ollystack_record::otlp::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value as Any};
+use ollystack_record::otlp::logs::v1::{LogRecord, ScopeLogs};
+use ollystack_record::otlp::metrics::v1::Exemplar;
+use ollystack_record::otlp::trace::v1::{ScopeSpans, Span};
+use ollystack_record::{Resource, Sample, Scope, Series, Value};
+use std::borrow::Cow;
+use std::sync::Arc;
+
+// Each of these says whether it changed anything.
+impl Redaction {
+    pub(crate) fn resource(&self, resource: &Resource) -> Option<Resource> {
+        let mut attributes = resource.attributes().to_vec();
+        self.attributes(&mut attributes).then(|| {
+            let mut redacted = Resource::new(attributes);
+            redacted.dropped_attributes_count = resource.dropped_attributes_count;
+            redacted
+        })
+    }
+
+    pub(crate) fn series(&self, series: &Series) -> Option<Series> {
+        let mut scope = Scope::clone(&series.scope);
+        let mut metric = ollystack_record::Metric::clone(&series.metric);
+        let mut attributes = series.attributes().to_vec();
+        let new_scope = self.scope(&mut scope.proto) | self.string(&mut scope.schema_url);
+        let new_metric =
+            self.string(&mut metric.name) | self.string(&mut metric.unit) | self.string(&mut metric.description);
+        let new_attributes = self.attributes(&mut attributes);
+        (new_scope || new_metric || new_attributes).then(|| {
+            let scope = if new_scope { Arc::new(scope) } else { Arc::clone(&series.scope) };
+            let metric = if new_metric { Arc::new(metric) } else { Arc::clone(&series.metric) };
+            Series::new(scope, metric, attributes)
+        })
+    }
+
+    /// Exemplars; the rest of a sample is numbers and its series.
+    pub(crate) fn sample(&self, sample: &mut Sample) {
+        let exemplars = match &mut sample.value {
+            Value::Histogram(point) => &mut point.exemplars,
+            Value::ExponentialHistogram(point) => &mut point.exemplars,
+            _ => &mut sample.exemplars,
+        };
+        exemplars.iter_mut().for_each(|exemplar| self.exemplar(exemplar));
+    }
+
+    fn exemplar(&self, exemplar: &mut Exemplar) {
+        self.attributes(&mut exemplar.filtered_attributes);
+    }
+
+    pub(crate) fn scope_logs(&self, scope: &mut ScopeLogs) {
+        scope.scope.as_mut().map(|scope| self.scope(scope));
+        self.string(&mut scope.schema_url);
+        let mut key_open = false;
+        for record in &mut scope.log_records {
+            key_open = self.log_record(record, key_open);
+        }
+    }
+
+    /// Whether a private key began in this record and goes on in the next: files are read line by line.
+    fn log_record(&self, record: &mut LogRecord, key_open: bool) -> bool {
+        self.attributes(&mut record.attributes);
+        self.string(&mut record.severity_text);
+        self.string(&mut record.event_name);
+        match record.body.as_mut().and_then(|body| body.value.as_mut()) {
+            Some(Any::StringValue(line)) => {
+                let key_goes_on = crate::private_key::goes_on(line, key_open);
+                if key_open && crate::private_key::is_body(line) {
+                    self.whole_string(line, Kind::PrivateKey);
+                } else {
+                    self.string(line);
+                }
+                key_goes_on
+            }
+            Some(body) => {
+                self.any(body);
+                false
+            }
+            None => false,
+        }
+    }
+
+    pub(crate) fn scope_spans(&self, scope: &mut ScopeSpans) {
+        scope.scope.as_mut().map(|scope| self.scope(scope));
+        self.string(&mut scope.schema_url);
+        scope.spans.iter_mut().for_each(|span| self.span(span));
+    }
+
+    fn span(&self, span: &mut Span) {
+        self.string(&mut span.name);
+        self.string(&mut span.trace_state);
+        self.attributes(&mut span.attributes);
+        for event in &mut span.events {
+            self.string(&mut event.name);
+            self.attributes(&mut event.attributes);
+        }
+        for link in &mut span.links {
+            self.string(&mut link.trace_state);
+            self.attributes(&mut link.attributes);
+        }
+        if let Some(status) = &mut span.status {
+            self.string(&mut status.message);
+        }
+    }
+
+    fn scope(&self, scope: &mut InstrumentationScope) -> bool {
+        self.string(&mut scope.name) | self.string(&mut scope.version) | self.attributes(&mut scope.attributes)
+    }
+
+    fn attributes(&self, attributes: &mut [KeyValue]) -> bool {
+        attributes.iter_mut().fold(false, |changed, attribute| changed | self.attribute(attribute))
+    }
+
+    fn attribute(&self, attribute: &mut KeyValue) -> bool {
+        let value = attribute.value.as_mut().and_then(|value| value.value.as_mut());
+        let changed = match (value, self.kind_of_attribute(&attribute.key)) {
+            (None, _) => false,
+            (Some(value), None) => self.any(value),
+            (Some(value), Some(kind)) => self.whole(value, kind),
+        };
+        changed | self.string(&mut attribute.key)
+    }
+
+    fn kind_of_attribute(&self, key: &str) -> Option<Kind> {
+        if self.attributes.iter().any(|named| named == key) {
+            return Some(Kind::Attribute);
+        }
+        name::of_secret(key.as_bytes()).filter(|kind| self.is_on(*kind))
+    }
+
+    /// A value of an attribute or a body, whatever its type.
+    fn any(&self, value: &mut Any) -> bool {
+        match value {
+            Any::StringValue(text) => self.string(text),
+            Any::BytesValue(bytes) => self.bytes(bytes),
+            Any::KvlistValue(list) => self.attributes(&mut list.values),
+            Any::ArrayValue(array) => {
+                let mut changed = false;
+                // Arguments of a command: a flag announces the secret that follows it.
+                let mut announced = None;
+                for value in array.values.iter_mut().filter_map(|value| value.value.as_mut()) {
+                    let announces = match &value {
+                        Any::StringValue(text) => name::of_flag(text).filter(|kind| self.is_on(*kind)),
+                        _ => None,
+                    };
+                    changed |= match announced {
+                        Some(kind) => self.whole(value, kind),
+                        None => self.any(value),
+                    };
+                    announced = announces;
+                }
+                changed
+            }
+            _ => false,
+        }
+    }
+
+    /// A value that must go as a whole. A number under a secret's name is a secret too; true and false are not.
+    fn whole(&self, value: &mut Any, kind: Kind) -> bool {
+        match value {
+            Any::StringValue(text) => self.whole_string(text, kind),
+            Any::IntValue(number) => {
+                let mut text = number.to_string();
+                let changed = self.whole_string(&mut text, kind);
+                *value = Any::StringValue(text);
+                changed
+            }
+            Any::BytesValue(bytes) => {
+                let mut text = String::from_utf8_lossy(bytes).into_owned();
+                let changed = self.whole_string(&mut text, kind);
+                if changed {
+                    *bytes = text.into_bytes();
+                }
+                changed
+            }
+            Any::ArrayValue(array) => {
+                array.values.iter_mut().fold(false, |changed, value| changed | self.whole_any(value, kind))
+            }
+            Any::KvlistValue(list) => list.values.iter_mut().fold(false, |changed, attribute| {
+                let new_value = attribute.value.as_mut().is_some_and(|value| self.whole_any(value, kind));
+                changed | new_value | self.string(&mut attribute.key)
+            }),
+            _ => false,
+        }
+    }
+
+    fn whole_any(&self, value: &mut AnyValue, kind: Kind) -> bool {
+        value.value.as_mut().is_some_and(|value| self.whole(value, kind))
+    }
+
+    fn whole_string(&self, text: &mut String, kind: Kind) -> bool {
+        if name::says_nothing(text.as_bytes()) {
+            return false;
+        }
+        *text = self.replaced(text, kind);
+        true
+    }
+
+    fn string(&self, text: &mut String) -> bool {
+        match self.text(text) {
+            Cow::Borrowed(_) => false,
+            Cow::Owned(redacted) => {
+                *text = redacted;
+                true
+            }
+        }
+    }
+
+    /// What of it is text.
+    fn bytes(&self, bytes: &mut Vec<u8>) -> bool {
+        let mut redacted = Vec::new();
+        let mut changed = false;
+        for chunk in bytes.utf8_chunks() {
+            let text = self.text(chunk.valid());
+            changed |= matches!(text, Cow::Owned(_));
+            redacted.extend_from_slice(text.as_bytes());
+            redacted.extend_from_slice(chunk.invalid());
+        }
+        if changed {
+            *bytes = redacted;
+        }
+        changed
+    }
+}

@@ -2,6 +2,7 @@
 
 use crate::red;
 use ollystack_fold as fold;
+use ollystack_redact as redact;
 use ollystack_sample as sample;
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +10,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// Redaction.
+    pub redact: redact::Config,
     /// Folding.
     pub metrics: fold::Config,
     /// RED metrics.
@@ -32,28 +35,23 @@ pub struct Error {
 impl Config {
     /// Whether every setting is in its range.
     pub fn check(&self) -> Result<(), Error> {
-        let (metrics, red, traces) = (&self.metrics, &self.red, &self.traces);
+        let (metrics, red) = (&self.metrics, &self.red);
         let series_max = metrics.series_max as u64;
         within("metrics.window_ms", metrics.window_ms, 1_000, 3_600_000)?;
         within("metrics.first_window_ms", metrics.first_window_ms, 0, metrics.window_ms)?;
         within("metrics.grace_ms", metrics.grace_ms, 0, metrics.window_ms)?;
+        if metrics.constant_ms != 0 {
+            within("metrics.constant_ms", metrics.constant_ms, metrics.window_ms, 3_600_000)?;
+        }
         within("metrics.series_max", series_max, 1, 1_000_000)?;
         within("metrics.series_per_source_max", metrics.series_per_source_max as u64, 1, series_max)?;
+        within("metrics.series_per_metric_max", metrics.series_per_metric_max as u64, 1, series_max)?;
+        metrics.check_rules().map_err(|(value, allowed)| Error { field: "metrics.rules", value, allowed })?;
         within("metrics.idle_ms", metrics.idle_ms, metrics.window_ms, 86_400_000)?;
         within("red.services_max", red.services_max as u64, 1, 100_000)?;
         within("red.operations_per_service_max", red.operations_per_service_max as u64, 1, 100_000)?;
-        within("traces.wait_ms", traces.wait_ms, 100, 300_000)?;
-        within("traces.grace_ms", traces.grace_ms, 0, traces.wait_ms)?;
-        within("traces.spans_max", traces.spans_max as u64, 1, 10_000_000)?;
-        within("traces.bytes_max", traces.bytes_max as u64, 1 << 20, 1 << 32)?;
-        within("traces.decisions_max", traces.decisions_max as u64, 1, 10_000_000)?;
-        within("traces.slow_samples_min", traces.slow_samples_min, 10, 1_000_000)?;
-        within("traces.operations_max", traces.operations_max as u64, 1, 1_000_000)?;
-        if !(0.0..=1.0).contains(&traces.baseline_ratio) {
-            let value = traces.baseline_ratio.to_string();
-            return Err(Error { field: "traces.baseline_ratio", value, allowed: "0 to 1".into() });
-        }
-        Ok(())
+        let traces = self.traces.check();
+        traces.map_err(|sample::Unfit { field, value, allowed }| Error { field, value, allowed })
     }
 }
 
@@ -84,5 +82,8 @@ mod tests {
         let mut config = Config::default();
         config.traces.baseline_ratio = f64::NAN;
         assert!(config.check().is_err());
+        let mut config = Config::default();
+        config.metrics.rules = vec![fold::Rule::default()];
+        assert!(config.check().is_err_and(|error| error.field == "metrics.rules"));
     }
 }

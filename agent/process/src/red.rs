@@ -6,9 +6,8 @@
 //! the operation `_OTHER`.
 
 use hashbrown::HashMap;
-use ollystack_fold::Fold;
+use ollystack_fold::{Fold, Measurement};
 use ollystack_record::otlp::common::v1::InstrumentationScope;
-use ollystack_record::otlp::metrics::v1::{Exemplar, exemplar};
 use ollystack_record::otlp::trace::v1::{Span, span::SpanKind, status::StatusCode};
 use ollystack_record::{Kind, Metric, Resource, Scope, Series, value};
 use ollystack_sample::operation::operation;
@@ -86,14 +85,13 @@ impl Red {
         let series = self.series(service, &operation(span), kind, status);
         let nanos = span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano);
         let seconds = nanos as f64 / NANOS_PER_SECOND;
-        let exemplar = Exemplar {
+        let measurement = Measurement {
+            value: seconds,
             time_unix_nano: span.end_time_unix_nano,
-            value: Some(exemplar::Value::AsDouble(seconds)),
-            trace_id: span.trace_id.clone(),
-            span_id: span.span_id.clone(),
-            ..Exemplar::default()
+            trace_id: &span.trace_id,
+            span_id: &span.span_id,
         };
-        fold.observe(&self.resource, &series, seconds, Some(exemplar), span.end_time_unix_nano, now);
+        fold.observe(&self.resource, &series, &measurement, now);
     }
 
     fn series(&mut self, service: &str, operation: &str, kind: usize, status: usize) -> Arc<Series> {

@@ -7,7 +7,7 @@ use crate::otlp::{
     common::v1::{InstrumentationScope, KeyValue},
     metrics::v1::{Exemplar, ExponentialHistogramDataPoint, HistogramDataPoint, SummaryDataPoint},
 };
-use crate::value::{attributes_hash, feed_text, sort_attributes};
+use crate::value::{attributes_hash, attributes_heap_bytes, feed_text, sort_attributes};
 use prost::Message;
 use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
@@ -98,6 +98,11 @@ impl Series {
     /// Equal for equal series.
     pub fn hash(&self) -> u64 {
         self.hash
+    }
+
+    /// Bytes of the series itself and of its attributes on the heap; scope and metric, which series share, left out.
+    pub fn heap_bytes(&self) -> usize {
+        size_of::<Series>() + attributes_heap_bytes(&self.attributes)
     }
 }
 

@@ -60,6 +60,24 @@ pub fn sort_attributes(attributes: &mut Vec<KeyValue>) {
     *attributes = kept;
 }
 
+/// Bytes that attributes take on the heap, their list included.
+pub fn attributes_heap_bytes(attributes: &[KeyValue]) -> usize {
+    let value = |attribute: &KeyValue| attribute.value.as_ref().map_or(0, value_heap_bytes);
+    attributes.iter().map(|attribute| size_of::<KeyValue>() + attribute.key.len() + value(attribute)).sum()
+}
+
+fn value_heap_bytes(value: &AnyValue) -> usize {
+    match &value.value {
+        Some(Value::StringValue(text)) => text.len(),
+        Some(Value::BytesValue(bytes)) => bytes.len(),
+        Some(Value::ArrayValue(array)) => {
+            array.values.iter().map(|value| size_of::<AnyValue>() + value_heap_bytes(value)).sum()
+        }
+        Some(Value::KvlistValue(list)) => attributes_heap_bytes(&list.values),
+        _ => 0,
+    }
+}
+
 /// XXH3 over keys and typed values in the order given: sort first.
 pub fn attributes_hash(attributes: &[KeyValue]) -> u64 {
     let mut hasher = Xxh3::new();

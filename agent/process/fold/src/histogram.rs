@@ -7,7 +7,7 @@ use ollystack_record::otlp::metrics::v1::HistogramDataPoint as Point;
 /// A histogram that grows.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Explicit {
-    count: u64,
+    pub(crate) count: u64,
     sum: Option<f64>,
     min: Option<f64>,
     max: Option<f64>,

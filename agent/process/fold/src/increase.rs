@@ -15,8 +15,8 @@ const WOBBLE: f64 = 0.98;
 /// The last total of a cumulative series.
 #[derive(Debug)]
 pub(super) struct Previous {
-    time_unix_nano: u64,
-    total: Total,
+    pub(super) time_unix_nano: u64,
+    pub(super) total: Total,
 }
 
 /// A running total.
@@ -39,7 +39,7 @@ pub(super) enum Increase {
 
 /// Take a new total into account. `watched_since` is when the agent began to watch.
 pub(super) fn increase(
-    previous: &mut Option<Box<Previous>>,
+    previous: &mut Option<Previous>,
     start_unix_nano: u64,
     time_unix_nano: u64,
     total: Total,
@@ -60,12 +60,18 @@ pub(super) fn increase(
             None => Increase::By(total.clone()),
         },
     };
-    let last = Previous { time_unix_nano, total };
-    match previous {
-        Some(place) => **place = last,
-        None => *previous = Some(Box::new(last)),
-    }
+    *previous = Some(Previous { time_unix_nano, total });
     answer
+}
+
+impl Previous {
+    /// A histogram of nothing in the buckets of the last one, if it is a histogram.
+    pub(super) fn empty_histogram(&self) -> Option<State> {
+        match &self.total {
+            Total::Number(_) => None,
+            histogram => Some(histogram.zero().into_state()),
+        }
+    }
 }
 
 impl Total {

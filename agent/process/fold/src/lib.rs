@@ -2,53 +2,63 @@
 //!
 //! Samples come in by [`Fold::take`], derived measurements (RED) by [`Fold::observe`]; points leave as reduced batches on
 //! [`Fold::tick`] after their window's end and a grace for late samples. Windows are aligned to the clock, so that hosts agree.
-//! A sample goes into the window of its own time; one that is older than every open window opens its own, which closes at the
-//! next tick: deltas add up, so two points of one window mean the same as one. A time that is zero or in the future by more
-//! than a window is not believed: the agent's own time is taken.
+//! A sample goes into the window of its own time; one that is older than every open window opens its own, which leaves when
+//! windows of its length close next: deltas add up, so two points of one window mean the same as one. A time that is zero or in the
+//! future by more than a window is not believed: the agent's own time is taken.
 //!
-//! Past the limit on series, an overflow series per resource and metric (attribute `otel.metric.overflow`) takes levels and
-//! deltas; totals cannot be added without their history and are dropped, counted.
+//! A window that says what the one before it said is held back and joins a run (`run.rs`). Past a limit on series, an overflow
+//! series per resource and metric (attribute `otel.metric.overflow`) takes levels and deltas; totals cannot be added without
+//! their history and are dropped, counted.
 //!
-//! Invariant: every sample is folded, opens a window, or is dropped and counted; open windows are measured, not derived.
+//! Invariant: every sample is folded, opens a window, is suppressed by rule, or is dropped and counted; what waits is counted when
+//! it begins and ceases to.
 
 mod config;
 mod exponential;
 mod histogram;
 mod increase;
+mod metrics;
+mod run;
+mod slab;
 mod state;
 mod table;
 #[cfg(test)]
 mod tests;
+mod times;
 mod window;
 mod wire;
 
-pub use config::{Config, Gauges};
+pub use config::{Config, Gauges, Rule};
+pub use state::Measurement;
+pub use table::Rewrite;
 
 use exponential::Exponential;
 use histogram::Explicit;
 use increase::{Increase, Total, increase};
-use ollystack_record::otlp::metrics::v1::Exemplar;
 use ollystack_record::{DropReason, Kind, Ledger, Place, Reduced, Resource, Sample, Series, Signal, Source, Value};
 use ollystack_schema::names::HISTOGRAM_SCALE;
-use state::{Level, Number, State};
+use state::{Level, Number, State, is_level};
 use std::sync::Arc;
-use table::{Found, Table};
-use window::{Closed, Entry, Taken};
-
-const NANOS_PER_MS: u64 = 1_000_000;
+use table::{Found, Nowhere, Table};
+use times::{NANOS_PER_MS, Times};
+use window::{Closing, Entry, Taken};
 
 /// How often idle series are looked for.
 const IDLE_CHECK_NANOS: u64 = 60_000 * NANOS_PER_MS;
 
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+
 /// The folder. One owner, no clock of its own.
 #[derive(Debug)]
 pub struct Fold {
-    config: Config,
     ledger: Arc<Ledger>,
     table: Table,
     times: Times,
+    /// No window and no run is due before.
+    next_close: u64,
+    /// Points that will come of what is held.
+    waiting: u64,
     overflowed: u64,
-    open: u64,
     idle_checked: u64,
 }
 
@@ -57,92 +67,102 @@ pub struct Fold {
 pub struct Stats {
     /// Series known.
     pub series: usize,
-    /// Windows open: points that wait.
+    /// Points that wait: open windows, and runs of what does not move.
     pub windows: u64,
     /// Samples that went into overflow series since the start.
     pub overflowed: u64,
+    /// Bytes of the table of series, labels and histograms left out.
+    pub table_bytes: usize,
+    /// Bytes of the labels of all series.
+    pub label_bytes: usize,
 }
 
 impl Fold {
     /// An empty folder.
     pub fn new(config: Config, ledger: Arc<Ledger>) -> Fold {
-        let table = Table::new(&config);
-        let times = Times { window: config.window_ms.max(1) * NANOS_PER_MS, ..Times::default() };
-        Fold { config, ledger, table, times, overflowed: 0, open: 0, idle_checked: 0 }
+        let times = Times::new(&config);
+        let table = Table::new(config);
+        Fold { ledger, table, times, next_close: u64::MAX, waiting: 0, overflowed: 0, idle_checked: 0 }
+    }
+
+    /// Let `rewrite` say, when a series is first seen, under which labels it goes out.
+    pub fn rewrite_with(&mut self, rewrite: Rewrite) {
+        self.table.rewrite_with(rewrite);
     }
 
     /// Fold samples of one resource.
     pub fn take(&mut self, source: Source, resource: &Arc<Resource>, samples: Vec<Sample>, now: u64) {
-        self.times.begin(now, self.config.first_window_ms);
-        let (mut folded, mut refused) = (0, 0);
+        self.times.begin(now);
+        let owner = self.table.resources.number(resource);
+        let (mut folded, mut refused, mut unwanted) = (0, 0, 0);
         for sample in samples {
-            let (entry, overflow) = match self.table.find(source, resource, &sample.series) {
-                Found::Own(entry) => (entry, false),
-                Found::Overflow(entry) => (entry, true),
-                Found::Full => {
-                    refused += 1;
-                    continue;
+            match self.table.find(source, owner, &sample.series) {
+                Ok(found) => {
+                    let (overflow, window) = (found.entry.overflow, found.known.window);
+                    let taken = take_one(found, sample, &self.times, now);
+                    self.overflowed += u64::from(overflow && taken != Taken::Refused);
+                    match taken {
+                        Taken::Opened => {
+                            self.waiting += 1;
+                            self.next_close = self.next_close.min(self.times.next_close(now, window));
+                        }
+                        Taken::Folded => folded += 1,
+                        Taken::Refused => refused += 1,
+                    }
                 }
-            };
-            let taken = take_one(entry, sample, &self.times, now);
-            self.overflowed += u64::from(overflow && taken != Taken::Refused);
-            match taken {
-                Taken::Opened => self.open += 1,
-                Taken::Folded => folded += 1,
-                Taken::Refused => refused += 1,
+                Err(Nowhere::Full) => refused += 1,
+                Err(Nowhere::Unwanted) => unwanted += 1,
             }
         }
+        self.table.resources.forget_unused(owner.number);
         self.ledger.folded(Signal::Metrics, folded);
         self.ledger.dropped(Signal::Metrics, DropReason::SeriesLimit, refused);
-        self.measure();
+        self.ledger.suppressed(Signal::Metrics, unwanted);
+        self.tell();
     }
 
     /// Record one measurement of an exponential histogram that the agent itself derives. The point that this opens is seen here
     /// for the first time; a measurement is no record of its own, but one that finds no room is seen and dropped.
-    pub fn observe(
-        &mut self,
-        resource: &Arc<Resource>,
-        series: &Arc<Series>,
-        measured: f64,
-        exemplar: Option<Exemplar>,
-        time_unix_nano: u64,
-        now: u64,
-    ) {
-        self.times.begin(now, self.config.first_window_ms);
-        let taken = match self.table.find(Source::Agent, resource, series) {
-            Found::Full => Taken::Refused,
-            Found::Own(entry) | Found::Overflow(entry) => {
-                entry.touched_unix_nano = now;
-                let mut histogram = Exponential::new(HISTOGRAM_SCALE);
-                histogram.record(measured);
-                let (start, end) = self.times.window(time_unix_nano, now);
-                entry.fold(start, end, State::Exponential(Box::new(histogram)), exemplar.into_iter().collect())
+    pub fn observe(&mut self, resource: &Arc<Resource>, series: &Arc<Series>, measurement: &Measurement<'_>, now: u64) {
+        self.times.begin(now);
+        let owner = self.table.resources.number(resource);
+        let taken = match self.table.find(Source::Agent, owner, series) {
+            Err(Nowhere::Unwanted) => return self.table.resources.forget_unused(owner.number),
+            Err(Nowhere::Full) => {
+                self.table.resources.forget_unused(owner.number);
+                Taken::Refused
+            }
+            Ok(Found { entry, known, alias, .. }) => {
+                touch(entry, alias.map(|alias| &mut alias.touched), now);
+                let (start, end) = self.times.window(measurement.time_unix_nano, now, known.window);
+                self.next_close = self.next_close.min(self.times.next_close(now, known.window));
+                entry.measure(start, end, HISTOGRAM_SCALE, measurement)
             }
         };
         match taken {
             Taken::Folded => return,
-            Taken::Opened => self.open += 1,
+            Taken::Opened => self.waiting += 1,
             Taken::Refused => self.ledger.dropped(Signal::Metrics, DropReason::SeriesLimit, 1),
         }
         self.ledger.seen(Signal::Metrics, 1);
-        self.measure();
+        self.tell();
     }
 
     /// Close what is due.
     pub fn tick(&mut self, now: u64, out: &mut Vec<Reduced>) {
-        self.times.begin(now, self.config.first_window_ms);
+        self.times.begin(now);
         let early = self.times.first_close_is_due(now);
-        let (grace, window) = (self.config.grace_ms * NANOS_PER_MS, self.times.window);
-        // A window from a time that has not come: the clock was set back. Waiting for it could take for ever.
-        let unreachable = now.saturating_add(window.saturating_mul(2));
-        self.close(
-            now,
-            |w| early || w.end_unix_nano.saturating_add(grace) <= now || w.end_unix_nano > unreachable,
-            out,
-        );
+        let stepped = self.times.stepped_back(now);
+        if early || stepped || now >= self.next_close {
+            self.close(now, early, out);
+        }
+        if stepped {
+            self.table.disbelieve_after(now);
+        }
         if now.abs_diff(self.idle_checked) >= IDLE_CHECK_NANOS {
             self.idle_checked = now;
-            if self.table.forget_idle(now.saturating_sub(self.config.idle_ms * NANOS_PER_MS)) {
+            let idle = self.table.config().idle_ms * NANOS_PER_MS;
+            if self.table.forget_idle(seconds(now.saturating_sub(idle))) {
                 // A total that comes back brings what was counted before it was forgotten: only younger ones count in full.
                 self.times.watched_since = now;
             }
@@ -152,120 +172,136 @@ impl Fold {
     /// Close everything: the agent stops.
     pub fn drain(&mut self, now: u64, out: &mut Vec<Reduced>) {
         self.times.closed_until = now;
-        self.close(now, |_| true, out);
+        let mut closing = self.closing(now);
+        for (number, entry) in self.table.entries.iter_mut() {
+            entry.close(number, |_| true, |_| true, &mut closing);
+        }
+        self.next_close = u64::MAX;
+        self.hand_out(closing, out);
     }
 
     /// What is held now.
     pub fn stats(&self) -> Stats {
-        Stats { series: self.table.len(), windows: self.open, overflowed: self.overflowed }
-    }
-
-    fn close(&mut self, now: u64, due: impl Fn(&window::Window) -> bool, out: &mut Vec<Reduced>) {
-        let mut closed: Vec<Closed> = Vec::new();
-        for entry in self.table.iter_mut() {
-            entry.close(now, &due, &mut closed);
-        }
-        if !closed.is_empty() {
-            self.open -= closed.len() as u64;
-            wire::emit(closed, self.config.gauges, out);
-            self.measure();
+        Stats {
+            series: self.table.len(),
+            windows: self.waiting,
+            overflowed: self.overflowed,
+            table_bytes: self.table.bytes(),
+            label_bytes: self.table.label_bytes(),
         }
     }
 
-    fn measure(&self) {
-        self.ledger.waiting_set(Signal::Metrics, Place::Window, self.open);
+    /// Close what is due by now, or, when the short first window is over, all that is open.
+    fn close(&mut self, now: u64, early: bool, out: &mut Vec<Reduced>) {
+        let mut closing = self.closing(now);
+        let times = &self.times;
+        let Table { entries, metrics, .. } = &mut self.table;
+        let mut next_close = u64::MAX;
+        for (number, entry) in entries.iter_mut() {
+            let Some(length) = metrics.get(entry.metric).map(|known| known.window) else { continue };
+            // A window from a time that has not come: the clock was set back. Waiting for it could take for ever.
+            let unreachable = now.saturating_add(length.saturating_mul(2));
+            let due = |end| early || times.due(end) <= now || end > unreachable;
+            // The window behind it would have been closed by now.
+            let silent = |end: u64| times.due(end.saturating_add(length)) <= now || end > unreachable;
+            entry.close(number, due, silent, &mut closing);
+            if entry.waiting() > 0 {
+                next_close = next_close.min(times.next_close(now, length));
+            }
+        }
+        self.next_close = next_close;
+        self.hand_out(closing, out);
+    }
+
+    fn closing(&self, now: u64) -> Closing {
+        let constant = self.table.config().constant_ms * NANOS_PER_MS;
+        Closing { now, constant, closed: Vec::new(), suppressed: 0 }
+    }
+
+    fn hand_out(&mut self, closing: Closing, out: &mut Vec<Reduced>) {
+        let Closing { closed, suppressed, .. } = closing;
+        self.waiting -= closed.len() as u64 + suppressed;
+        self.ledger.suppressed(Signal::Metrics, suppressed);
+        wire::emit(closed, &self.table, out);
+        self.tell();
+    }
+
+    fn tell(&self) {
+        self.ledger.waiting_set(Signal::Metrics, Place::Window, self.waiting);
     }
 }
 
-/// When windows begin and end.
-#[derive(Debug, Default)]
-struct Times {
-    window: u64,
-    /// When the agent began to watch, or last forgot a total; 0 until the first call.
-    watched_since: u64,
-    /// When the short first window closes; 0 once it did.
-    first_close: u64,
-    /// The latest close before its time: what comes after belongs to a window that starts here.
-    closed_until: u64,
+fn seconds(nanos: u64) -> u32 {
+    u32::try_from(nanos / NANOS_PER_SECOND).unwrap_or(u32::MAX)
 }
 
-impl Times {
-    fn begin(&mut self, now: u64, first_window_ms: u64) {
-        if self.watched_since == 0 {
-            self.watched_since = now;
-            self.first_close = now.saturating_add(first_window_ms * NANOS_PER_MS);
-        }
-    }
-
-    fn first_close_is_due(&mut self, now: u64) -> bool {
-        let due = self.first_close != 0 && now >= self.first_close;
-        if due {
-            (self.first_close, self.closed_until) = (0, now);
-        }
-        due
-    }
-
-    /// The window that a sample of this time belongs to.
-    fn window(&self, time_unix_nano: u64, now: u64) -> (u64, u64) {
-        let believable = time_unix_nano != 0 && time_unix_nano <= now.saturating_add(self.window);
-        let time = if believable { time_unix_nano } else { now };
-        let start = time - time % self.window;
-        let end = start.saturating_add(self.window);
-        let start = if (start..end).contains(&self.closed_until) && time >= self.closed_until {
-            self.closed_until
-        } else {
-            start
-        };
-        (start, end)
+fn touch(entry: &mut Entry, alias: Option<&mut u32>, now: u64) {
+    entry.touched = seconds(now);
+    if let Some(alias) = alias {
+        *alias = entry.touched;
     }
 }
 
-fn take_one(entry: &mut Entry, sample: Sample, times: &Times, now: u64) -> Taken {
+/// Fold one sample where it belongs.
+fn take_one(found: Found<'_>, sample: Sample, times: &Times, now: u64) -> Taken {
+    let Found { entry, known, alias, shared } = found;
     let Sample { series, start_unix_nano, time_unix_nano, value, mut exemplars, .. } = sample;
-    entry.touched_unix_nano = now;
-    let (start, end) = times.window(time_unix_nano, now);
+    let (alias, touched) = alias.map(|alias| (&mut alias.previous, &mut alias.touched)).unzip();
+    touch(entry, touched, now);
+    let kind = series.metric.kind;
     let (state, cumulative) = match value {
-        Value::Missing => return entry.fold(start, end, State::Missing, exemplars),
+        Value::Int(value) => number(kind, Number::Int(value), time_unix_nano),
         // Not a measurement; added up, it would take the window's others with it.
-        Value::Double(value) if value.is_nan() => return entry.fold(start, end, State::Missing, exemplars),
-        Value::Int(value) => number(series.metric.kind, Number::Int(value), time_unix_nano),
-        Value::Double(value) => number(series.metric.kind, Number::Double(value), time_unix_nano),
+        Value::Double(value) if value.is_nan() => (State::Missing, false),
+        Value::Double(value) => number(kind, Number::Double(value), time_unix_nano),
+        Value::Missing => (State::Missing, false),
         Value::Histogram(mut point) => {
             exemplars.append(&mut point.exemplars);
+            let cumulative = kind == Kind::Histogram { delta: false };
             match Explicit::from_point(&point) {
-                Some(histogram) => (
-                    State::Explicit(Box::new(histogram)),
-                    matches!(series.metric.kind, Kind::Histogram { delta: false }),
-                ),
+                Some(histogram) => (State::Explicit(Box::new(histogram)), cumulative),
                 None => return Taken::Refused,
             }
         }
         Value::ExponentialHistogram(mut point) => {
             exemplars.append(&mut point.exemplars);
-            let cumulative = matches!(series.metric.kind, Kind::ExponentialHistogram { delta: false });
+            let cumulative = kind == Kind::ExponentialHistogram { delta: false };
             (State::Exponential(Box::new(Exponential::from_point(&point))), cumulative)
         }
         Value::Summary(point) => (State::Summary(Box::new((time_unix_nano, *point))), false),
     };
-    if !cumulative {
-        return entry.fold(start, end, state, exemplars);
-    }
-    if entry.overflow {
+    let state = if !cumulative {
+        state
+    } else if shared {
         // Totals of several series cannot be told apart here, and their increases not be known.
         return Taken::Refused;
-    }
-    let total = match state {
-        State::Sum(number) => Total::Number(number),
-        State::Explicit(histogram) => Total::Explicit(histogram),
-        State::Exponential(histogram) => Total::Exponential(histogram),
-        other => return entry.fold(start, end, other, exemplars),
+    } else {
+        let total = match state {
+            State::Sum(number) => Total::Number(number),
+            State::Explicit(histogram) => Total::Explicit(histogram),
+            State::Exponential(histogram) => Total::Exponential(histogram),
+            State::Level(_) | State::Summary(_) | State::Missing => return Taken::Refused,
+        };
+        let zero = total.zero();
+        let previous = alias.unwrap_or(&mut entry.previous);
+        match increase(previous, start_unix_nano, time_unix_nano, total, times.watched_since) {
+            Increase::By(total) => total.into_state(),
+            // The series is there and has not moved under our eyes: a point of zero says so.
+            Increase::Baseline => zero.into_state(),
+            Increase::Covered => return Taken::Folded,
+        }
     };
-    let zero = total.zero();
-    match increase(&mut entry.previous, start_unix_nano, time_unix_nano, total, times.watched_since) {
-        Increase::By(total) => entry.fold(start, end, total.into_state(), exemplars),
-        // The series is there and has not moved under our eyes: a point of zero says so.
-        Increase::Baseline => entry.fold(start, end, zero.into_state(), exemplars),
-        Increase::Covered => Taken::Folded,
+    let level = is_level(kind);
+    match state {
+        State::Level(Level { last: number, .. }) | State::Sum(number)
+            if exemplars.is_empty() && entry.fold_number(number, time_unix_nano, level) =>
+        {
+            Taken::Folded
+        }
+        state => {
+            let (start, end) = times.window(time_unix_nano, now, known.window);
+            entry.fold(start, end, state, exemplars)
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 
 use super::exponential::Exponential;
 use super::histogram::Explicit;
+use ollystack_record::Kind;
 use ollystack_record::otlp::metrics::v1::{Exemplar, SummaryDataPoint, exemplar};
 
 /// A number as OTLP has them: integers stay integers until they no longer fit.
@@ -55,6 +56,11 @@ pub(super) enum State {
     Missing,
 }
 
+/// Whether the numbers of such a metric are values rather than increases.
+pub(super) fn is_level(kind: Kind) -> bool {
+    matches!(kind, Kind::Gauge | Kind::Sum { monotonic: false, delta: false })
+}
+
 /// A folded level.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Level {
@@ -72,8 +78,15 @@ impl Level {
         Level { count: 1, sum: number, min: number, max: number, last: value, last_unix_nano: time_unix_nano }
     }
 
+    /// Count one more value.
+    #[inline]
+    pub(super) fn add(&mut self, value: Number, time_unix_nano: u64) {
+        self.merge(Level::new(value, time_unix_nano));
+    }
+
+    #[inline]
     fn merge(&mut self, other: Level) {
-        self.count += other.count;
+        self.count = self.count.saturating_add(other.count);
         self.sum += other.sum;
         self.min = self.min.min(other.min);
         self.max = self.max.max(other.max);
@@ -109,14 +122,30 @@ impl State {
 /// The exemplars a window keeps: the one with the largest value and the newest.
 #[derive(Debug, Default)]
 pub(super) struct Exemplars {
-    worst: Option<Box<Exemplar>>,
-    last: Option<Box<Exemplar>>,
+    pub(super) worst: Option<Box<Exemplar>>,
+    pub(super) last: Option<Box<Exemplar>>,
+}
+
+/// A measurement that the agent itself makes, with the span that it is of.
+#[derive(Clone, Copy, Debug)]
+pub struct Measurement<'a> {
+    /// How much.
+    pub value: f64,
+    /// When.
+    pub time_unix_nano: u64,
+    /// OTLP's 16 bytes, or none.
+    pub trace_id: &'a [u8],
+    /// OTLP's 8 bytes, or none.
+    pub span_id: &'a [u8],
 }
 
 impl Exemplars {
+    pub(super) fn is_empty(&self) -> bool {
+        self.worst.is_none() && self.last.is_none()
+    }
+
     pub(super) fn add(&mut self, exemplar: Exemplar) {
-        let newer = self.last.as_ref().is_none_or(|last| exemplar.time_unix_nano >= last.time_unix_nano);
-        let worse = self.worst.as_ref().is_none_or(|worst| value(&exemplar) > value(worst));
+        let (worse, newer) = self.places(value(&exemplar), exemplar.time_unix_nano);
         if worse && newer {
             self.last = Some(Box::new(exemplar.clone()));
             self.worst = Some(Box::new(exemplar));
@@ -127,12 +156,40 @@ impl Exemplars {
         }
     }
 
+    /// As [`Exemplars::add`], into the memory of the exemplar that goes: this happens for every span.
+    pub(super) fn note(&mut self, measurement: &Measurement<'_>) {
+        let (worse, newer) = self.places(measurement.value, measurement.time_unix_nano);
+        if worse {
+            measurement.write(self.worst.get_or_insert_default());
+        }
+        if newer {
+            measurement.write(self.last.get_or_insert_default());
+        }
+    }
+
+    /// Whether an exemplar would be the worst, and whether the newest.
+    fn places(&self, coming: f64, time_unix_nano: u64) -> (bool, bool) {
+        let newer = self.last.as_ref().is_none_or(|last| time_unix_nano >= last.time_unix_nano);
+        (self.worst.as_ref().is_none_or(|worst| coming > value(worst)), newer)
+    }
+
     /// One or two, or none.
     pub(super) fn into_vec(self) -> Vec<Exemplar> {
         match (self.worst, self.last) {
             (Some(worst), Some(last)) if worst == last => vec![*worst],
             (worst, last) => worst.into_iter().chain(last).map(|exemplar| *exemplar).collect(),
         }
+    }
+}
+
+impl Measurement<'_> {
+    fn write(&self, exemplar: &mut Exemplar) {
+        exemplar.time_unix_nano = self.time_unix_nano;
+        exemplar.value = Some(exemplar::Value::AsDouble(self.value));
+        exemplar.trace_id.clear();
+        exemplar.trace_id.extend_from_slice(self.trace_id);
+        exemplar.span_id.clear();
+        exemplar.span_id.extend_from_slice(self.span_id);
     }
 }
 

@@ -1,12 +1,17 @@
 //! The series that are known, within limits.
 //!
-//! Invariant: at most `series_max` series plus [`OVERFLOW_SERIES_MAX`] overflow series are held, and at most
-//! `series_per_source_max` from one input.
+//! A series is found by resource and labels. One that goes out under other labels (a rule leaves some off, or redaction changes
+//! them) is known by its hash alone, beside its last total and the series that it goes out as: what must not leave is not
+//! kept, and two that collide in 64 bits would be taken for one. Invariant: at most `series_max` series plus
+//! [`OVERFLOW_SERIES_MAX`] overflow series are held, as many aliases, and of one input and one metric no more than their limits.
 
 use super::config::Config;
+use super::increase::Previous;
+use super::metrics::{Known, Metrics};
+use super::run::Run;
+use super::slab::Slab;
 use super::window::Entry;
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry as Slot;
+use hashbrown::{HashMap, HashTable};
 use ollystack_record::{Resource, Series, Source, value};
 use ollystack_schema::names::OVERFLOW;
 use std::sync::Arc;
@@ -14,109 +19,385 @@ use std::sync::Arc;
 /// Overflow series beside the limit: one per resource and metric, so a thousand metrics may overflow.
 const OVERFLOW_SERIES_MAX: usize = 1_000;
 
-#[derive(Debug)]
+/// Says under which series another goes out; `None`: as it is.
+pub type Rewrite = Box<dyn Fn(&Series) -> Option<Series> + Send>;
+
 pub(super) struct Table {
-    entries: HashTable<Entry>,
+    config: Config,
+    rewrite: Option<Rewrite>,
+    pub(super) resources: Resources,
+    pub(super) metrics: Metrics,
+    pub(super) entries: Slab<Entry>,
+    index: HashTable<u32>,
+    aliases: HashTable<Alias>,
+    /// By resource and metric.
+    overflow: HashMap<(u32, u32), u32>,
     by_source: [usize; Source::ALL.len()],
-    overflow: usize,
-    series_max: usize,
-    series_per_source_max: usize,
+    label_bytes: usize,
 }
 
-/// Where the samples of a series go.
-pub(super) enum Found<'a> {
-    /// To itself.
-    Own(&'a mut Entry),
-    /// There is no room for it: to the overflow series of its metric.
-    Overflow(&'a mut Entry),
-    /// There is no room for that either.
+/// A series that goes out as another.
+#[derive(Debug)]
+pub(super) struct Alias {
+    pub(super) hash: u64,
+    pub(super) previous: Option<Previous>,
+    pub(super) entry: u32,
+    pub(super) touched: u32,
+}
+
+/// Where a sample goes.
+pub(super) struct Found<'a> {
+    pub(super) entry: &'a mut Entry,
+    pub(super) known: &'a Known,
+    /// The last total of a series that goes out as another.
+    pub(super) alias: Option<&'a mut Alias>,
+    /// Its own last total cannot be known, so that only levels and deltas can be taken.
+    pub(super) shared: bool,
+}
+
+/// A resource by its number, with its hash at hand.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Owner {
+    pub(super) number: u32,
+    hash: u64,
+}
+
+impl Owner {
+    /// The hash of one of its series.
+    fn mix(self, series: &Series) -> u64 {
+        self.hash.rotate_left(32) ^ series.hash()
+    }
+}
+
+/// Why a sample goes nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Nowhere {
+    /// A rule drops its metric.
+    Unwanted,
+    /// There is no room, not even in an overflow series.
     Full,
 }
 
+/// What [`Table::locate`] found; numbers, so that nothing is borrowed.
+#[derive(Clone, Copy)]
+enum Located {
+    Own(u32),
+    Alias(u32),
+    Shared(u32),
+}
+
+impl std::fmt::Debug for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Table").field("entries", &self.entries.len()).field("aliases", &self.aliases.len()).finish()
+    }
+}
+
 impl Table {
-    pub(super) fn new(config: &Config) -> Table {
+    pub(super) fn new(config: Config) -> Table {
         Table {
-            entries: HashTable::new(),
+            config,
+            rewrite: None,
+            resources: Resources::default(),
+            metrics: Metrics::default(),
+            entries: Slab::default(),
+            index: HashTable::new(),
+            aliases: HashTable::new(),
+            overflow: HashMap::new(),
             by_source: [0; Source::ALL.len()],
-            overflow: 0,
-            series_max: config.series_max,
-            series_per_source_max: config.series_per_source_max,
+            label_bytes: 0,
         }
     }
 
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(super) fn rewrite_with(&mut self, rewrite: Rewrite) {
+        self.rewrite = Some(rewrite);
+    }
+
+    /// Series held, those that go out as another not counted.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    pub(super) fn find(&mut self, source: Source, resource: &Arc<Resource>, series: &Arc<Series>) -> Found<'_> {
-        let room = self.entries.len() - self.overflow < self.series_max
-            && self.by_source[source as usize] < self.series_per_source_max;
-        let hash = hash(resource, series);
-        if room || self.entries.find(hash, |entry| same(entry, resource, series)).is_some() {
-            let by_source = &mut self.by_source[source as usize];
-            let slot = self.entries.entry(hash, |entry| same(entry, resource, series), rehash);
-            return Found::Own(match slot {
-                Slot::Occupied(known) => known.into_mut(),
-                Slot::Vacant(vacant) => {
-                    *by_source += 1;
-                    vacant.insert(Entry::new(source, resource, series)).into_mut()
-                }
-            });
-        }
-        self.find_overflow(source, resource, series)
+    /// Bytes of the table, without labels and without what histograms and exemplars take aside.
+    pub(super) fn bytes(&self) -> usize {
+        self.entries.bytes() + self.index.allocation_size() + self.aliases.allocation_size()
     }
 
-    fn find_overflow(&mut self, source: Source, resource: &Arc<Resource>, series: &Arc<Series>) -> Found<'_> {
-        let attributes = vec![value::bool(OVERFLOW, true)];
-        let series = Arc::new(Series::new(Arc::clone(&series.scope), Arc::clone(&series.metric), attributes));
-        let full = self.overflow >= OVERFLOW_SERIES_MAX;
-        let overflow = &mut self.overflow;
-        match self.entries.entry(hash(resource, &series), |entry| same(entry, resource, &series), rehash) {
-            Slot::Occupied(known) => Found::Overflow(known.into_mut()),
-            Slot::Vacant(_) if full => Found::Full,
-            Slot::Vacant(vacant) => {
-                *overflow += 1;
-                let entry = Entry { overflow: true, ..Entry::new(source, resource, &series) };
-                Found::Overflow(vacant.insert(entry).into_mut())
+    /// Bytes of the labels of all series, estimated.
+    pub(super) fn label_bytes(&self) -> usize {
+        self.label_bytes
+    }
+
+    /// Where the samples of a series go.
+    #[inline]
+    pub(super) fn find(&mut self, source: Source, owner: Owner, series: &Arc<Series>) -> Result<Found<'_>, Nowhere> {
+        let located = match self.find_own(owner, series) {
+            Some(number) => Located::Own(number),
+            None => self.locate(source, owner, series)?,
+        };
+        let Table { entries, metrics, aliases, .. } = self;
+        let (Located::Own(number) | Located::Alias(number) | Located::Shared(number)) = located;
+        let entry = entries.get_mut(number).ok_or(Nowhere::Full)?;
+        let known = metrics.get(entry.metric).ok_or(Nowhere::Full)?;
+        let alias = match located {
+            Located::Alias(_) => {
+                let hash = owner.mix(series);
+                aliases.find_mut(hash, |alias| alias.hash == hash)
+            }
+            Located::Own(_) | Located::Shared(_) => None,
+        };
+        let shared = entry.overflow || matches!(located, Located::Shared(_));
+        Ok(Found { entry, known, alias, shared })
+    }
+
+    #[inline]
+    fn find_own(&self, owner: Owner, series: &Arc<Series>) -> Option<u32> {
+        // The inputs hand in the same `Arc` again and again: looking at the address saves looking at the labels.
+        let same = |number: &u32| {
+            let is = |entry: &Entry| {
+                entry.resource == owner.number && (Arc::ptr_eq(&entry.series, series) || entry.series == *series)
+            };
+            self.entries.get(*number).is_some_and(is)
+        };
+        self.index.find(owner.mix(series), same).copied()
+    }
+
+    /// The place of a series that does not go out as it is, or is seen for the first time.
+    fn locate(&mut self, source: Source, owner: Owner, series: &Arc<Series>) -> Result<Located, Nowhere> {
+        let hash = owner.mix(series);
+        if let Some(alias) = self.aliases.find(hash, |alias| alias.hash == hash) {
+            return Ok(Located::Alias(alias.entry));
+        }
+        if self.config.rule(&series.metric.name).is_some_and(|rule| rule.drop) {
+            return Err(Nowhere::Unwanted);
+        }
+        let Some(other) = self.rewritten(series) else { return self.admit(source, owner, series) };
+        let other = Arc::new(other);
+        let located = match self.find_own(owner, &other) {
+            Some(number) => Located::Own(number),
+            None => self.admit(source, owner, &other)?,
+        };
+        match located {
+            Located::Own(entry) if self.aliases.len() < self.config.series_max => {
+                self.insert_alias(Alias { hash, previous: None, entry, touched: 0 });
+                Ok(Located::Alias(entry))
+            }
+            Located::Own(entry) | Located::Alias(entry) | Located::Shared(entry) => Ok(Located::Shared(entry)),
+        }
+    }
+
+    pub(super) fn insert_alias(&mut self, alias: Alias) {
+        self.aliases.insert_unique(alias.hash, alias, |alias| alias.hash);
+    }
+
+    pub(super) fn aliases(&self) -> impl Iterator<Item = &Alias> {
+        self.aliases.iter()
+    }
+
+    /// As which other series one goes out.
+    fn rewritten(&self, series: &Series) -> Option<Series> {
+        let rule = self.config.rule(&series.metric.name);
+        let bare = rule.filter(|rule| series.attributes().iter().any(|label| !rule.keeps(&label.key))).map(|rule| {
+            let kept = series.attributes().iter().filter(|label| rule.keeps(&label.key)).cloned().collect();
+            Series::new(Arc::clone(&series.scope), Arc::clone(&series.metric), kept)
+        });
+        let clean = self.rewrite.as_ref().and_then(|rewrite| rewrite(bare.as_ref().unwrap_or(series)));
+        clean.or(bare)
+    }
+
+    /// A new series within the limits, or the one that takes what goes beyond.
+    fn admit(&mut self, source: Source, owner: Owner, series: &Arc<Series>) -> Result<Located, Nowhere> {
+        let metric = self.metrics.number(series, &self.config);
+        let entry = |series| Entry::new(source, owner.number, metric, series);
+        if self.has_room(source, metric) {
+            return Ok(Located::Own(self.insert(entry(Arc::clone(series)))));
+        }
+        if let Some(number) = self.overflow.get(&(owner.number, metric)) {
+            return Ok(Located::Shared(*number));
+        }
+        let labels = vec![value::bool(OVERFLOW, true)];
+        let series = Arc::new(Series::new(Arc::clone(&series.scope), Arc::clone(&series.metric), labels));
+        // An application may send such a series itself: it then takes what overflows here, too.
+        if let Some(number) = self.find_own(owner, &series) {
+            return Ok(Located::Shared(number));
+        }
+        if self.overflow.len() >= OVERFLOW_SERIES_MAX {
+            self.metrics.forget_unused(metric);
+            return Err(Nowhere::Full);
+        }
+        Ok(Located::Shared(self.insert(Entry { overflow: true, ..entry(series) })))
+    }
+
+    /// Whether one series more is within all limits.
+    pub(super) fn has_room(&self, source: Source, metric: u32) -> bool {
+        self.entries.len() - self.overflow.len() < self.config.series_max
+            && self.by_source[source as usize] < self.config.series_per_source_max
+            && self.metrics.get(metric).is_some_and(|known| known.series < known.series_max)
+    }
+
+    /// Insert what is not there yet, whatever the limits.
+    pub(super) fn insert(&mut self, mut entry: Entry) -> u32 {
+        let (resource, metric, source, overflow) = (entry.resource, entry.metric, entry.source, entry.overflow);
+        // One copy of what all series of a metric share, whoever described it again.
+        if let Some(known) = self.metrics.acquire(metric, !overflow)
+            && let Some(series) = Arc::get_mut(&mut entry.series)
+        {
+            (series.scope, series.metric) = (Arc::clone(&known.scope), Arc::clone(&known.metric));
+        }
+        self.label_bytes += entry.series.heap_bytes();
+        self.resources.acquire(resource);
+        let hash = self.resources.owner(resource).mix(&entry.series);
+        let number = self.entries.insert(entry);
+        let Table { index, entries, resources, .. } = self;
+        index.insert_unique(hash, number, |number| rehash(entries, resources, *number));
+        if overflow {
+            self.overflow.insert((resource, metric), number);
+        } else {
+            self.by_source[source as usize] += 1;
+        }
+        number
+    }
+
+    /// The clock was set back to `now`: later moments are not believed any more.
+    pub(super) fn disbelieve_after(&mut self, now: u64) {
+        let seconds = super::seconds(now);
+        let past = |previous: &mut Option<Previous>| {
+            if let Some(previous) = previous {
+                previous.time_unix_nano = previous.time_unix_nano.min(now);
+            }
+        };
+        for (_, entry) in self.entries.iter_mut() {
+            entry.touched = entry.touched.min(seconds);
+            past(&mut entry.previous);
+            if !entry.run.is_held() && entry.run.end_unix_nano > now {
+                entry.run = Run::default();
             }
         }
+        for alias in self.aliases.iter_mut() {
+            alias.touched = alias.touched.min(seconds);
+            past(&mut alias.previous);
+        }
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
-        self.entries.iter_mut()
-    }
-
-    /// Forget series that were not touched since `before` and have no window open. True if one of them was a running total.
-    pub(super) fn forget_idle(&mut self, before: u64) -> bool {
-        let Table { entries, by_source, overflow, .. } = self;
+    /// Forget series that were not touched since `before` (seconds) and hold nothing. True if one of them was a running total.
+    pub(super) fn forget_idle(&mut self, before: u32) -> bool {
         let mut total = false;
-        entries.retain(|entry| {
-            let keep = entry.touched_unix_nano >= before || !entry.windows.is_empty();
-            total |= !keep && entry.previous.is_some();
-            if !keep && entry.overflow {
-                *overflow -= 1;
-            } else if !keep {
-                by_source[entry.source as usize] -= 1;
-            }
+        self.aliases.retain(|alias| {
+            let keep = alias.touched >= before;
+            total |= !keep && alias.previous.is_some();
             keep
         });
-        if self.entries.len() < self.entries.capacity() / 4 {
-            self.entries.shrink_to_fit(rehash);
+        let idle = |entry: &Entry| entry.touched < before && entry.waiting() == 0;
+        let gone: Vec<u32> = self.entries.iter().filter(|(_, entry)| idle(entry)).map(|(number, _)| number).collect();
+        for number in gone {
+            total |= self.remove(number);
+        }
+        if self.entries.is_sparse() {
+            self.shrink();
         }
         total
     }
+
+    /// True if it was a running total.
+    fn remove(&mut self, number: u32) -> bool {
+        let Some(entry) = self.entries.get(number) else { return false };
+        let hash = self.resources.owner(entry.resource).mix(&entry.series);
+        if let Ok(place) = self.index.find_entry(hash, |other| *other == number) {
+            place.remove();
+        }
+        let Some(entry) = self.entries.remove(number) else { return false };
+        self.label_bytes -= entry.series.heap_bytes();
+        self.resources.release(entry.resource);
+        if entry.overflow {
+            self.overflow.remove(&(entry.resource, entry.metric));
+        } else {
+            self.by_source[entry.source as usize] -= 1;
+        }
+        self.metrics.release(entry.metric, !entry.overflow);
+        entry.previous.is_some()
+    }
+
+    /// Move what is left together, and give the rest of the memory back.
+    fn shrink(&mut self) {
+        let mut moved: HashMap<u32, u32> = HashMap::with_capacity(self.entries.len());
+        let mut kept = Slab::default();
+        let numbers: Vec<u32> = self.entries.iter().map(|(number, _)| number).collect();
+        for number in numbers {
+            if let Some(entry) = self.entries.remove(number) {
+                moved.insert(number, kept.insert(entry));
+            }
+        }
+        self.entries = kept;
+        let now = |number: &mut u32| *number = moved.get(number).copied().unwrap_or(*number);
+        self.index.iter_mut().for_each(now);
+        self.aliases.iter_mut().for_each(|alias| now(&mut alias.entry));
+        self.overflow.values_mut().for_each(now);
+        let Table { index, entries, resources, aliases, overflow, .. } = self;
+        index.shrink_to_fit(|number| rehash(entries, resources, *number));
+        aliases.shrink_to_fit(|alias| alias.hash);
+        overflow.shrink_to_fit();
+    }
 }
 
-fn hash(resource: &Resource, series: &Series) -> u64 {
-    resource.hash().rotate_left(32) ^ series.hash()
+fn rehash(entries: &Slab<Entry>, resources: &Resources, number: u32) -> u64 {
+    entries.get(number).map_or(0, |entry| resources.owner(entry.resource).mix(&entry.series))
 }
 
-fn rehash(entry: &Entry) -> u64 {
-    hash(&entry.resource, &entry.series)
+/// The resources of the series, each held once.
+#[derive(Debug, Default)]
+pub(super) struct Resources {
+    index: HashTable<u32>,
+    /// With the series they have.
+    known: Slab<(Arc<Resource>, usize)>,
 }
 
-/// The inputs hand in the same `Arc` again and again: looking at the address saves looking at the labels.
-fn same(entry: &Entry, resource: &Arc<Resource>, series: &Arc<Series>) -> bool {
-    (Arc::ptr_eq(&entry.series, series) || entry.series == *series)
-        && (Arc::ptr_eq(&entry.resource, resource) || entry.resource == *resource)
+impl Resources {
+    /// A resource's number, which stands for it until [`Resources::forget_unused`].
+    pub(super) fn number(&mut self, resource: &Arc<Resource>) -> Owner {
+        let Resources { index, known } = self;
+        let same = |number: &u32| {
+            known.get(*number).is_some_and(|(known, _)| Arc::ptr_eq(known, resource) || known == resource)
+        };
+        let hash = resource.hash();
+        if let Some(number) = index.find(hash, same) {
+            return Owner { number: *number, hash };
+        }
+        let number = known.insert((Arc::clone(resource), 0));
+        index.insert_unique(hash, number, |number| known.get(*number).map_or(0, |(known, _)| known.hash()));
+        Owner { number, hash }
+    }
+
+    pub(super) fn get(&self, number: u32) -> Option<&Arc<Resource>> {
+        self.known.get(number).map(|(resource, _)| resource)
+    }
+
+    fn owner(&self, number: u32) -> Owner {
+        Owner { number, hash: self.get(number).map_or(0, |resource| resource.hash()) }
+    }
+
+    fn acquire(&mut self, number: u32) {
+        if let Some((_, series)) = self.known.get_mut(number) {
+            *series += 1;
+        }
+    }
+
+    fn release(&mut self, number: u32) {
+        if let Some((_, series)) = self.known.get_mut(number) {
+            *series -= 1;
+        }
+        self.forget_unused(number);
+    }
+
+    /// Forget a resource that no series is of.
+    pub(super) fn forget_unused(&mut self, number: u32) {
+        let unused = self.known.get(number).filter(|(_, series)| *series == 0).map(|(resource, _)| resource.hash());
+        let Some(hash) = unused else { return };
+        if let Ok(place) = self.index.find_entry(hash, |other| *other == number) {
+            place.remove();
+        }
+        self.known.remove(number);
+    }
 }

@@ -1,12 +1,13 @@
 //! One series and its open windows.
 //!
-//! Usually one window is open; at the turn of a window, and when samples come late, several. Invariant: every window that was
-//! opened is closed exactly once.
+//! Usually one window is open, and it has its place in the entry; at the turn of a window, and when samples come late, there are
+//! more, aside. Invariant: every window that was opened is sent, or joins a run, exactly once.
 
 use super::increase::Previous;
-use super::state::{Exemplars, State};
+use super::run::Run;
+use super::state::{Exemplars, Measurement, Number, State, is_level};
 use ollystack_record::otlp::metrics::v1::Exemplar;
-use ollystack_record::{Resource, Series, Source};
+use ollystack_record::{Series, Source};
 use std::sync::Arc;
 
 /// Windows of one series open at once: the current, the next, and some for late samples or changed histogram bounds.
@@ -15,16 +16,21 @@ const WINDOWS_MAX: usize = 8;
 /// A series with what is open of it.
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub(super) source: Source,
-    pub(super) resource: Arc<Resource>,
+    /// As it goes out.
     pub(super) series: Arc<Series>,
     /// Of cumulative series.
-    pub(super) previous: Option<Box<Previous>>,
-    pub(super) windows: Vec<Window>,
+    pub(super) previous: Option<Previous>,
+    pub(super) window: Option<Window>,
+    pub(super) run: Run,
+    pub(super) more: Option<Box<More>>,
+    /// Their places in the table.
+    pub(super) resource: u32,
+    pub(super) metric: u32,
+    /// When a sample last came, seconds by the agent's clock.
+    pub(super) touched: u32,
+    pub(super) source: Source,
     /// Takes the samples of series there is no room for.
     pub(super) overflow: bool,
-    /// When a sample last came, by the agent's clock.
-    pub(super) touched_unix_nano: u64,
 }
 
 /// An open window, [start, end).
@@ -33,18 +39,24 @@ pub(super) struct Window {
     pub(super) start_unix_nano: u64,
     pub(super) end_unix_nano: u64,
     pub(super) state: State,
+}
+
+/// What few series have.
+#[derive(Debug, Default)]
+pub(super) struct More {
+    /// Of the window in the entry.
     pub(super) exemplars: Exemplars,
+    /// Further windows.
+    pub(super) aside: Vec<(Window, Exemplars)>,
 }
 
 /// A window on its way out.
 #[derive(Debug)]
 pub(super) struct Closed {
-    pub(super) resource: Arc<Resource>,
-    pub(super) series: Arc<Series>,
-    pub(super) start_unix_nano: u64,
-    pub(super) time_unix_nano: u64,
-    pub(super) state: State,
-    pub(super) exemplars: Vec<Exemplar>,
+    /// The place of its series in the table.
+    pub(super) entry: u32,
+    pub(super) window: Window,
+    pub(super) exemplars: Exemplars,
 }
 
 /// What became of a sample.
@@ -58,65 +70,189 @@ pub(super) enum Taken {
     Refused,
 }
 
+/// One closing of windows.
+#[derive(Debug)]
+pub(super) struct Closing {
+    pub(super) now: u64,
+    /// How long a constant may be silent; 0: never.
+    pub(super) constant: u64,
+    pub(super) closed: Vec<Closed>,
+    /// Windows that joined a run.
+    pub(super) suppressed: u64,
+}
+
 impl Entry {
-    pub(super) fn new(source: Source, resource: &Arc<Resource>, series: &Arc<Series>) -> Entry {
+    pub(super) fn new(source: Source, resource: u32, metric: u32, series: Arc<Series>) -> Entry {
         Entry {
-            source,
-            resource: Arc::clone(resource),
-            series: Arc::clone(series),
+            series,
             previous: None,
-            windows: Vec::new(),
+            window: None,
+            run: Run::default(),
+            more: None,
+            resource,
+            metric,
+            touched: 0,
+            source,
             overflow: false,
-            touched_unix_nano: 0,
         }
+    }
+
+    /// Points that will come of what is held.
+    pub(super) fn waiting(&self) -> u64 {
+        let aside = self.more.as_ref().map_or(0, |more| more.aside.len());
+        u64::from(self.window.is_some()) + aside as u64 + u64::from(self.run.is_held())
+    }
+
+    /// Fold a number into the window in the entry, if its time lies there: what nearly every sample does.
+    #[inline]
+    pub(super) fn fold_number(&mut self, value: Number, time_unix_nano: u64, level: bool) -> bool {
+        let Some(window) = &mut self.window else { return false };
+        if !(window.start_unix_nano..window.end_unix_nano).contains(&time_unix_nano) {
+            return false;
+        }
+        match &mut window.state {
+            State::Level(mine) if level => mine.add(value, time_unix_nano),
+            State::Sum(mine) if !level => *mine = mine.plus(value),
+            _ => return false,
+        }
+        true
+    }
+
+    /// Record a measurement in the exponential histogram of the window [start, end).
+    pub(super) fn measure(&mut self, start: u64, end: u64, scale: i32, measurement: &Measurement<'_>) -> Taken {
+        if let Some(Window { end_unix_nano, state: State::Exponential(histogram), .. }) = &mut self.window
+            && *end_unix_nano == end
+        {
+            histogram.record(measurement.value);
+            self.more.get_or_insert_default().exemplars.note(measurement);
+            return Taken::Folded;
+        }
+        let mut histogram = super::exponential::Exponential::new(scale);
+        histogram.record(measurement.value);
+        let mut exemplars = Exemplars::default();
+        exemplars.note(measurement);
+        let exemplars = exemplars.last.map(|exemplar| *exemplar).into_iter().collect();
+        self.fold(start, end, State::Exponential(Box::new(histogram)), exemplars)
     }
 
     /// Fold a state into the window [start, end).
     pub(super) fn fold(&mut self, start: u64, end: u64, state: State, exemplars: Vec<Exemplar>) -> Taken {
-        let mut state = Some(state);
-        let mut place = None;
-        for (at, window) in self.windows.iter_mut().enumerate().filter(|(_, w)| w.end_unix_nano == end) {
-            let Some(coming) = state.take() else { break };
-            match window.state.merge(coming) {
-                Ok(()) => place = Some(at),
-                Err(other) => state = Some(other),
-            }
+        let (taken, place) = self.merge(start, end, state);
+        if exemplars.is_empty() || taken == Taken::Refused {
+            return taken;
         }
-        let taken = match (state, place) {
-            (None, _) => Taken::Folded,
-            (Some(_), _) if self.windows.len() >= WINDOWS_MAX => return Taken::Refused,
-            (Some(state), _) => {
-                place = Some(self.windows.len());
-                // Almost always the only one: no room for more is kept.
-                self.windows.reserve_exact(1);
-                let exemplars = Exemplars::default();
-                self.windows.push(Window { start_unix_nano: start, end_unix_nano: end, state, exemplars });
-                Taken::Opened
-            }
+        let more = self.more.get_or_insert_default();
+        let kept = match place.and_then(|at| more.aside.get_mut(at)) {
+            Some((_, aside)) => aside,
+            None => &mut more.exemplars,
         };
-        if let Some(window) = place.and_then(|at| self.windows.get_mut(at)) {
-            exemplars.into_iter().for_each(|exemplar| window.exemplars.add(exemplar));
-        }
+        exemplars.into_iter().for_each(|exemplar| kept.add(exemplar));
         taken
     }
 
-    /// Close the windows that `due` names; their points end no later than `now`.
-    pub(super) fn close(&mut self, now: u64, due: impl Fn(&Window) -> bool, closed: &mut Vec<Closed>) {
-        let mut at = 0;
-        while at < self.windows.len() {
-            if !due(&self.windows[at]) {
-                at += 1;
-                continue;
+    /// What became of the state, and in which window aside it is, if it is not in the entry's own.
+    fn merge(&mut self, start: u64, end: u64, state: State) -> (Taken, Option<usize>) {
+        let Some(window) = &mut self.window else {
+            self.window = Some(Window { start_unix_nano: start, end_unix_nano: end, state });
+            return (Taken::Opened, None);
+        };
+        let mut state = state;
+        if window.end_unix_nano == end {
+            state = match window.state.merge(state) {
+                Ok(()) => return (Taken::Folded, None),
+                Err(unlike) => unlike,
+            };
+        }
+        let aside = &mut self.more.get_or_insert_default().aside;
+        for (at, (window, _)) in aside.iter_mut().enumerate().filter(|(_, (window, _))| window.end_unix_nano == end) {
+            state = match window.state.merge(state) {
+                Ok(()) => return (Taken::Folded, Some(at)),
+                Err(unlike) => unlike,
+            };
+        }
+        if aside.len() + 1 >= WINDOWS_MAX {
+            return (Taken::Refused, None);
+        }
+        // Almost always the only one: no room for more is kept.
+        aside.reserve_exact(1);
+        aside.push((Window { start_unix_nano: start, end_unix_nano: end, state }, Exemplars::default()));
+        (Taken::Opened, Some(aside.len() - 1))
+    }
+
+    /// Close the windows whose end is `due`, the earliest first, and then the run if its end is `silent`.
+    pub(super) fn close(
+        &mut self,
+        number: u32,
+        due: impl Fn(u64) -> bool,
+        silent: impl Fn(u64) -> bool,
+        closing: &mut Closing,
+    ) {
+        let due = |window: &Window| due(window.end_unix_nano);
+        if self.window.as_ref().is_some_and(&due)
+            && let Some(window) = self.window.take()
+        {
+            let exemplars = self.more.as_mut().map(|more| std::mem::take(&mut more.exemplars)).unwrap_or_default();
+            if self.more.as_ref().is_none_or(|more| more.aside.is_empty()) {
+                self.settle(number, window, exemplars, closing);
+            } else {
+                let mut all = vec![(window, exemplars)];
+                let aside = self.more.as_mut().map(|more| &mut more.aside);
+                all.extend(aside.into_iter().flat_map(|aside| aside.extract_if(.., |(window, _)| due(window))));
+                all.sort_by_key(|(window, _)| window.end_unix_nano);
+                all.into_iter().for_each(|(window, exemplars)| self.settle(number, window, exemplars, closing));
             }
-            let window = self.windows.swap_remove(at);
-            closed.push(Closed {
-                resource: Arc::clone(&self.resource),
-                series: Arc::clone(&self.series),
-                start_unix_nano: window.start_unix_nano,
-                time_unix_nano: window.end_unix_nano.min(now.max(window.start_unix_nano.saturating_add(1))),
-                state: window.state,
-                exemplars: window.exemplars.into_vec(),
-            });
+        } else if let Some(more) = &mut self.more {
+            let aside: Vec<_> = more.aside.extract_if(.., |(window, _)| due(window)).collect();
+            aside.into_iter().for_each(|(window, exemplars)| self.settle(number, window, exemplars, closing));
+        }
+        self.move_in();
+        if self.run.is_held() && silent(self.run.end_unix_nano) {
+            self.end_run(number, closing);
+        }
+    }
+
+    /// Give the entry's own place to a window aside, and memory back that nothing needs.
+    fn move_in(&mut self) {
+        let Some(more) = &mut self.more else { return };
+        if self.window.is_none() && !more.aside.is_empty() {
+            let (window, exemplars) = more.aside.swap_remove(0);
+            (self.window, more.exemplars) = (Some(window), exemplars);
+        }
+        if more.aside.is_empty() && more.exemplars.is_empty() {
+            self.more = None;
+        }
+    }
+
+    /// A closed window goes out or joins the run.
+    fn settle(&mut self, number: u32, mut window: Window, exemplars: Exemplars, closing: &mut Closing) {
+        let start = window.start_unix_nano;
+        window.end_unix_nano = window.end_unix_nano.min(closing.now.max(start.saturating_add(1)));
+        let late = start < self.run.end_unix_nano;
+        if closing.constant == 0 || late {
+            closing.closed.push(Closed { entry: number, window, exemplars });
+            return;
+        }
+        if !exemplars.is_empty() || !self.run.goes_on_with(&window, self.previous.as_ref()) {
+            self.end_run(number, closing);
+            self.run.sent(&window);
+            closing.closed.push(Closed { entry: number, window, exemplars });
+            return;
+        }
+        closing.suppressed += u64::from(self.run.is_held());
+        self.run.hold(&window);
+        if self.run.end_unix_nano - self.run.start_unix_nano >= closing.constant {
+            self.end_run(number, closing);
+        }
+    }
+
+    fn end_run(&mut self, number: u32, closing: &mut Closing) {
+        if let Some(window) = self.run.take(self.previous.as_ref(), is_level(self.series.metric.kind)) {
+            closing.closed.push(Closed { entry: number, window, exemplars: Exemplars::default() });
         }
     }
 }
+
+const _: () = assert!(
+    size_of::<Option<Entry>>() <= 176,
+    "20,000 series in 256 bytes each: the entry, its place in the index, and a last total beside it"
+);

@@ -4,16 +4,17 @@
 //! Invariant: as many data points leave as windows came in.
 
 use super::config::Gauges;
+use super::metrics::Known;
 use super::state::{Level, Number, State};
-use super::window::Closed;
+use super::table::Table;
+use super::window::{Closed, Entry, Window};
 use ollystack_record::otlp::common::v1::KeyValue;
 use ollystack_record::otlp::metrics::v1::{
     AggregationTemporality, Exemplar, ExponentialHistogram, Gauge, Histogram, HistogramDataPoint, Metric as Proto,
     NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, Summary, exemplar, metric::Data, number_data_point,
 };
-use ollystack_record::{Ack, Class, Kind, Reduced, ReducedRecords, value};
+use ollystack_record::{Class, Kind, Metric, Reduced, ReducedRecords, value};
 use ollystack_schema::names::{FOLD, FOLD_GAUGE, FOLD_UPDOWNCOUNTER};
-use std::sync::Arc;
 
 /// Points in one reduced batch: about 200 kB of OTLP.
 const POINTS_MAX: usize = 2_000;
@@ -22,60 +23,76 @@ const POINTS_MAX: usize = 2_000;
 const NO_RECORDED_VALUE: u32 = 1;
 
 /// Sort, group and hand out.
-pub(super) fn emit(mut closed: Vec<Closed>, gauges: Gauges, out: &mut Vec<Reduced>) {
-    closed
-        .sort_by_cached_key(|c| (c.resource.hash(), Arc::as_ptr(&c.series.scope).addr(), c.series.metric.name.clone()));
-    let mut rest = closed.into_iter().peekable();
-    while let Some(first) = rest.peek() {
-        let resource = Arc::clone(&first.resource);
-        let mut message = ResourceMetrics { resource: Some(resource.to_proto()), ..ResourceMetrics::default() };
-        let mut points = 0;
-        while points < POINTS_MAX
-            && let Some(window) = rest.next_if(|next| next.resource == resource)
-        {
-            append(&mut message, window, gauges);
-            points += 1;
+pub(super) fn emit(mut closed: Vec<Closed>, table: &Table, out: &mut Vec<Reduced>) {
+    // Alike next to alike, so that zstd finds it: by resource, scope and metric, then as the series were first seen.
+    closed.sort_by_cached_key(|closed| {
+        let entry = table.entries.get(closed.entry);
+        let metric =
+            entry.and_then(|entry| Some((entry.resource, table.metrics.get(entry.metric)?.scope_number, entry.metric)));
+        (metric, closed.entry, closed.window.start_unix_nano)
+    });
+    let mut message = Message::default();
+    for closed in closed {
+        let Some(entry) = table.entries.get(closed.entry) else { continue };
+        let Some(known) = table.metrics.get(entry.metric) else { continue };
+        if message.points == POINTS_MAX || message.points > 0 && message.resource != entry.resource {
+            message.hand_out(out);
         }
-        out.push(Reduced { class: Class::Normal, records: ReducedRecords::Metrics(message), acks: Vec::<Ack>::new() });
+        if message.points == 0 {
+            message.resource = entry.resource;
+            message.proto.resource = table.resources.get(entry.resource).map(|resource| resource.to_proto());
+        }
+        message.append(closed, entry, known);
+    }
+    message.hand_out(out);
+}
+
+/// The points of one resource while they gather.
+#[derive(Default)]
+struct Message {
+    proto: ResourceMetrics,
+    points: usize,
+    resource: u32,
+    scope: u32,
+    metric: u32,
+}
+
+impl Message {
+    fn hand_out(&mut self, out: &mut Vec<Reduced>) {
+        let Message { proto, points, .. } = std::mem::take(self);
+        if points > 0 {
+            out.push(Reduced { class: Class::Normal, records: ReducedRecords::Metrics(proto), acks: Vec::new() });
+        }
+    }
+
+    fn append(&mut self, closed: Closed, entry: &Entry, known: &Known) {
+        let scopes = &mut self.proto.scope_metrics;
+        if self.points == 0 || self.scope != known.scope_number {
+            let (scope, schema_url) = (Some(known.scope.proto.clone()), known.scope.schema_url.clone());
+            scopes.push(ScopeMetrics { scope, schema_url, ..ScopeMetrics::default() });
+        }
+        let Some(scope) = scopes.last_mut() else { return };
+        let same = scope.metrics.last_mut().filter(|_| self.points > 0 && self.metric == entry.metric);
+        let (data, fold) = data(closed, entry, known.gauges);
+        let other = match same {
+            Some(last) => join(last.data.as_mut(), data),
+            None => Some(data),
+        };
+        if let Some(data) = other {
+            scope.metrics.push(described(&known.metric, data, fold));
+        }
+        (self.points, self.scope, self.metric) = (self.points + 1, known.scope_number, entry.metric);
     }
 }
 
-fn append(message: &mut ResourceMetrics, window: Closed, gauges: Gauges) {
-    let scope = &window.series.scope;
-    let same = message
-        .scope_metrics
-        .last()
-        .is_some_and(|last| last.scope.as_ref() == Some(&scope.proto) && last.schema_url == scope.schema_url);
-    if !same {
-        message.scope_metrics.push(ScopeMetrics {
-            scope: Some(scope.proto.clone()),
-            schema_url: scope.schema_url.clone(),
-            ..ScopeMetrics::default()
-        });
-    }
-    let Some(scope) = message.scope_metrics.last_mut() else { return };
-    let metric = Arc::clone(&window.series.metric);
-    let (data, fold) = data(window, gauges);
-    let metadata: Vec<KeyValue> = fold.map(|fold| value::string(FOLD, fold)).into_iter().collect();
-    if let Some(last) = scope.metrics.last_mut()
-        && last.name == metric.name
-        && last.unit == metric.unit
-        && last.metadata == metadata
-    {
-        if let Some(data) = join(last.data.as_mut(), data) {
-            scope.metrics.push(described(&metric, data, metadata));
-        }
-    } else {
-        scope.metrics.push(described(&metric, data, metadata));
-    }
-}
-
-fn described(metric: &ollystack_record::Metric, data: Data, metadata: Vec<KeyValue>) -> Proto {
+fn described(metric: &Metric, data: Data, fold: Option<&'static str>) -> Proto {
+    // An application that names our own key says something else with it than we do.
+    let theirs = metric.metadata.iter().filter(|pair| pair.key != FOLD).cloned();
     Proto {
         name: metric.name.clone(),
         description: metric.description.clone(),
         unit: metric.unit.clone(),
-        metadata,
+        metadata: theirs.chain(fold.map(|fold| value::string(FOLD, fold))).collect(),
         data: Some(data),
     }
 }
@@ -100,8 +117,10 @@ fn join(to: Option<&mut Data>, data: Data) -> Option<Data> {
 }
 
 /// One window as a metric of one point, and what it was folded from.
-fn data(window: Closed, gauges: Gauges) -> (Data, Option<&'static str>) {
-    let Closed { series, start_unix_nano, time_unix_nano, state, exemplars, .. } = window;
+fn data(closed: Closed, entry: &Entry, gauges: Gauges) -> (Data, Option<&'static str>) {
+    let Closed { window, exemplars, .. } = closed;
+    let Window { start_unix_nano, end_unix_nano: time_unix_nano, state } = window;
+    let (series, exemplars) = (&entry.series, exemplars.into_vec());
     let attributes = series.attributes().to_vec();
     let delta = AggregationTemporality::Delta as i32;
     let number = |value: Option<Number>, start_unix_nano, time_unix_nano, exemplars| NumberDataPoint {

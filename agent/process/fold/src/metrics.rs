@@ -1,0 +1,129 @@
+//! The metrics that are known, each with the rule that holds for it and how many series it has.
+//!
+//! A metric is a scope's metric as its series go out: two scopes that use one name have two. Invariant: a metric is held as long as
+//! it has a series, and its number stands for it that long.
+
+use super::config::{Config, Gauges};
+use super::slab::Slab;
+use super::times::NANOS_PER_MS;
+use hashbrown::HashTable;
+use ollystack_record::{Metric, Scope, Series};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+/// A metric and what holds for it.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) scope: Arc<Scope>,
+    pub(super) metric: Arc<Metric>,
+    /// Equal for metrics of one scope.
+    pub(super) scope_number: u32,
+    /// Length of its windows, nanoseconds.
+    pub(super) window: u64,
+    pub(super) gauges: Gauges,
+    /// Series of its own, without the one that takes what overflows.
+    pub(super) series: usize,
+    pub(super) series_max: usize,
+    /// All series.
+    entries: usize,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Metrics {
+    index: HashTable<u32>,
+    known: Slab<Known>,
+    /// Scopes by number, with the metrics they have.
+    scopes: Vec<(Arc<Scope>, usize)>,
+}
+
+impl Metrics {
+    pub(super) fn get(&self, number: u32) -> Option<&Known> {
+        self.known.get(number)
+    }
+
+    /// The number of the metric that a series is of.
+    pub(super) fn number(&mut self, series: &Series, config: &Config) -> u32 {
+        let (scope, metric) = (&series.scope, &series.metric);
+        let hash = hash(scope, metric);
+        let Metrics { index, known, .. } = self;
+        let same = |number: &u32| known.get(*number).is_some_and(|known| known.is(scope, metric));
+        if let Some(number) = index.find(hash, same) {
+            return *number;
+        }
+        let scope_number = self.scope_number(scope);
+        let rule = config.rule(&metric.name);
+        let number = self.known.insert(Known {
+            scope: Arc::clone(scope),
+            metric: Arc::clone(metric),
+            scope_number,
+            window: rule.and_then(|rule| rule.window_ms).unwrap_or(config.window_ms).max(1) * NANOS_PER_MS,
+            gauges: rule.and_then(|rule| rule.gauges).unwrap_or(config.gauges),
+            series: 0,
+            entries: 0,
+            series_max: rule.and_then(|rule| rule.series_max).unwrap_or(config.series_per_metric_max),
+        });
+        let known = &self.known;
+        let rehash = |number: &u32| known.get(*number).map_or(0, |known| self::hash(&known.scope, &known.metric));
+        self.index.insert_unique(hash, number, rehash);
+        number
+    }
+
+    fn scope_number(&mut self, scope: &Arc<Scope>) -> u32 {
+        let same = |known: &Arc<Scope>| Arc::ptr_eq(known, scope) || known == scope;
+        let at = self.scopes.iter().position(|(known, metrics)| *metrics > 0 && same(known));
+        let at = at.or_else(|| self.scopes.iter().position(|(_, metrics)| *metrics == 0)).unwrap_or(self.scopes.len());
+        match self.scopes.get_mut(at) {
+            Some((known, metrics)) => {
+                *known = Arc::clone(scope);
+                *metrics += 1;
+            }
+            None => self.scopes.push((Arc::clone(scope), 1)),
+        }
+        at as u32
+    }
+
+    /// The metric has a series more; `own` unless it takes what overflows.
+    pub(super) fn acquire(&mut self, number: u32, own: bool) -> Option<&Known> {
+        let known = self.known.get_mut(number)?;
+        known.entries += 1;
+        known.series += usize::from(own);
+        Some(known)
+    }
+
+    /// The metric has a series less; with its last one it is forgotten.
+    pub(super) fn release(&mut self, number: u32, own: bool) {
+        if let Some(known) = self.known.get_mut(number) {
+            known.entries -= 1;
+            known.series -= usize::from(own);
+        }
+        self.forget_unused(number);
+    }
+
+    /// Forget a metric that has no series.
+    pub(super) fn forget_unused(&mut self, number: u32) {
+        if self.known.get(number).is_none_or(|known| known.entries > 0) {
+            return;
+        }
+        let Some(known) = self.known.remove(number) else { return };
+        if let Ok(place) = self.index.find_entry(hash(&known.scope, &known.metric), |other| *other == number) {
+            place.remove();
+        }
+        if let Some((_, metrics)) = self.scopes.get_mut(known.scope_number as usize) {
+            *metrics -= 1;
+        }
+    }
+}
+
+impl Known {
+    fn is(&self, scope: &Arc<Scope>, metric: &Arc<Metric>) -> bool {
+        (Arc::ptr_eq(&self.metric, metric) || self.metric == *metric)
+            && (Arc::ptr_eq(&self.scope, scope) || self.scope == *scope)
+    }
+}
+
+fn hash(scope: &Scope, metric: &Metric) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (&scope.proto.name, &metric.name, &metric.unit, metric.kind).hash(&mut hasher);
+    hasher.finish()
+}

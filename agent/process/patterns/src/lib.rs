@@ -3,9 +3,14 @@
 //! A message is what is left of a line after time, severity and process were taken off. Invariant: what is held stays within
 //! [`Config`]'s limits, whatever comes.
 
-use hashbrown::HashMap;
-use std::collections::BTreeMap;
+mod evidence;
+mod scan;
+mod shape;
+mod store;
+
+use scan::Token;
 use std::fmt;
+use store::Store;
 
 /// What a miner may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,91 +53,87 @@ pub struct Sight {
     pub is_new: bool,
 }
 
-const WILDCARD: &str = "<*>";
-
 /// Learns patterns from messages, one pass, without training.
 #[derive(Debug)]
 pub struct Miner {
-    config: Config,
-    ids: HashMap<String, PatternId>,
-    patterns: BTreeMap<PatternId, String>,
-    bytes: usize,
-    next: u64,
-    forgotten: u64,
+    store: Store,
+    /// Of the message at hand; kept for its allocation.
+    tokens: Vec<Token>,
 }
 
 impl Miner {
     /// A miner that knows nothing yet.
     pub fn new(config: Config) -> Miner {
-        Miner { config, ids: HashMap::new(), patterns: BTreeMap::new(), bytes: 0, next: 1, forgotten: 0 }
+        Miner { store: Store::new(config), tokens: Vec::new() }
     }
 
     /// The pattern of one message, learned now if nothing like it was seen.
     pub fn observe(&mut self, message: &str) -> Sight {
-        let template = mask(message);
-        if let Some(&id) = self.ids.get(&template) {
+        scan::scan(message, &mut self.tokens);
+        let signature = scan::signature(&self.tokens);
+        let known = self.store.recall(signature).or_else(|| self.store.recognise(&self.tokens, signature));
+        if let Some(id) = known {
             return Sight { id, is_new: false };
         }
-        let id = PatternId(self.next);
-        self.next += 1;
-        self.bytes += 2 * template.len() + 96;
-        self.ids.insert(template.clone(), id);
-        self.patterns.insert(id, template);
-        while self.patterns.len() > self.config.patterns_max || self.bytes > self.config.bytes_max {
-            let Some((_, template)) = self.patterns.pop_first() else { break };
-            self.bytes -= 2 * template.len() + 96;
-            self.ids.remove(&template);
-            self.forgotten += 1;
+        let id = self.store.insert(message, &self.tokens, signature);
+        self.learn(id);
+        let kept = self.store.resolve(id);
+        Sight { id: kept, is_new: kept == id }
+    }
+
+    /// See what a new pattern says about those like it, and what these say then.
+    fn learn(&mut self, id: PatternId) {
+        let mut changed = vec![id];
+        while let Some(id) = changed.pop() {
+            if self.store.resolve(id) == id
+                && let Some((mask, ids)) = evidence::weigh(&self.store, id)
+            {
+                changed.extend(self.store.vary(&ids, mask));
+            }
         }
-        Sight { id, is_new: true }
     }
 
     /// The pattern that stands for `id` now: patterns that turn out to be one are merged.
     pub fn resolve(&self, id: PatternId) -> PatternId {
-        id
+        self.store.resolve(id)
     }
 
     /// The text of a pattern, `<*>` where its messages differ; none when it was forgotten.
     pub fn template(&self, id: PatternId) -> Option<String> {
-        self.patterns.get(&self.resolve(id)).cloned()
+        self.store.by_id(id).map(|pattern| pattern.text().to_owned())
     }
 
     /// The texts at the wildcards of pattern `id` in `message`, in order; empty when the message is not of that pattern.
     pub fn parameters<'m>(&self, id: PatternId, message: &'m str) -> Vec<&'m str> {
-        let Some(template) = self.patterns.get(&self.resolve(id)) else { return Vec::new() };
-        let (template, words) = (template.split(' '), message.split(' '));
-        template.zip(words).filter(|(template, _)| *template == WILDCARD).map(|(_, word)| word).collect()
+        let Some(pattern) = self.store.by_id(id) else { return Vec::new() };
+        let mut tokens = Vec::new();
+        scan::scan(message, &mut tokens);
+        let pairs = || pattern.tokens.iter().zip(&tokens);
+        if tokens.len() != pattern.tokens.len()
+            || pairs().any(|(held, token)| !held.is_wildcard() && held.hash != token.hash)
+        {
+            return Vec::new();
+        }
+        pairs().filter(|(held, _)| held.is_wildcard()).map(|(_, token)| token.text(message)).collect()
     }
 
     /// Patterns held.
     pub fn len(&self) -> usize {
-        self.patterns.len()
+        self.store.len()
     }
 
     /// Whether nothing is held.
     pub fn is_empty(&self) -> bool {
-        self.patterns.is_empty()
+        self.len() == 0
     }
 
     /// Bytes held, tables included.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.store.bytes()
     }
 
     /// Patterns forgotten for want of room.
     pub fn forgotten(&self) -> u64 {
-        self.forgotten
+        self.store.forgotten()
     }
-}
-
-fn mask(message: &str) -> String {
-    let masked = |word: &str| word.bytes().any(|byte| byte.is_ascii_digit());
-    let mut template = String::with_capacity(message.len());
-    for (n, word) in message.split(' ').enumerate() {
-        if n > 0 {
-            template.push(' ');
-        }
-        template.push_str(if masked(word) { WILDCARD } else { word });
-    }
-    template
 }

@@ -49,6 +49,8 @@ struct Shared {
 enum Waiting {
     One(Option<oneshot::Sender<Outcome>>),
     Many { number: u64, sender: mpsc::UnboundedSender<(u64, Outcome)> },
+    /// Other batches, whose records became the same ones.
+    All(Vec<Ack>),
 }
 
 impl Ack {
@@ -66,6 +68,12 @@ impl Ack {
     /// An acknowledgement nobody waits for.
     pub fn none() -> Ack {
         Ack::default()
+    }
+
+    /// One acknowledgement for all of these: what becomes of its last clone becomes of each. For records of many batches that
+    /// were reduced to the same few, so that these need not carry every batch's.
+    pub fn all(acks: Vec<Ack>) -> Ack {
+        Ack::to(Waiting::All(acks))
     }
 
     /// Resolve this share of the batch.
@@ -94,6 +102,7 @@ impl Drop for Shared {
             Waiting::Many { number, sender } => {
                 let _ = sender.send((*number, worst));
             }
+            Waiting::All(acks) => acks.drain(..).for_each(|ack| ack.resolve(worst)),
         }
     }
 }
@@ -154,6 +163,18 @@ mod tests {
         ack.resolve(Outcome::Durable);
         drop(other);
         assert_eq!(pending.outcome().await, Outcome::Dropped);
+    }
+
+    #[tokio::test]
+    async fn an_ack_for_many_tells_each_of_them_the_worst() {
+        let ((first, one), (second, two)) = (Ack::new(), Ack::new());
+        let still_held = first.clone();
+        let all = Ack::all(vec![first, second]);
+        all.clone().resolve(Outcome::Durable);
+        all.resolve(Outcome::Accepted);
+        assert_eq!(two.outcome().await, Outcome::Accepted);
+        still_held.resolve(Outcome::Dropped);
+        assert_eq!(one.outcome().await, Outcome::Dropped);
     }
 
     #[tokio::test]

@@ -1,181 +1,128 @@
 //! Tail sampling: whole traces are kept or let go when it is known what they were.
 //!
-//! Spans wait by trace until the local root has ended and a short grace is over, or until they have waited long enough; a failed
-//! span decides at once. Kept are, in this order: errors; roots slower than their operation's 99th percentile; first sights of an
-//! operation; and a baseline, by trace id, at a rate. Late spans follow the decision.
+//! Spans wait by trace, encoded, until the local root has ended and a short grace is over, or until they have waited long enough; a
+//! failed span decides at once. Asked in this order: errors are kept; rules with `always` or `never` are obeyed; traces of nothing but
+//! health checks are let go; what is slow for its operation, the first sight of an operation and of a kind of error are kept; rules
+//! with a share or a rate apply; and of the rest, the baseline, as much as the budget allows, by trace id. Late spans follow the
+//! decision, unless they bring a better reason to keep.
 //!
-//! Weights: whatever is not baseline is kept because of what it is, and all of it is kept, so a span stands for itself and
-//! carries no threshold of ours. Baseline spans carry `ot=th`, and stand for those like them that were let go.
+//! Weights: what is kept because of what it is, is kept whole, so a span stands for itself and carries no threshold of ours. What is
+//! kept by chance (the baseline, shares, rates) carries `ot=th`, and stands for what was let go beside it. So a sum of weights over all
+//! that is kept estimates the sum over all that came, without bias, but for what `never` and health checks let go.
 //!
-//! Invariant: at most `spans_max` spans and `bytes_max` bytes wait; past that the oldest trace is decided by what is known of it.
+//! Invariant: at most `spans_max` spans and `bytes_max` bytes wait; past that, traces are decided by what is known of them, those
+//! first of which the least is still to come.
 
+mod arena;
+mod budget;
+mod budgets;
+mod config;
 mod decisions;
+mod hand_out;
+mod health;
 mod latency;
 pub mod operation;
 mod operations;
+mod origins;
 mod probability;
+pub mod rule;
+mod sight;
+mod stats;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
-use decisions::{Decision, Decisions};
-use hashbrown::HashMap;
-use ollystack_record::otlp::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value};
-use ollystack_record::otlp::trace::v1::{ResourceSpans, ScopeSpans, Span, span::SpanKind, status::StatusCode};
-use ollystack_record::{Class, Ledger, Place, Reduced, ReducedRecords, Resource, Signal};
+pub use config::{Config, RULES_MAX, Unfit};
+pub use stats::{BaselineStats, PolicyStats, Stats};
+
+use arena::Arena;
+use budgets::{Budgets, Size};
+use decisions::{Decision, Decisions, Unless};
+use hand_out::{Kept, hand_out};
+use health::HealthChecks;
+use ollystack_record::otlp::trace::v1::{ScopeSpans, Span};
+use ollystack_record::{Class, DropReason, Ledger, Place, Reduced, Resource, Signal};
+use operation::operation;
 use operations::Operations;
-use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
+use origins::{Origin, Origins};
+use prost::Message;
+use rule::{Keep, Rule, Subject};
+use stats::{Counters, Policy};
 use std::sync::Arc;
+use waiting::{TRACE_BYTES, Trace, Waiting};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Section `traces`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// The longest a trace waits for its root, milliseconds.
-    pub wait_ms: u64,
-    /// How long after the end of its local root a trace is decided.
-    pub grace_ms: u64,
-    /// Spans that wait.
-    pub spans_max: usize,
-    /// Bytes of the spans that wait.
-    pub bytes_max: usize,
-    /// Decisions that are remembered for late spans.
-    pub decisions_max: usize,
-    /// Share of ordinary traces that is kept, 0 to 1.
-    pub baseline_ratio: f64,
-    /// Spans of an operation before any of them can be slow.
-    pub slow_samples_min: u64,
-    /// Operations (service, name, kind) of which it is known what is slow, and that they are not new.
-    pub operations_max: usize,
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        Config {
-            wait_ms: 5_000,
-            grace_ms: 500,
-            spans_max: 20_000,
-            bytes_max: 16 << 20,
-            decisions_max: 20_000,
-            baseline_ratio: 0.05,
-            slow_samples_min: 100,
-            operations_max: 2_000,
-        }
-    }
-}
-
-/// Figures of sampling, in spans unless said otherwise.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Stats {
-    /// Traces that wait.
-    pub waiting_traces: usize,
-    /// Spans that wait.
-    pub waiting_spans: usize,
-    /// Their bytes.
-    pub waiting_bytes: usize,
-    /// Operations known.
-    pub operations: usize,
-    /// Taken.
-    pub spans: u64,
-    /// Kept with a trace that has an error.
-    pub kept_error: u64,
-    /// Kept with a slow trace.
-    pub kept_slow: u64,
-    /// Kept with the first sight of an operation.
-    pub kept_first_sight: u64,
-    /// Kept as baseline.
-    pub kept_baseline: u64,
-    /// Kept because their trace was, after it was decided.
-    pub kept_late: u64,
-    /// Let go with their trace.
-    pub dropped: u64,
-    /// Let go because their trace was, after it was decided.
-    pub dropped_late: u64,
-    /// Traces decided before their time, for want of room.
-    pub decided_early: u64,
-}
+/// A single trace may hold this part of `bytes_max`: one that never ends must not drive all others out.
+const TRACE_SHARE: usize = 8;
 
 /// Waiting traces and decisions.
 #[derive(Debug)]
 pub struct Sampler {
     config: Config,
-    threshold: u64,
+    /// The lowest threshold of the baseline, by `baseline_ratio`.
+    baseline: u64,
+    health_checks: HealthChecks,
     ledger: Arc<Ledger>,
-    waiting: HashMap<u128, Waiting>,
-    /// When a trace has waited long enough; oldest first, traces decided meanwhile among them.
-    by_wait: VecDeque<(u64, u128)>,
-    /// When the grace after a local root is over; likewise.
-    by_end: VecDeque<(u64, u128)>,
+    waiting: Waiting,
+    arena: Arena,
+    origins: Origins,
+    spans: usize,
     decisions: Decisions,
     operations: Operations,
-    spans: usize,
-    bytes: usize,
+    budgets: Budgets,
     kept: Vec<Kept>,
-    origins: u64,
-    counts: Stats,
+    /// A span on its way into the arena, and spans on their way out.
+    encoded: Vec<u8>,
+    read: Vec<u8>,
+    counters: Counters,
+    taken: u64,
+    decided_early: u64,
+    now_unix_nano: u64,
 }
 
-#[derive(Debug, Default)]
-struct Waiting {
-    spans: Vec<Held>,
-    bytes: usize,
+/// What a span means for its trace.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sight {
+    entry: bool,
+    failed: bool,
     slow: bool,
     first_sight: bool,
-    ended: bool,
+    first_error: bool,
+    health_check: bool,
+    rule: Option<u16>,
 }
 
-/// What a waiting trace takes beside its spans: its place in the table and in two queues, with the room that these keep for growth.
-const TRACE_BYTES: usize = 256;
-
-/// Whose spans these are.
-#[derive(Debug)]
-struct Origin {
-    /// Counts up: spans go out in the order in which they came.
-    number: u64,
-    resource: Arc<Resource>,
-    scope: Option<InstrumentationScope>,
-    schema_url: String,
-}
-
-#[derive(Debug)]
-struct Held {
-    origin: Arc<Origin>,
-    span: Span,
-}
-
-#[derive(Debug)]
-struct Kept {
-    class: Class,
-    held: Held,
-}
-
-/// Why a trace is kept.
+/// Where spans come from.
 #[derive(Clone, Copy, Debug)]
-enum Policy {
-    Error,
-    Slow,
-    FirstSight,
-    Baseline,
+struct Whose<'a> {
+    origin: u32,
+    resource: &'a Resource,
+    service: &'a str,
+    service_hash: u64,
 }
 
 impl Sampler {
     /// Nothing waits.
     pub fn new(config: Config, ledger: Arc<Ledger>) -> Sampler {
         Sampler {
-            threshold: probability::threshold(config.baseline_ratio),
+            baseline: probability::threshold(config.baseline_ratio),
+            health_checks: HealthChecks::new(&config.health_checks),
             decisions: Decisions::new(config.decisions_max),
             operations: Operations::new(config.operations_max, config.slow_samples_min),
+            budgets: Budgets::new(&config),
+            counters: Counters::new(&config.rules),
             config,
             ledger,
-            waiting: HashMap::new(),
-            by_wait: VecDeque::new(),
-            by_end: VecDeque::new(),
+            waiting: Waiting::new(),
+            arena: Arena::new(),
+            origins: Origins::default(),
             spans: 0,
-            bytes: 0,
             kept: Vec::new(),
-            origins: 0,
-            counts: Stats::default(),
+            encoded: Vec::new(),
+            read: Vec::new(),
+            taken: 0,
+            decided_early: 0,
+            now_unix_nano: 0,
         }
     }
 
@@ -187,256 +134,341 @@ impl Sampler {
         now_unix_nano: u64,
         out: &mut Vec<Reduced>,
     ) {
-        let service = xxh3_64(resource.service_name().as_bytes());
+        self.now_unix_nano = now_unix_nano;
+        let service = resource.service_name();
+        let service_hash = xxh3_64(service.as_bytes());
         for ScopeSpans { scope, spans, schema_url } in scopes {
-            self.origins += 1;
-            let origin = Arc::new(Origin { number: self.origins, resource: Arc::clone(resource), scope, schema_url });
-            self.counts.spans += spans.len() as u64;
+            let origin = self.origins.hold(Origin { resource: Arc::clone(resource), scope, schema_url });
+            let whose = Whose { origin, resource, service, service_hash };
+            self.taken += spans.len() as u64;
             for span in spans {
-                let (mut slow, mut first_sight) = (false, false);
-                if let Some(known) = self.operations.of(service, &span, now_unix_nano) {
-                    first_sight = known.first;
-                    // Only what enters a service is judged by its latency: with every span of a trace judged by its own
-                    // 99th percentile, most larger traces would be slow.
-                    slow = is_entry(&span) && known.latency.is_slow(seconds(&span));
-                }
-                self.span(&origin, span, slow, first_sight, now_unix_nano);
+                let sight = self.look(&span, whose);
+                self.take_span(span, whose, sight);
             }
+            self.origins.let_go(origin);
         }
         self.hand_out(out);
     }
 
-    fn span(&mut self, origin: &Arc<Origin>, span: Span, slow: bool, first_sight: bool, now: u64) {
-        let trace = trace_id(&span);
-        let error = is_error(&span);
-        let held = Held { origin: Arc::clone(origin), span };
-        match self.decisions.get(trace) {
-            Some(Decision::Keep { class, threshold }) if !error || class == Class::Errors => {
-                return self.keep_late(held, class, threshold);
-            }
-            Some(_) if error => {
-                // What failed is kept as such, and what follows it; what went before stays as it was decided.
-                self.decisions.set(trace, Decision::Keep { class: Class::Errors, threshold: 0 });
-                return self.keep_late(held, Class::Errors, 0);
-            }
-            Some(_) => {
-                self.counts.dropped_late += 1;
-                return self.ledger.sampled_out(Signal::Traces, 1);
-            }
-            None => {}
-        }
-        let mut bytes = heap_bytes(&held.span);
-        let entry = is_entry(&held.span);
-        let waiting = self.waiting.entry(trace).or_default();
-        if waiting.spans.is_empty() {
-            self.by_wait.push_back((now.saturating_add(self.config.wait_ms * 1_000_000), trace));
-            bytes += TRACE_BYTES;
-        }
-        if entry && !waiting.ended {
-            waiting.ended = true;
-            self.by_end.push_back((now.saturating_add(self.config.grace_ms * 1_000_000), trace));
-        }
-        if waiting.spans.len() == waiting.spans.capacity() {
-            // Many traces are of one span, and a vector that grows by itself begins with room for four.
-            let more = (waiting.spans.len() / 2).max(1);
-            waiting.spans.reserve_exact(more);
-            bytes += more * size_of::<Held>();
-        }
-        waiting.slow |= slow;
-        waiting.first_sight |= first_sight;
-        waiting.bytes += bytes;
-        waiting.spans.push(held);
-        self.spans += 1;
-        self.bytes += bytes;
-        if error {
-            self.decide(trace, Some(Policy::Error));
-        }
-        while (self.spans > self.config.spans_max || self.bytes > self.config.bytes_max)
-            && let Some((_, oldest)) = self.by_wait.pop_front()
-        {
-            self.counts.decided_early += u64::from(self.waiting.contains_key(&oldest));
-            self.decide(oldest, None);
-        }
-        // Traces that were decided leave their times behind: as many again as wait are let be.
-        for queue in [&mut self.by_wait, &mut self.by_end] {
-            if queue.len() > 2 * self.waiting.len() + 1_024 {
-                let waiting = &self.waiting;
-                queue.retain(|(_, trace)| waiting.contains_key(trace));
-            }
-        }
-    }
-
-    fn keep_late(&mut self, mut held: Held, class: Class, threshold: u64) {
-        self.counts.kept_late += 1;
-        probability::mark(&mut held.span.trace_state, threshold);
-        self.kept.push(Kept { class, held });
-    }
-
-    /// Decide a trace, if it still waits.
-    fn decide(&mut self, trace: u128, policy: Option<Policy>) {
-        let Some(waiting) = self.waiting.remove(&trace) else { return };
-        let count = waiting.spans.len() as u64;
-        self.spans -= waiting.spans.len();
-        self.bytes -= waiting.bytes;
-        let policy = policy.or_else(|| match (waiting.slow, waiting.first_sight) {
-            (true, _) => Some(Policy::Slow),
-            (_, true) => Some(Policy::FirstSight),
-            _ => self.is_baseline(trace, &waiting).then_some(Policy::Baseline),
-        });
-        let (counter, class) = match policy {
-            Some(Policy::Error) => (&mut self.counts.kept_error, Class::Errors),
-            Some(Policy::Slow) => (&mut self.counts.kept_slow, Class::Normal),
-            Some(Policy::FirstSight) => (&mut self.counts.kept_first_sight, Class::Normal),
-            Some(Policy::Baseline) => (&mut self.counts.kept_baseline, Class::Baseline),
-            None => {
-                self.counts.dropped += count;
-                self.ledger.sampled_out(Signal::Traces, count);
-                return self.decisions.set(trace, Decision::Drop);
-            }
-        };
-        *counter += count;
-        let threshold = if class == Class::Baseline { self.threshold } else { 0 };
-        self.decisions.set(trace, Decision::Keep { class, threshold });
-        for mut held in waiting.spans {
-            probability::mark(&mut held.span.trace_state, threshold);
-            self.kept.push(Kept { class, held });
-        }
-    }
-
-    fn is_baseline(&self, trace: u128, waiting: &Waiting) -> bool {
-        let tracestate = waiting.spans.first().map_or("", |held| held.span.trace_state.as_str());
-        probability::randomness(trace, tracestate) >= self.threshold
-    }
-
-    /// Decide what has waited long enough.
+    /// Let time pass: decide what has waited long enough.
     pub fn tick(&mut self, now_unix_nano: u64, out: &mut Vec<Reduced>) {
+        self.now_unix_nano = now_unix_nano;
         // A clock that was set back must not make traces wait for it: nothing waits longer than from now on.
-        let latest = now_unix_nano.saturating_add(self.config.wait_ms * 1_000_000);
-        let due = |queue: &mut VecDeque<(u64, u128)>| {
-            let (deadline, trace) = *queue.front()?;
-            (deadline <= now_unix_nano || deadline > latest).then(|| queue.pop_front())?;
-            Some(trace)
-        };
-        while let Some(trace) = due(&mut self.by_end) {
-            self.decide(trace, None);
-        }
-        while let Some(trace) = due(&mut self.by_wait) {
-            self.decide(trace, None);
+        let latest = now_unix_nano.saturating_add(self.config.wait_ms.max(self.config.grace_ms) * 1_000_000);
+        while let Some(slot) = self.waiting.due(now_unix_nano, latest) {
+            self.decide(slot, false);
         }
         self.operations.tick(now_unix_nano);
+        self.budgets.tick(now_unix_nano);
+        self.waiting.trim();
+        self.arena.trim();
         self.hand_out(out);
     }
 
     /// Decide everything.
     pub fn drain(&mut self, out: &mut Vec<Reduced>) {
-        self.by_end.clear();
-        while let Some((_, trace)) = self.by_wait.pop_front() {
-            self.decide(trace, None);
+        while let Some(slot) = self.waiting.nearest() {
+            self.decide(slot, false);
         }
         self.hand_out(out);
     }
 
-    /// Kept spans go out, by class, resource and scope.
-    fn hand_out(&mut self, out: &mut Vec<Reduced>) {
-        self.ledger.waiting_set(Signal::Traces, Place::Sampler, self.spans as u64);
-        if self.kept.is_empty() {
-            return;
-        }
-        let mut kept = std::mem::take(&mut self.kept);
-        kept.sort_by_key(|kept| (kept.class, kept.held.origin.resource.hash(), kept.held.origin.number));
-        let mut group: Option<(Class, Arc<Origin>, Vec<ScopeSpans>)> = None;
-        for Kept { class, held: Held { origin, span } } in kept {
-            let fits = |(of, first, _): &(Class, Arc<Origin>, Vec<ScopeSpans>)| {
-                *of == class && first.resource == origin.resource
-            };
-            if !group.as_ref().is_some_and(fits) {
-                out.extend(group.take().map(reduced));
-                group = Some((class, Arc::clone(&origin), vec![scope(&origin)]));
-            }
-            let Some((_, last, scopes)) = &mut group else { continue };
-            if !Arc::ptr_eq(last, &origin) {
-                scopes.push(scope(&origin));
-                *last = Arc::clone(&origin);
-            }
-            if let Some(scope) = scopes.last_mut() {
-                scope.spans.push(span);
-            }
-        }
-        out.extend(group.map(reduced));
-    }
-
     /// The figures now.
     pub fn stats(&self) -> Stats {
+        let ratio = self.budgets.ratio();
+        let threshold = probability::rung(ratio).max(self.baseline);
         Stats {
             waiting_traces: self.waiting.len(),
             waiting_spans: self.spans,
-            waiting_bytes: self.bytes,
+            waiting_bytes: self.bytes(),
             operations: self.operations.len(),
-            ..self.counts.clone()
+            error_kinds: self.operations.errors(),
+            spans: self.taken,
+            decided_early: self.decided_early,
+            policies: self.counters.rows(),
+            baseline: BaselineStats {
+                ratio: probability::share(threshold),
+                threshold: probability::digits(threshold),
+                budget_spans_per_second: self.config.budget_spans_per_second,
+                budget_bytes_per_day: self.config.budget_bytes_per_day,
+            },
+        }
+    }
+
+    /// What a span means, by what came before it.
+    fn look(&mut self, span: &Span, whose: Whose<'_>) -> Sight {
+        let now = self.now_unix_nano;
+        let operation = operation(span);
+        let key = operations::key(whose.service_hash, &operation, span.kind);
+        let mut sight = Sight { entry: sight::is_entry(span), failed: sight::is_error(span), ..Sight::default() };
+        let mut slow_ms = self.config.slow_ms;
+        if !self.config.rules.is_empty() {
+            let (own, resource) = (&span.attributes[..], whose.resource.attributes());
+            let subject = Subject { service: whose.service, operation: &operation, own, resource };
+            let rules = || self.config.rules.iter().enumerate().filter(|(_, rule)| rule.matches(subject));
+            sight.rule = rules().find(|(_, rule)| rule.keeps()).and_then(|(index, _)| u16::try_from(index).ok());
+            slow_ms = rules().find_map(|(_, rule)| rule.slow_ms).unwrap_or(slow_ms);
+        }
+        if let Some(known) = self.operations.of(key, now) {
+            sight.first_sight = known.first;
+            // Only what enters a service is judged by its latency: with every span of a trace judged by its own 99th
+            // percentile, most larger traces would be slow.
+            if sight.entry {
+                let slow = known.latency.is_slow(sight::seconds(span));
+                sight.slow = if slow_ms == 0 { slow } else { sight::seconds(span) * 1e3 >= slow_ms as f64 };
+            }
+        }
+        if let Some(error_type) = sight::error_type(span) {
+            sight.first_error = self.operations.is_first_error(key, error_type, now);
+        }
+        sight.health_check = sight.entry && self.health_checks.has(span);
+        sight
+    }
+
+    fn take_span(&mut self, span: Span, whose: Whose<'_>, sight: Sight) {
+        let id = sight::trace_id(&span);
+        if let Some(decision) = self.decisions.get(id) {
+            return self.follow(id, decision, span, whose.origin, sight);
+        }
+        let waiting = self.waiting.find(id);
+        if sight.failed {
+            let before = waiting.and_then(|slot| self.waiting.get(slot).rule);
+            if !self.lets_errors_go(first(before, sight.rule)) {
+                return self.fail(id, waiting, span, whose.origin);
+            }
+        }
+        self.encoded.clear();
+        self.encoded.extend_from_slice(&whose.origin.to_le_bytes());
+        // Writing into a vector cannot run out of room.
+        let _ = span.encode_length_delimited(&mut self.encoded);
+        if self.make_room(Arena::bytes_for(self.encoded.len()) + TRACE_BYTES)
+            && let Some(decision) = self.decisions.get(id)
+        {
+            return self.follow(id, decision, span, whose.origin, sight);
+        }
+        self.wait(id, &span, whose, sight);
+    }
+
+    /// Keep an error, and what of its trace came before it.
+    fn fail(&mut self, id: u128, waiting: Option<u32>, span: Span, origin: u32) {
+        match waiting {
+            Some(slot) => self.decide(slot, true),
+            None => {
+                self.decisions.set(id, Decision::Keep { class: Class::Errors, threshold: 0, ordinary: false });
+                self.counters.count(Policy::Error, true, 1, 0);
+            }
+        }
+        self.counters.count(Policy::Error, true, 0, 1);
+        self.budgets.keep(self.size(&span), false);
+        self.keep(span, origin, Class::Errors, 0);
+    }
+
+    /// Put an encoded span with its trace.
+    fn wait(&mut self, id: u128, span: &Span, whose: Whose<'_>, sight: Sight) {
+        let milliseconds = |ms: u64| self.now_unix_nano.saturating_add(ms * 1_000_000);
+        let (wait, grace) = (milliseconds(self.config.wait_ms), milliseconds(self.config.grace_ms));
+        let slot = match self.waiting.find(id) {
+            Some(slot) => slot,
+            None => {
+                let randomness = probability::randomness(id, &span.trace_state);
+                let earlier = probability::share(probability::earlier(&span.trace_state));
+                let weight = if earlier > 0.0 { (1.0 / earlier) as f32 } else { 1.0 };
+                self.waiting.insert(Trace::new(id, randomness, weight, whose.service_hash), wait)
+            }
+        };
+        let trace = self.waiting.get(slot);
+        self.arena.append(&mut trace.chain, &self.encoded);
+        trace.spans += 1;
+        trace.bytes = trace.bytes.saturating_add(self.encoded.len() as u32);
+        trace.slow |= sight.slow;
+        trace.first_sight |= sight.first_sight;
+        trace.first_error |= sight.first_error;
+        trace.rule = first(trace.rule, sight.rule);
+        trace.health_check |= sight.health_check;
+        trace.request |= sight.entry && !sight.health_check;
+        let large = trace.bytes as usize > self.config.bytes_max / TRACE_SHARE;
+        if sight.entry && !trace.ended {
+            trace.service = whose.service_hash;
+            self.waiting.end(slot, grace);
+        }
+        self.origins.hold_again(whose.origin);
+        self.spans += 1;
+        if large {
+            self.decided_early += 1;
+            self.decide(slot, false);
+        }
+    }
+
+    /// A span of a trace that is decided: it is treated alike, or brings a reason to decide anew from here on. What went before
+    /// stays as it was decided; as the reason had nothing to do with chance, weights stay unbiased.
+    fn follow(&mut self, id: u128, mut decision: Decision, span: Span, origin: u32, sight: Sight) {
+        let always = matches!(self.rule(sight.rule), Some(Rule { keep: Some(Keep::Always), .. }));
+        let noteworthy = always || sight.slow || sight.first_sight || sight.first_error;
+        let failed = sight.failed && !self.lets_errors_go(sight.rule);
+        let class = match decision {
+            Decision::Drop(Unless::Never) | Decision::Keep { class: Class::Errors, .. } => None,
+            Decision::Drop(Unless::Failed) | Decision::Keep { class: Class::Normal, .. } => {
+                failed.then_some(Class::Errors)
+            }
+            _ if failed => Some(Class::Errors),
+            _ => noteworthy.then_some(Class::Normal),
+        };
+        if let Some(class) = class {
+            decision = Decision::Keep { class, threshold: 0, ordinary: false };
+            self.decisions.set(id, decision);
+        }
+        let size = self.size(&span);
+        match decision {
+            Decision::Keep { class, threshold, ordinary } => {
+                if ordinary {
+                    self.budgets.offer(size, 1.0, self.now_unix_nano);
+                }
+                self.budgets.keep(size, ordinary);
+                self.counters.count(Policy::Late, true, 0, 1);
+                self.keep(span, origin, class, threshold);
+            }
+            Decision::Drop(unless) => {
+                if unless == Unless::Noteworthy {
+                    self.budgets.offer(size, 1.0, self.now_unix_nano);
+                }
+                self.counters.count(Policy::Late, false, 0, 1);
+                self.ledger.sampled_out(Signal::Traces, 1);
+            }
+        }
+    }
+
+    /// Decide a trace.
+    fn decide(&mut self, slot: u32, failed: bool) {
+        let trace = self.waiting.remove(slot);
+        let spans = u64::from(trace.spans);
+        self.spans -= trace.spans as usize;
+        let (policy, decision) = self.judge(&trace, failed);
+        self.decisions.set(trace.id, decision);
+        let kept = matches!(decision, Decision::Keep { .. });
+        self.counters.count(policy, kept, 1, spans);
+        let mut read = std::mem::take(&mut self.read);
+        read.clear();
+        self.arena.read(trace.chain, &mut read);
+        let mut rest = &read[..];
+        while let Some((origin, after)) = rest.split_first_chunk::<4>() {
+            let origin = u32::from_le_bytes(*origin);
+            rest = after;
+            if let Decision::Keep { class, threshold, .. } = decision {
+                match Span::decode_length_delimited(&mut rest) {
+                    Ok(span) => self.keep(span, origin, class, threshold),
+                    // It was encoded here, so this cannot be; were it so, the books would say it.
+                    Err(_) => self.ledger.dropped(Signal::Traces, DropReason::Malformed, 1),
+                }
+            } else {
+                let length = prost::decode_length_delimiter(&mut rest).unwrap_or(0);
+                rest = rest.get(length..).unwrap_or_default();
+            }
+            self.origins.let_go(origin);
+        }
+        self.read = read;
+        if !kept {
+            self.ledger.sampled_out(Signal::Traces, spans);
+        }
+    }
+
+    /// What becomes of a trace, and who decides it.
+    fn judge(&mut self, trace: &Trace, failed: bool) -> (Policy, Decision) {
+        let size = Size { spans: f64::from(trace.spans), bytes: f64::from(trace.bytes) };
+        if failed {
+            self.budgets.keep(size, false);
+            return (Policy::Error, Decision::Keep { class: Class::Errors, threshold: 0, ordinary: false });
+        }
+        let now = self.now_unix_nano;
+        let rule = self.rule(trace.rule);
+        let (keep, rate) = rule.map_or((None, None), |rule| (rule.keep, rule.spans_per_second));
+        let rule_index = trace.rule.unwrap_or_default();
+        let by_rule = Policy::Rule(rule_index);
+        let (policy, class, mut threshold) = match (keep, rate) {
+            (Some(Keep::Never), _) => {
+                let unless = if self.lets_errors_go(trace.rule) { Unless::Never } else { Unless::Failed };
+                return (by_rule, Decision::Drop(unless));
+            }
+            (Some(Keep::Always), _) => (by_rule, Class::Normal, 0),
+            _ if trace.health_check && !trace.request => return (Policy::HealthCheck, Decision::Drop(Unless::Failed)),
+            _ if trace.slow => (Policy::Slow, Class::Normal, 0),
+            _ if trace.first_sight => (Policy::FirstSight, Class::Normal, 0),
+            _ if trace.first_error => (Policy::FirstError, Class::Normal, 0),
+            (Some(Keep::Ratio(ratio)), _) => (by_rule, Class::Baseline, probability::threshold(ratio)),
+            (None, Some(rate)) => {
+                let budget = self.budgets.rate(rule_index, trace.service, rate, now);
+                (by_rule, Class::Baseline, probability::rung(budget.offer(size.spans, now)))
+            }
+            (None, None) => {
+                let ratio = self.budgets.offer(size, f64::from(trace.weight), now);
+                (Policy::Baseline, Class::Baseline, probability::rung(ratio).max(self.baseline))
+            }
+        };
+        if trace.randomness < threshold {
+            return (policy, Decision::Drop(Unless::Noteworthy));
+        }
+        if self.config.spans_per_second_per_service_max > 0.0 {
+            let most = self.config.spans_per_second_per_service_max;
+            let budget = self.budgets.rate(budgets::ALL, trace.service, most, now);
+            threshold = probability::thinned(threshold, budget.offer(size.spans, now));
+            if trace.randomness < threshold {
+                return (Policy::ServiceRate, Decision::Drop(Unless::Failed));
+            }
+            budget.keep(size.spans);
+        }
+        if rate.is_some() && policy == by_rule {
+            self.budgets.rate(rule_index, trace.service, 0.0, now).keep(size.spans);
+        }
+        let ordinary = policy == Policy::Baseline;
+        self.budgets.keep(size, ordinary);
+        (policy, Decision::Keep { class, threshold, ordinary })
+    }
+
+    /// Decide traces until so many bytes and a span more fit in. Whether any was decided.
+    fn make_room(&mut self, bytes: usize) -> bool {
+        let mut any = false;
+        while self.spans + 1 > self.config.spans_max || self.bytes() + bytes > self.config.bytes_max {
+            let Some(slot) = self.waiting.nearest() else { break };
+            self.decided_early += 1;
+            self.decide(slot, false);
+            any = true;
+        }
+        any
+    }
+
+    /// What the waiting spans take.
+    fn bytes(&self) -> usize {
+        self.arena.bytes() + self.origins.bytes() + self.waiting.len() * TRACE_BYTES
+    }
+
+    /// A single span; its bytes cost a walk over it, which is made only if they matter.
+    fn size(&self, span: &Span) -> Size {
+        let bytes = if self.budgets.weighs() { span.encoded_len() as f64 } else { 0.0 };
+        Size { spans: 1.0, bytes }
+    }
+
+    fn rule(&self, index: Option<u16>) -> Option<&Rule> {
+        self.config.rules.get(usize::from(index?))
+    }
+
+    fn lets_errors_go(&self, rule: Option<u16>) -> bool {
+        self.rule(rule).is_some_and(|rule| rule.errors == Some(false))
+    }
+
+    fn keep(&mut self, mut span: Span, origin: u32, class: Class, threshold: u64) {
+        probability::mark(&mut span.trace_state, threshold);
+        self.origins.hold_again(origin);
+        self.kept.push(Kept { class, origin, span });
+    }
+
+    fn hand_out(&mut self, out: &mut Vec<Reduced>) {
+        self.ledger.waiting_set(Signal::Traces, Place::Sampler, self.spans as u64);
+        if !self.kept.is_empty() {
+            hand_out(std::mem::take(&mut self.kept), &mut self.origins, out);
         }
     }
 }
 
-fn scope(origin: &Origin) -> ScopeSpans {
-    ScopeSpans { scope: origin.scope.clone(), spans: Vec::new(), schema_url: origin.schema_url.clone() }
-}
-
-fn reduced((class, origin, scope_spans): (Class, Arc<Origin>, Vec<ScopeSpans>)) -> Reduced {
-    let resource = Some(origin.resource.to_proto());
-    let records = ReducedRecords::Traces(ResourceSpans { resource, scope_spans, ..ResourceSpans::default() });
-    Reduced { class, records, acks: Vec::new() }
-}
-
-fn is_error(span: &Span) -> bool {
-    span.status.as_ref().is_some_and(|status| status.code == StatusCode::Error as i32)
-}
-
-/// One that ends before it starts took no time.
-fn seconds(span: &Span) -> f64 {
-    span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano) as f64 / 1e9
-}
-
-/// Whether a span is where a trace enters its service: the root, or called from elsewhere.
-fn is_entry(span: &Span) -> bool {
-    span.parent_span_id.is_empty() || [SpanKind::Server as i32, SpanKind::Consumer as i32].contains(&span.kind)
-}
-
-/// The trace; spans without a valid id are traces of their own.
-fn trace_id(span: &Span) -> u128 {
-    let id = <[u8; 16]>::try_from(&span.trace_id[..]).map_or(0, u128::from_be_bytes);
-    if id == 0 { u128::from(xxh3_64(&span.span_id)) << 64 | u128::from(xxh3_64(&span.span_id)) } else { id }
-}
-
-/// What a span takes on the heap, near enough: its texts, ids and lists, each with an allocation's overhead of 16 bytes.
-fn heap_bytes(span: &Span) -> usize {
-    let plain = [&span.trace_id, &span.span_id, &span.parent_span_id].iter().map(|id| id.len() + 16).sum::<usize>()
-        + [&span.name, &span.trace_state].iter().map(|text| text.len() + 16).sum::<usize>();
-    let events: usize = span
-        .events
-        .iter()
-        .map(|event| size_of_val(event) + event.name.len() + 16 + attributes_bytes(&event.attributes))
-        .sum();
-    let links: usize = span
-        .links
-        .iter()
-        .map(|link| size_of_val(link) + 56 + link.trace_state.len() + attributes_bytes(&link.attributes))
-        .sum();
-    let message = span.status.as_ref().map_or(0, |status| status.message.len());
-    plain + attributes_bytes(&span.attributes) + events + links + message
-}
-
-fn attributes_bytes(attributes: &[KeyValue]) -> usize {
-    attributes.iter().map(|a| size_of_val(a) + a.key.len() + 16 + a.value.as_ref().map_or(0, value_bytes)).sum()
-}
-
-fn value_bytes(value: &AnyValue) -> usize {
-    match &value.value {
-        Some(Value::StringValue(text)) => text.len() + 16,
-        Some(Value::BytesValue(bytes)) => bytes.len() + 16,
-        Some(Value::ArrayValue(array)) => {
-            array.values.iter().map(|v| size_of_val(v) + value_bytes(v)).sum::<usize>() + 16
-        }
-        Some(Value::KvlistValue(list)) => attributes_bytes(&list.values) + 16,
-        _ => 0,
-    }
+/// Of two rules the one that is asked first.
+fn first(one: Option<u16>, other: Option<u16>) -> Option<u16> {
+    one.into_iter().chain(other).min()
 }

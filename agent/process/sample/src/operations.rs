@@ -1,12 +1,10 @@
-//! The operations that sampling knows, by service, name and kind: which are new, and what is slow for each.
+//! The operations that sampling knows, by service, name and kind: which are new, what is slow for each, and how each fails.
 //!
-//! Asked about every span. Invariant: no more than the configured number is known; spans of others are neither new nor slow, so
-//! that names without end cannot keep everything.
+//! Asked about every span. Invariant: no more than the configured number is known, of operations and of kinds of errors; others
+//! are neither new nor slow, so that names without end cannot keep everything.
 
 use super::latency::Latency;
-use crate::operation::operation;
-use hashbrown::HashMap;
-use ollystack_record::otlp::trace::v1::Span;
+use hashbrown::{HashMap, hash_map::Entry};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// An operation that no span had for so long is forgotten: when it comes again, it is new again.
@@ -21,10 +19,12 @@ struct Operation {
     used_unix_nano: u64,
 }
 
-/// The table, by hash alone: should two operations meet in 64 bits, they share a threshold, and no more.
+/// The tables, by hash alone: should two operations meet in 64 bits, they share a threshold, and no more.
 #[derive(Debug)]
 pub(super) struct Operations {
     table: HashMap<u64, Operation>,
+    /// Kinds of errors, and when one was last seen.
+    errors: HashMap<u64, u64>,
     most: usize,
     samples_min: u64,
     swept_unix_nano: u64,
@@ -38,28 +38,47 @@ pub(super) struct Known<'a> {
     pub(super) latency: &'a mut Latency,
 }
 
+/// An operation of a service.
+pub(super) fn key(service: u64, operation: &str, kind: i32) -> u64 {
+    xxh3_64_with_seed(operation.as_bytes(), service ^ u64::from(kind.unsigned_abs()))
+}
+
 impl Operations {
     pub(super) fn new(most: usize, samples_min: u64) -> Operations {
-        Operations { table: HashMap::new(), most, samples_min, swept_unix_nano: 0 }
+        Operations { table: HashMap::new(), errors: HashMap::new(), most, samples_min, swept_unix_nano: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
         self.table.len()
     }
 
-    /// The operation of a span of a service; none past the limit.
-    pub(super) fn of(&mut self, service: u64, span: &Span, now_unix_nano: u64) -> Option<Known<'_>> {
-        let key = xxh3_64_with_seed(operation(span).as_bytes(), service ^ span.kind.unsigned_abs() as u64);
-        let first = !self.table.contains_key(&key);
-        if first && self.table.len() >= self.most {
-            return None;
-        }
-        let known = self
-            .table
-            .entry(key)
-            .or_insert_with(|| Operation { latency: Latency::new(self.samples_min), used_unix_nano: now_unix_nano });
+    /// Kinds of errors.
+    pub(super) fn errors(&self) -> usize {
+        self.errors.len()
+    }
+
+    /// An operation; none past the limit.
+    pub(super) fn of(&mut self, key: u64, now_unix_nano: u64) -> Option<Known<'_>> {
+        let full = self.table.len() >= self.most;
+        let (first, known) = match self.table.entry(key) {
+            Entry::Occupied(entry) => (false, entry.into_mut()),
+            Entry::Vacant(_) if full => return None,
+            Entry::Vacant(entry) => {
+                let latency = Latency::new(self.samples_min);
+                (true, entry.insert(Operation { latency, used_unix_nano: now_unix_nano }))
+            }
+        };
         known.used_unix_nano = now_unix_nano;
         Some(Known { first, latency: &mut known.latency })
+    }
+
+    /// Whether an operation fails so for the first time.
+    pub(super) fn is_first_error(&mut self, key: u64, error_type: &str, now_unix_nano: u64) -> bool {
+        let key = xxh3_64_with_seed(error_type.as_bytes(), key);
+        if self.errors.len() >= self.most && !self.errors.contains_key(&key) {
+            return false;
+        }
+        self.errors.insert(key, now_unix_nano).is_none()
     }
 
     /// Forget idle ones now and then.
@@ -68,7 +87,9 @@ impl Operations {
             return;
         }
         self.swept_unix_nano = now_unix_nano;
-        self.table.retain(|_, known| now_unix_nano < known.used_unix_nano.saturating_add(IDLE_NANOS));
+        let in_use = |used: u64| now_unix_nano < used.saturating_add(IDLE_NANOS);
+        self.table.retain(|_, known| in_use(known.used_unix_nano));
+        self.errors.retain(|_, used| in_use(*used));
     }
 }
 
@@ -76,17 +97,18 @@ impl Operations {
 mod tests {
     use super::*;
 
-    fn span(name: &str) -> Span {
-        Span { name: name.to_owned(), ..Span::default() }
+    fn of(name: &str) -> u64 {
+        key(1, name, 0)
     }
 
     #[test]
-    fn an_operation_is_new_once_whatever_ids_its_spans_bear() {
+    fn an_operation_is_new_once_in_each_service_and_kind() {
         let mut operations = Operations::new(10, 100);
-        let mut first = |service, name| operations.of(service, &span(name), 1).map(|known| known.first);
-        assert_eq!(first(1, "GET /users/7"), Some(true));
-        assert_eq!(first(1, "GET /users/8"), Some(false));
-        assert_eq!(first(2, "GET /users/8"), Some(true));
+        let mut first = |key| operations.of(key, 1).map(|known| known.first);
+        assert_eq!(first(key(1, "GET /users", 2)), Some(true));
+        assert_eq!(first(key(1, "GET /users", 2)), Some(false));
+        assert_eq!(first(key(1, "GET /users", 3)), Some(true));
+        assert_eq!(first(key(2, "GET /users", 2)), Some(true));
     }
 
     #[test]
@@ -94,11 +116,21 @@ mod tests {
         let mut operations = Operations::new(2, 100);
         let mut ask = |name: &str, now| {
             operations.tick(now);
-            operations.of(1, &span(name), now).map(|known| known.first)
+            operations.of(of(name), now).map(|known| known.first)
         };
         assert_eq!([ask("a", 1), ask("b", 1), ask("c", 1)], [Some(true), Some(true), None]);
         assert_eq!(ask("b", IDLE_NANOS / 2), Some(false));
         assert_eq!(ask("c", IDLE_NANOS + 2), Some(true));
         assert_eq!(ask("b", IDLE_NANOS + 2), Some(false));
+    }
+
+    #[test]
+    fn an_error_is_new_once_for_each_operation_and_type_up_to_the_limit() {
+        let mut operations = Operations::new(3, 100);
+        let mut first = |name: &str, error_type| operations.is_first_error(of(name), error_type, 1);
+        assert_eq!([first("a", "timeout"), first("a", "timeout"), first("a", "500")], [true, false, true]);
+        assert_eq!([first("b", "timeout"), first("c", "timeout")], [true, false]);
+        operations.tick(IDLE_NANOS + 2);
+        assert!(operations.is_first_error(of("a"), "timeout", IDLE_NANOS + 2), "forgotten like an operation");
     }
 }

@@ -10,9 +10,39 @@ use ollystack_schema::names::{TRACESTATE_THRESHOLD, TRACESTATE_VENDOR};
 /// One more than the largest R.
 const ALL: u64 = 1 << 56;
 
-/// The threshold that keeps this share of traces.
+/// The threshold that keeps this share of traces, to four digits: more would only lengthen every span on the wire.
 pub(crate) fn threshold(ratio: f64) -> u64 {
-    ALL - (ratio.clamp(0.0, 1.0) * ALL as f64) as u64
+    ALL - rounded(ratio, 16)
+}
+
+/// The nearest threshold on a ladder of 16 rungs an octave, so that hosts whose rates adapt meet at the same ones.
+pub(crate) fn rung(ratio: f64) -> u64 {
+    ALL - rounded(ratio, 5)
+}
+
+/// Of what a threshold keeps, keep this share.
+pub(crate) fn thinned(threshold: u64, ratio: f64) -> u64 {
+    let kept = share(threshold) * share(rung(ratio));
+    ALL - rounded(kept, 16)
+}
+
+/// The share of traces that a threshold keeps.
+pub(crate) fn share(threshold: u64) -> f64 {
+    (ALL - threshold.min(ALL)) as f64 / ALL as f64
+}
+
+/// The digits of a threshold, trailing zeros left out.
+pub(crate) fn digits(threshold: u64) -> String {
+    let digits = format!("{threshold:014x}");
+    let short = digits.trim_end_matches('0');
+    if short.is_empty() { "0".to_owned() } else { short.to_owned() }
+}
+
+/// How many of all R are this share, rounded to so many significant bits.
+fn rounded(ratio: f64, bits: u32) -> u64 {
+    let kept = (ratio.clamp(0.0, 1.0) * ALL as f64) as u64;
+    let unit = 1 << (u64::BITS - kept.leading_zeros()).saturating_sub(bits);
+    ((kept + unit / 2) / unit * unit).min(ALL)
 }
 
 /// R of a trace.
@@ -31,8 +61,7 @@ pub(crate) fn mark(tracestate: &mut String, threshold: u64) {
     if threshold <= earlier(tracestate) || threshold >= ALL {
         return;
     }
-    let digits = format!("{threshold:014x}");
-    let ours = format!("{TRACESTATE_THRESHOLD}:{}", digits.trim_end_matches('0'));
+    let ours = format!("{TRACESTATE_THRESHOLD}:{}", digits(threshold));
     let (mut pairs, mut others) = (vec![ours], Vec::new());
     for entry in tracestate.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
         match entry.split_once('=') {
@@ -69,12 +98,37 @@ mod tests {
 
     #[test]
     fn thresholds_are_those_of_the_specification() {
-        for (ratio, expected) in [(1.0, ""), (0.5, "ot=th:8"), (0.25, "ot=th:c"), (0.1, "ot=th:e6666666666667")] {
+        for (ratio, expected) in [
+            (1.0, ""),
+            (0.5, "ot=th:8"),
+            (0.25, "ot=th:c"),
+            (0.1, "ot=th:e6666"),
+            (0.05, "ot=th:f3333"),
+            (0.001, "ot=th:ffbe77"),
+        ] {
             let mut tracestate = String::new();
             mark(&mut tracestate, threshold(ratio));
-            let digits = |text: &str| text.get(..14).unwrap_or(text).to_owned();
-            assert_eq!(digits(&tracestate), digits(expected), "{ratio}");
+            assert_eq!(tracestate, expected, "{ratio}");
         }
+    }
+
+    #[test]
+    fn a_rung_is_near_what_was_asked_and_few_digits_long() {
+        let mut ratio = 1.0_f64;
+        while ratio > 1e-6 {
+            let rung = rung(ratio);
+            assert!((share(rung) / ratio - 1.0).abs() < 1.0 / 32.0, "{ratio} became {}", share(rung));
+            assert!(digits(rung).len() <= 8, "{}", digits(rung));
+            ratio *= 0.97;
+        }
+        assert_eq!((share(rung(0.0)), share(rung(1.0))), (0.0, 1.0));
+    }
+
+    #[test]
+    fn thinning_multiplies_shares() {
+        let thin = thinned(threshold(0.25), 0.5);
+        assert_eq!((share(thin), digits(thin)), (0.125, "e".to_owned()));
+        assert_eq!(thinned(threshold(0.25), 1.0), threshold(0.25));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Sampling as sentences: what is kept, when it is decided, limits, books.
 
 use super::*;
-use ollystack_record::otlp::trace::v1::Status;
-use ollystack_record::value;
+use ollystack_record::otlp::common::v1::{InstrumentationScope, KeyValue};
+use ollystack_record::otlp::trace::v1::{Status, span::Event, span::Link, span::SpanKind, status::StatusCode};
+use ollystack_record::{ReducedRecords, value};
 use proptest::prelude::*;
 
 const MS: u64 = 1_000_000;
@@ -28,7 +29,12 @@ impl Bench {
 
     /// Keeps nothing but what there is a reason for, and no longer the first sights of `a` to `c`.
     fn seasoned(config: Config) -> Bench {
-        let mut bench = Bench::new(Config { baseline_ratio: 0.0, ..config });
+        Bench::knowing(Config { baseline_ratio: 0.0, ..config })
+    }
+
+    /// For which `a` to `c` are no first sights.
+    fn knowing(config: Config) -> Bench {
+        let mut bench = Bench::new(config);
         for (trace, name) in [(1, "a"), (2, "b"), (3, "c")] {
             bench.take(root(trace << 64, name), START);
         }
@@ -60,6 +66,20 @@ impl Bench {
     fn names(&self) -> Vec<String> {
         self.kept().into_iter().map(|(_, span)| span.name).collect()
     }
+
+    fn policy(&self, name: &str) -> PolicyStats {
+        self.sampler.stats().policy(name)
+    }
+
+    /// Take the trace of one root, and decide it.
+    fn decide(&mut self, span: Span) {
+        self.take(span, START);
+        self.tick(START + 10_000 * MS);
+    }
+}
+
+fn rules(json: &str) -> Config {
+    Config { rules: serde_json::from_str(json).unwrap(), ..Config::default() }
 }
 
 fn span(trace: u128, name: &str, parent: bool) -> Span {
@@ -151,7 +171,7 @@ fn what_is_slower_than_its_operation_is_kept() {
     let slow: Vec<u128> =
         bench.kept().iter().map(|(_, span)| u128::from_be_bytes(span.trace_id[..].try_into().unwrap())).collect();
     assert_eq!(slow, [500], "the root, and not what is inside of a trace");
-    assert_eq!(bench.sampler.stats().kept_slow, 1);
+    assert_eq!(bench.policy("slow").kept_spans, 1);
 }
 
 #[test]
@@ -164,9 +184,173 @@ fn the_first_sight_of_an_operation_is_kept_and_the_second_is_not() {
 }
 
 #[test]
-fn the_baseline_is_by_trace_id_and_says_what_it_stands_for() {
+fn the_first_sight_of_an_error_is_kept_although_the_span_did_not_fail() {
     let mut bench = Bench::seasoned(Config::default());
-    bench.sampler.threshold = probability::threshold(0.25);
+    let exception = |error_type: &str| Event {
+        name: "exception".into(),
+        attributes: vec![value::string("exception.type", error_type)],
+        ..Event::default()
+    };
+    let handled = |trace, error_type| Span { events: vec![exception(error_type)], ..root(trace, "a") };
+    for (trace, error_type) in [(10, "Timeout"), (11, "Timeout"), (12, "Refused")] {
+        bench.take(handled(trace, error_type), START);
+    }
+    bench.take(Span { attributes: vec![value::string("error.type", "Timeout")], ..root(13, "b") }, START);
+    bench.tick(START + 10_000 * MS);
+    let kept: Vec<u8> = bench.kept().iter().map(|(_, span)| span.trace_id[15]).collect();
+    assert_eq!(kept, [10, 12, 13]);
+    assert_eq!((bench.policy("first_error").kept_traces, bench.sampler.stats().error_kinds), (3, 3));
+}
+
+#[test]
+fn a_fixed_time_replaces_what_is_slow_for_an_operation() {
+    let mut bench =
+        Bench::seasoned(Config { slow_ms: 100, ..rules(r#"[{"name": "batch", "operation": "b", "slow_ms": 1000}]"#) });
+    for (trace, name, ms) in [(10, "a", 99), (11, "a", 100), (12, "b", 999), (13, "b", 1_000)] {
+        bench.take(lasting(root(trace, name), ms), START);
+    }
+    bench.tick(START + 10_000 * MS);
+    assert_eq!(bench.kept().iter().map(|(_, span)| span.trace_id[15]).collect::<Vec<_>>(), [11, 13]);
+}
+
+#[test]
+fn a_slow_root_is_kept_although_its_trace_waited_too_long_for_it() {
+    let mut bench = Bench::seasoned(Config { slow_ms: 6_000, ..Config::default() });
+    bench.decide(child(9, "a"));
+    bench.take(lasting(root(9, "b"), 12_000), START + 12_000 * MS);
+    bench.take(child(9, "c"), START + 12_000 * MS);
+    assert_eq!(bench.names(), ["b", "c"], "and what comes after it");
+    assert!(bench.kept().iter().all(|(class, span)| *class == Class::Normal && span.trace_state.is_empty()));
+}
+
+#[test]
+fn of_rules_the_first_that_matches_decides() {
+    let config = rules(
+        r#"[{"name": "vip", "attribute": "tier", "equals": "gold", "keep": "always"},
+            {"name": "chatter", "service": "shop", "operation": "a", "keep": "never"},
+            {"name": "half", "operation": "b", "keep": 0.5}]"#,
+    );
+    let mut bench = Bench::seasoned(config);
+    let high = 0xff_ffff_ffff_ffff_u128;
+    let gold = |span: Span| Span { attributes: vec![value::string("tier", "gold")], ..span };
+    bench.take(gold(root(10 << 64, "a")), START);
+    bench.take(root(11 << 64 | high, "a"), START);
+    bench.take(child(12 << 64, "a"), START);
+    bench.take(gold(root(12 << 64, "c")), START);
+    bench.take(root(13 << 64 | high, "b"), START);
+    bench.take(root(14 << 64, "b"), START);
+    bench.tick(START + 10_000 * MS);
+    let mut kept: Vec<(u8, String)> =
+        bench.kept().iter().map(|(_, span)| (span.trace_id[7], span.trace_state.clone())).collect();
+    kept.sort();
+    let expected = [(10, ""), (12, ""), (12, ""), (13, "ot=th:8")];
+    assert_eq!(kept, expected.map(|(trace, state)| (trace, state.to_owned())));
+    let counts = ["rule:vip", "rule:chatter", "rule:half"].map(|name| bench.policy(name));
+    assert_eq!(counts.clone().map(|policy| policy.kept_traces), [2, 0, 1]);
+    assert_eq!(counts.map(|policy| policy.let_go_traces), [0, 2, 1], "one of them made the bench know `a`");
+}
+
+#[test]
+fn errors_are_kept_whatever_a_rule_says_unless_it_says_errors_too() {
+    for (errors, expected) in [("true", vec!["a", "a", "a"]), ("false", vec![])] {
+        let json = format!(r#"[{{"name": "never", "operation": "a", "keep": "never", "errors": {errors}}}]"#);
+        let mut bench = Bench::seasoned(rules(&json));
+        bench.take(failed(root(10, "a")), START);
+        bench.take(child(11, "a"), START);
+        bench.take(failed(child(11, "a")), START);
+        bench.tick(START + 10_000 * MS);
+        bench.take(child(10, "b"), START + 10_000 * MS);
+        let expected: Vec<&str> = expected.into_iter().chain((errors == "true").then_some("b")).collect();
+        assert_eq!(bench.names(), expected);
+    }
+}
+
+#[test]
+fn never_outweighs_slow_and_first_sight_and_so_does_what_follows() {
+    let mut bench = Bench::seasoned(rules(r#"[{"name": "never", "operation": "new", "keep": "never", "slow_ms": 1}]"#));
+    bench.decide(root(9, "new"));
+    bench.take(root(9, "another"), START + 10_000 * MS);
+    assert!(bench.out.is_empty());
+    bench.take(failed(root(9, "a")), START + 10_000 * MS);
+    assert_eq!(bench.names(), ["a"]);
+}
+
+#[test]
+fn a_rule_may_keep_at_a_rate_in_each_service() {
+    let mut bench = Bench::seasoned(rules(r#"[{"name": "some", "operation": "a", "spans_per_second": 10}]"#));
+    let mut random = 1_u64;
+    for n in 0..20_000_u64 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let now = START + 20_000 * MS + n * MS;
+        bench.take(root(u128::from(random.rotate_left(32)) + 1, "a"), now);
+        bench.tick(now);
+    }
+    let kept = bench.policy("rule:some").kept_spans;
+    assert!((140..280).contains(&kept), "{kept} in 20 s");
+    assert!(bench.kept().iter().skip(10).all(|(_, span)| span.trace_state.starts_with("ot=th:")));
+}
+
+#[test]
+fn a_service_that_exceeds_its_rate_is_thinned_out_but_for_errors() {
+    let config = Config { spans_per_second_per_service_max: 10.0, ..rules(r#"[{"name": "all", "keep": "always"}]"#) };
+    let mut bench = Bench::seasoned(config);
+    let mut random = 1_u64;
+    for n in 0..20_000_u64 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let now = START + 20_000 * MS + n * MS;
+        let span = root(u128::from(random.rotate_left(32)) + 1, "a");
+        bench.take(if n % 100 == 0 { failed(span) } else { span }, now);
+        bench.tick(now);
+    }
+    let (kept, errors) = (bench.policy("rule:all").kept_spans, bench.policy("error").kept_spans);
+    assert!((140..280).contains(&kept), "{kept} in 20 s");
+    assert_eq!(errors, 200);
+    assert!(bench.policy("service_rate").let_go_traces > 19_000);
+    let weight: f64 =
+        bench.kept().iter().map(|(_, span)| 1.0 / probability::share(probability::earlier(&span.trace_state))).sum();
+    assert!((15_000.0..25_000.0).contains(&weight), "{weight} estimated of 20,000");
+}
+
+#[test]
+fn health_checks_are_let_go_unless_they_fail_or_are_not_all_of_the_trace() {
+    let mut bench = Bench::new(Config { baseline_ratio: 1.0, budget_spans_per_second: 0.0, ..Config::default() });
+    let check = |trace| Span { kind: SpanKind::Server as i32, ..root(trace, "GET /healthz") };
+    bench.take(check(10), START);
+    bench.take(child(10, "select"), START);
+    bench.take(failed(check(11)), START);
+    bench.take(child(12, "a"), START);
+    bench.take(Span { kind: SpanKind::Server as i32, ..child(12, "GET /healthz") }, START);
+    bench.take(root(12, "b"), START);
+    bench.tick(START + 10_000 * MS);
+    bench.take(child(10, "late"), START + 10_000 * MS);
+    let mut kept: Vec<u8> = bench.kept().iter().map(|(_, span)| span.trace_id[15]).collect();
+    kept.sort_unstable();
+    assert_eq!(kept, [11, 12, 12, 12]);
+    assert_eq!((bench.policy("health_check").let_go_spans, bench.policy("late").let_go_spans), (2, 1));
+}
+
+#[test]
+fn what_was_sampled_before_is_offered_as_what_it_stands_for() {
+    let config = Config { baseline_ratio: 1.0, budget_spans_per_second: 10.0, ..Config::default() };
+    let mut bench = Bench::knowing(config);
+    let mut random = 1_u64;
+    let mut kept = 0;
+    for n in 0..40_000_u64 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        // One in sixteen is left.
+        let id = u128::from(random.rotate_left(32)) | 0xf0_0000_0000_0000;
+        let now = START + 20_000 * MS + n * MS;
+        bench.take(Span { trace_state: "ot=th:f".into(), ..root(id, "a") }, now);
+        bench.tick(now);
+        kept += bench.kept().len();
+        bench.out.clear();
+    }
+    assert!((320..500).contains(&kept), "{kept} in 40 s");
+}
+
+#[test]
+fn the_baseline_is_by_trace_id_and_says_what_it_stands_for() {
+    let mut bench = Bench::knowing(Config { baseline_ratio: 0.25, ..Config::default() });
     let low = 0x10_0000_0000_0000_u128;
     for (trace, state) in [(0xc * low, ""), (0xc * low - 1, ""), (0xf * low, "x=1"), (0xe * low, "ot=th:e")] {
         bench.take(Span { trace_state: state.into(), ..root((9 << 64) | trace, "a") }, START);
@@ -181,6 +365,42 @@ fn the_baseline_is_by_trace_id_and_says_what_it_stands_for() {
 }
 
 #[test]
+fn random_bits_that_are_given_are_used() {
+    let mut bench = Bench::knowing(Config { baseline_ratio: 0.5, ..Config::default() });
+    bench.take(Span { trace_state: "ot=rv:80000000000000".into(), ..root(9, "a") }, START);
+    bench.take(root(10, "a"), START);
+    bench.tick(START + 10_000 * MS);
+    assert_eq!(
+        bench.kept().iter().map(|(_, span)| span.trace_state.as_str()).collect::<Vec<_>>(),
+        ["ot=th:8;rv:80000000000000"]
+    );
+}
+
+#[test]
+fn a_budget_lowers_the_share_and_the_weights_say_so() {
+    let config = Config { baseline_ratio: 0.5, budget_spans_per_second: 10.0, ..Config::default() };
+    let mut bench = Bench::knowing(config);
+    let mut random = 1_u64;
+    let (mut kept, mut weight) = (0.0, 0.0);
+    for n in 0..60_000_u64 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let id = u128::from(random) << 64 | u128::from(random.rotate_left(32));
+        let now = START + 20_000 * MS + n * MS;
+        bench.take(root(id, "a"), now);
+        bench.tick(now);
+        for (_, span) in bench.kept() {
+            kept += 1.0;
+            weight += 1.0 / probability::share(probability::earlier(&span.trace_state));
+        }
+        bench.out.clear();
+    }
+    assert!((500.0..700.0).contains(&kept), "{kept} kept in 60 s");
+    // About 600 spans of weight 100: the sum is off by 4% at one standard deviation.
+    assert!((52_000.0..68_000.0).contains(&weight), "{weight} estimated of 60,000");
+    assert!(bench.sampler.stats().baseline.ratio < 0.02);
+}
+
+#[test]
 fn what_is_kept_for_a_reason_stands_for_itself() {
     let mut bench = Bench::new(Config::default());
     bench.take(root(9, "new"), START);
@@ -191,29 +411,94 @@ fn what_is_kept_for_a_reason_stands_for_itself() {
 }
 
 #[test]
-fn past_the_limits_the_oldest_trace_is_decided_early() {
+fn past_the_limits_traces_are_decided_early_by_what_is_known() {
     let table = [Config { spans_max: 3, ..Config::default() }, Config { bytes_max: 3_000, ..Config::default() }];
     for config in table {
+        let (spans_max, bytes_max) = (config.spans_max, config.bytes_max);
         let mut bench = Bench::seasoned(config);
         for trace in 100..200 {
-            bench.take(child(trace, "a"), START);
+            bench.take(child(trace, if trace == 120 { "new" } else { "a" }), START);
             let stats = bench.sampler.stats();
-            assert!(stats.waiting_spans <= 7 && stats.waiting_bytes <= 16 << 20, "{stats:?}");
+            assert!(stats.waiting_spans <= spans_max && stats.waiting_bytes <= bytes_max, "{stats:?}");
         }
         let stats = bench.sampler.stats();
+        assert_eq!(bench.names(), ["new"], "what is known to be worth it is kept");
         assert_eq!(stats.decided_early + stats.waiting_traces as u64, 100);
         assert_eq!(bench.ledger.read().signals[2].dropped_total(), 0);
     }
 }
 
 #[test]
+fn past_the_limits_traces_whose_root_has_ended_are_decided_first() {
+    let mut bench = Bench::seasoned(Config { spans_max: 2, ..Config::default() });
+    bench.take(child(1, "a"), START);
+    bench.take(root(2, "a"), START);
+    bench.take(child(3, "a"), START);
+    bench.take(failed(child(1, "b")), START);
+    assert_eq!(bench.names(), ["a", "b"], "the trace that was still awaited is whole");
+}
+
+#[test]
+fn a_trace_without_end_does_not_drive_the_others_out() {
+    let mut bench = Bench::seasoned(Config { bytes_max: 80_000, ..Config::default() });
+    bench.take(child(1, "a"), START);
+    for _ in 0..2_000 {
+        bench.take(child(2, "a"), START);
+    }
+    bench.take(failed(child(1, "b")), START);
+    assert_eq!(bench.names(), ["a", "b"]);
+    assert_eq!(bench.sampler.stats().decided_early, 1);
+}
+
+#[test]
+fn a_span_larger_than_all_room_is_decided_alone() {
+    let mut bench = Bench::seasoned(Config { bytes_max: 10_000, ..Config::default() });
+    bench.take(Span { attributes: vec![value::string("a", "x".repeat(50_000))], ..child(1, "new") }, START);
+    assert_eq!(bench.names(), ["new"]);
+    assert_eq!(bench.sampler.stats().waiting_bytes, 0);
+}
+
+#[test]
 fn traces_that_are_decided_leave_nothing_behind() {
     let mut bench = Bench::seasoned(Config::default());
-    for trace in 100..20_000 {
+    for trace in 100..2_000 {
         bench.take(failed(root(trace, "a")), START);
+        bench.take(root(trace << 64, "a"), START);
     }
-    assert!(bench.sampler.by_wait.len() + bench.sampler.by_end.len() < 3_000);
-    assert_eq!((bench.sampler.spans, bench.sampler.bytes), (0, 0));
+    bench.sampler.drain(&mut bench.out);
+    assert_eq!((bench.sampler.spans, bench.sampler.bytes()), (0, 0));
+}
+
+#[test]
+fn a_span_comes_out_as_it_went_in() {
+    let mut bench = Bench::new(Config::default());
+    let attributes: Vec<KeyValue> =
+        vec![value::string("s", "x".repeat(700)), value::int("i", -7), value::double("d", 0.5), value::bool("b", true)];
+    let event =
+        Event { time_unix_nano: 7, name: "e".into(), attributes: attributes.clone(), dropped_attributes_count: 3 };
+    let link = Link {
+        trace_id: vec![1; 16],
+        span_id: vec![2; 8],
+        trace_state: "a=b".into(),
+        attributes: attributes.clone(),
+        dropped_attributes_count: 4,
+        flags: 5,
+    };
+    let span = Span {
+        trace_state: "a=b".into(),
+        flags: 0x301,
+        kind: SpanKind::Client as i32,
+        attributes,
+        dropped_attributes_count: 6,
+        events: vec![event.clone(), event],
+        dropped_events_count: 7,
+        links: vec![link],
+        dropped_links_count: 8,
+        status: Some(Status { message: "fine".into(), code: StatusCode::Ok as i32 }),
+        ..child(9, "new")
+    };
+    bench.decide(span.clone());
+    assert_eq!(bench.kept().into_iter().map(|(_, span)| span).collect::<Vec<_>>(), [span]);
 }
 
 #[test]
@@ -258,7 +543,19 @@ proptest! {
         spans in prop::collection::vec((0..12_u128, 0..5_usize, any::<bool>(), 0..10_u8, 0..3_000_u64), 1..200),
         spans_max in 1..40_usize,
     ) {
-        let mut bench = Bench::new(Config { spans_max, decisions_max: 6, baseline_ratio: 0.5, ..Config::default() });
+        let config = rules(
+            r#"[{"name": "x", "operation": "a", "keep": 0.5}, {"name": "y", "operation": "b", "keep": "never"},
+                {"name": "z", "operation": "c", "spans_per_second": 1, "slow_ms": 10}]"#,
+        );
+        let mut bench = Bench::new(Config {
+            spans_max,
+            bytes_max: 4_000,
+            decisions_max: 6,
+            baseline_ratio: 0.5,
+            budget_bytes_per_day: 1_000_000,
+            spans_per_second_per_service_max: 3.0,
+            ..config
+        });
         let (mut now, mut errors) = (START, 0);
         for (trace, name, is_root, luck, wait) in &spans {
             now += wait * MS;
@@ -272,13 +569,15 @@ proptest! {
         }
         bench.sampler.drain(&mut bench.out);
         let kept = bench.kept();
-        prop_assert_eq!(kept.iter().filter(|(_, span)| is_error(span)).count(), errors);
-        prop_assert!(kept.iter().all(|(class, span)| !is_error(span) || *class == Class::Errors));
+        prop_assert_eq!(kept.iter().filter(|(_, span)| sight::is_error(span)).count(), errors);
+        prop_assert!(kept.iter().all(|(class, span)| !sight::is_error(span) || *class == Class::Errors));
         bench.ledger.sent(Signal::Traces, kept.len() as u64);
         prop_assert_eq!(bench.ledger.read().signals[2].balance(), 0);
         let stats = bench.sampler.stats();
-        let decided = stats.kept_error + stats.kept_slow + stats.kept_first_sight + stats.kept_baseline + stats.kept_late;
+        let decided: u64 = stats.policies.iter().map(|policy| policy.kept_spans).sum();
+        let let_go: u64 = stats.policies.iter().map(|policy| policy.let_go_spans).sum();
         prop_assert_eq!(decided, kept.len() as u64);
-        prop_assert_eq!(decided + stats.dropped + stats.dropped_late, spans.len() as u64);
+        prop_assert_eq!(decided + let_go, spans.len() as u64);
+        prop_assert_eq!((stats.waiting_spans, stats.waiting_bytes), (0, 0));
     }
 }

@@ -70,7 +70,6 @@ impl Default for Config {
         config.otlp.series_max = 4_000;
         config.red.services_max = 100;
         config.red.operations_per_service_max = 100;
-        config.traces.bytes_max = 12 << 20;
         config.export.batch_bytes_max = 512 << 10;
         config
     }

@@ -5,6 +5,7 @@
 //! refused knows which limit to lower.
 
 use crate::config::Config;
+use ollystack_process::redact::RULE_BYTES_MAX;
 use crate::table::{Align, Table, bytes};
 
 /// The program's own pages (measured 15 MiB of a 13 MiB file and its libraries), its stacks and what the libraries hold.
@@ -25,6 +26,8 @@ const SERIES_BYTES: u64 = 1 << 10;
 const MAP_BYTES: u64 = 5 << 20;
 /// An HTTP connection whose answer is awaited.
 const EXCHANGE_BYTES: u64 = 256;
+/// 64 resources as they came and redacted, 4 KiB each; the tables that are searched with, and room to write a text anew.
+const REDACT_BYTES: u64 = 1 << 20;
 /// The open window of a series with its place in the tables (184 bytes, 48 more if it goes out under other labels); its
 /// attributes are counted where the series comes from.
 const WINDOW_BYTES: u64 = 256;
@@ -73,7 +76,7 @@ pub(crate) fn check(config: &Config) -> Result<Budget, Overdrawn> {
 }
 
 fn declare(config: &Config) -> Budget {
-    let Config { limits, host, logs, otlp, ebpf, metrics, red, traces, export, .. } = config;
+    let Config { limits, host, logs, otlp, ebpf, redact, metrics, red, traces, export, .. } = config;
     let mut lines = Vec::new();
     let mut line = |stage, on: bool, bytes, arithmetic: &str| {
         let (bytes, arithmetic) = if on { (bytes, arithmetic.to_owned()) } else { (0, "off".to_owned()) };
@@ -106,6 +109,12 @@ fn declare(config: &Config) -> Budget {
             + ebpf.http_connections_max as u64 * EXCHANGE_BYTES
             + (ebpf.processes_max + ebpf.tcp_series_max) as u64 * ENTRY_BYTES,
         "5 MiB of maps + ebpf.http_ring_bytes + ebpf.http_connections_max x 256 B + (ebpf.processes_max + ebpf.tcp_series_max) x 512 B",
+    );
+    line(
+        "redact",
+        redact.enabled,
+        REDACT_BYTES + redact.rules.len() as u64 * RULE_BYTES_MAX as u64,
+        "1 MiB + redact.rules x 128 KiB",
     );
     line("metrics", true, metrics.series_max as u64 * WINDOW_BYTES, "metrics.series_max x 256 B");
     line(

@@ -33,6 +33,11 @@ pub struct Error {
 }
 
 impl Config {
+    /// With hashes keyed by a key derived from `secret`, unless one is set.
+    pub fn keyed(self, secret: &str) -> Config {
+        Config { redact: self.redact.keyed(secret), ..self }
+    }
+
     /// Whether every setting is in its range.
     pub fn check(&self) -> Result<(), Error> {
         let (metrics, red) = (&self.metrics, &self.red);

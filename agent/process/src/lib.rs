@@ -1,14 +1,16 @@
-//! Reduce telemetry at the source: fold metrics, derive RED metrics, tail-sample traces.
+//! Reduce telemetry at the source: redact, fold metrics, derive RED metrics, tail-sample traces.
 //!
-//! [`Process`] is a value: batches and the time go in, reduced batches come out; no I/O, no clock, no task. Every span is counted
-//! in RED metrics before sampling may let it go. Invariant: a batch's records are folded, held within a limit, handed out, or
-//! dropped and counted; its acknowledgement is resolved, or travels on with the records.
+//! [`Process`] is a value: batches and the time go in, reduced batches come out; no I/O, no clock, no task. What is secret leaves
+//! a batch before anything else looks at it. Every span is counted in RED metrics before sampling may let it go. Invariant: a
+//! batch's records are folded, held within a limit, handed out, or dropped and counted; its acknowledgement is resolved, or
+//! travels on with the records.
 
 mod config;
 pub mod red;
 
 pub use config::{Config, Error};
 pub use ollystack_fold as fold;
+pub use ollystack_redact as redact;
 pub use ollystack_sample as sample;
 
 use ollystack_logs as logs;
@@ -19,6 +21,8 @@ use std::sync::Arc;
 /// What the stage holds and did.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Stats {
+    /// What was redacted, by kind.
+    pub redacted: redact::Stats,
     /// Folding.
     pub fold: fold::Stats,
     /// Operations told apart in RED metrics.
@@ -30,6 +34,7 @@ pub struct Stats {
 /// The stage.
 #[derive(Debug)]
 pub struct Process {
+    redactor: redact::Redactor,
     fold: fold::Fold,
     red: red::Red,
     sampler: sample::Sampler,
@@ -38,8 +43,13 @@ pub struct Process {
 impl Process {
     /// `agent_resource` is the resource of the metrics that the agent derives.
     pub fn new(config: Config, agent_resource: Arc<Resource>, ledger: Arc<Ledger>) -> Process {
+        let mut redactor = redact::Redactor::new(&config.redact);
+        let agent_resource = redactor.resource(&agent_resource);
+        let mut fold = fold::Fold::new(config.metrics, Arc::clone(&ledger));
+        fold.rewrite_with(redactor.rewrite());
         Process {
-            fold: fold::Fold::new(config.metrics, Arc::clone(&ledger)),
+            redactor,
+            fold,
             red: red::Red::new(config.red, agent_resource),
             sampler: sample::Sampler::new(config.traces, ledger),
         }
@@ -49,19 +59,26 @@ impl Process {
     /// or for a limit is dropped for good, and sending it again would not change that.
     pub fn take(&mut self, batch: Batch, now: u64, out: &mut Vec<Reduced>) {
         let Batch { source, resource, records, ack } = batch;
+        let resource = self.redactor.resource(&resource);
         match records {
-            Records::Metrics(samples) => {
+            Records::Metrics(mut samples) => {
+                // Their series are redacted once, when the folder first sees them.
+                self.redactor.samples(&mut samples);
                 self.fold.take(source, &resource, samples, now);
                 ack.resolve(Outcome::Accepted);
             }
-            Records::Traces(scopes) => {
+            Records::Traces(mut scopes) => {
+                self.redactor.spans(&mut scopes);
                 for span in scopes.iter().flat_map(|scope| &scope.spans) {
                     self.red.observe(resource.service_name(), span, &mut self.fold, now);
                 }
                 self.sampler.take(&resource, scopes, now, out);
                 ack.resolve(Outcome::Accepted);
             }
-            Records::Logs(scopes) => logs::take(&resource, scopes, ack, out),
+            Records::Logs(mut scopes) => {
+                self.redactor.logs(&mut scopes);
+                logs::take(&resource, scopes, ack, out);
+            }
         }
     }
 
@@ -79,7 +96,12 @@ impl Process {
 
     /// What is held and was done.
     pub fn stats(&self) -> Stats {
-        Stats { fold: self.fold.stats(), operations: self.red.operations(), sample: self.sampler.stats() }
+        Stats {
+            redacted: self.redactor.stats(),
+            fold: self.fold.stats(),
+            operations: self.red.operations(),
+            sample: self.sampler.stats(),
+        }
     }
 }
 

@@ -107,7 +107,12 @@ impl Config {
 
     /// The sections of the process stage, which has several.
     pub(crate) fn process(&self) -> ollystack_process::Config {
-        ollystack_process::Config { metrics: self.metrics.clone(), red: self.red.clone(), traces: self.traces.clone() }
+        ollystack_process::Config {
+            redact: self.redact.clone(),
+            metrics: self.metrics.clone(),
+            red: self.red.clone(),
+            traces: self.traces.clone(),
+        }
     }
 
     fn sends_to_itself(&self) -> bool {

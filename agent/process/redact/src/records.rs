@@ -30,8 +30,10 @@ impl Redaction {
         let mut metric = ollystack_record::Metric::clone(&series.metric);
         let mut attributes = series.attributes().to_vec();
         let new_scope = self.scope(&mut scope.proto) | self.string(&mut scope.schema_url);
-        let new_metric =
-            self.string(&mut metric.name) | self.string(&mut metric.unit) | self.string(&mut metric.description);
+        let new_metric = self.string(&mut metric.name)
+            | self.string(&mut metric.unit)
+            | self.string(&mut metric.description)
+            | self.attributes(&mut metric.metadata);
         let new_attributes = self.attributes(&mut attributes);
         (new_scope || new_metric || new_attributes).then(|| {
             let scope = if new_scope { Arc::new(scope) } else { Arc::clone(&series.scope) };

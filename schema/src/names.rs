@@ -24,6 +24,18 @@ pub const FOLD_UPDOWNCOUNTER: &str = "updowncounter";
 /// Log attribute: how many equal lines the record stands for; absent means 1. Becomes `LineCount`.
 pub const LOG_COUNT: &str = "ollystack.log.count";
 
+/// Log attribute: time of the last of the lines that the record stands for, in nanoseconds since the epoch; its own is the first's.
+pub const LOG_LAST: &str = "ollystack.log.last_time";
+
+/// Log attribute: some of the lines that the record stands for, as they were.
+pub const LOG_SAMPLES: &str = "ollystack.log.samples";
+
+/// Log attribute: the trace ids of [`LOG_SAMPLES`], in hexadecimal, empty where there is none.
+pub const LOG_SAMPLE_TRACES: &str = "ollystack.log.samples.trace_ids";
+
+/// Log attribute: the pattern of the line, equal wherever the template is: XXH3 of it, 16 hexadecimal digits. Becomes `PatternId`.
+pub const LOG_PATTERN_ID: &str = "ollystack.log.pattern.id";
+
 /// Attribute that marks the series that takes the values past a limit on series.
 pub const OVERFLOW: &str = "otel.metric.overflow";
 
@@ -58,6 +70,9 @@ pub const PRESSURE_STALL_TIME: &str = "system.linux.pressure.stall_time";
 
 /// Log attribute, `true` on a line that was longer than the limit: the record holds its beginning.
 pub const LOG_CUT: &str = "ollystack.log.cut";
+
+/// Log attribute: how many lines of its file or journal the record's text is (a stack trace is one record); absent means 1.
+pub const LOG_LINES: &str = "ollystack.log.lines";
 
 /// Event name of the log record of a program's start.
 pub const EVENT_PROCESS_EXEC: &str = "process.exec";
@@ -115,6 +130,8 @@ pub mod semconv {
     pub const CLOUD_PROVIDER: &str = "cloud.provider";
     pub const CLOUD_REGION: &str = "cloud.region";
     pub const CONTAINER_ID: &str = "container.id";
+    pub const CONTAINER_IMAGE_NAME: &str = "container.image.name";
+    pub const CONTAINER_NAME: &str = "container.name";
     pub const CONTAINER_RUNTIME_NAME: &str = "container.runtime.name";
     pub const CPU_LOGICAL_NUMBER: &str = "cpu.logical_number";
     pub const CPU_MODE: &str = "cpu.mode";
@@ -129,10 +146,14 @@ pub mod semconv {
     pub const HTTP_RESPONSE_STATUS_CODE: &str = "http.response.status_code";
     pub const HTTP_ROUTE: &str = "http.route";
     pub const K8S_CLUSTER_NAME: &str = "k8s.cluster.name";
+    pub const K8S_CONTAINER_NAME: &str = "k8s.container.name";
+    pub const K8S_NAMESPACE_NAME: &str = "k8s.namespace.name";
     pub const K8S_NODE_NAME: &str = "k8s.node.name";
+    pub const K8S_POD_NAME: &str = "k8s.pod.name";
     pub const K8S_POD_UID: &str = "k8s.pod.uid";
     pub const LOG_FILE_NAME: &str = "log.file.name";
     pub const LOG_FILE_PATH: &str = "log.file.path";
+    pub const LOG_IOSTREAM: &str = "log.iostream";
     pub const NETWORK_CONNECTION_STATE: &str = "network.connection.state";
     pub const NETWORK_INTERFACE_NAME: &str = "network.interface.name";
     pub const NETWORK_IO_DIRECTION: &str = "network.io.direction";

@@ -27,6 +27,15 @@ pub struct Received {
     _own: Option<OwnedSemaphorePermit>,
 }
 
+/// Room for a batch.
+#[derive(Debug)]
+pub struct Slot<'a> {
+    intake: &'a Intake,
+    slot: mpsc::Permit<'a, Received>,
+    room: OwnedSemaphorePermit,
+    own: Option<OwnedSemaphorePermit>,
+}
+
 /// Why a batch was not taken.
 #[derive(Debug, PartialEq, Eq)]
 pub enum IntakeError {
@@ -57,21 +66,26 @@ impl Intake {
 
     /// Wait for room, then queue. Cancel-safe: nothing is counted until the batch is in.
     pub async fn send(&self, batch: Batch) -> Result<(), IntakeError> {
+        self.reserve(batch.records.count()).await?.send(batch);
+        Ok(())
+    }
+
+    /// Wait for room for a batch of so many records, which need not be made before there is some. Cancel-safe.
+    pub async fn reserve(&self, records: u64) -> Result<Slot<'_>, IntakeError> {
         let own = match self.own.clone() {
             Some(own) => Some(own.acquire_owned().await.map_err(|_| IntakeError::Closed)?),
             None => None,
         };
-        let room = self.room.clone().acquire_many_owned(self.weight(&batch)).await.map_err(|_| IntakeError::Closed)?;
+        let room = self.room.clone().acquire_many_owned(self.weight(records)).await.map_err(|_| IntakeError::Closed)?;
         let slot = self.sender.reserve().await.map_err(|_| IntakeError::Closed)?;
-        self.count(&batch);
-        slot.send(Received { batch, _room: room, _own: own });
-        Ok(())
+        Ok(Slot { intake: self, slot, room, own })
     }
 
     /// Queue if there is room now; else give the caller the choice, nothing counted.
     pub fn try_send(&self, batch: Batch) -> Result<(), (IntakeError, Batch)> {
         let own = self.own.clone().map(Semaphore::try_acquire_owned).transpose();
-        let (Ok(own), Ok(room)) = (own, self.room.clone().try_acquire_many_owned(self.weight(&batch))) else {
+        let (Ok(own), Ok(room)) = (own, self.room.clone().try_acquire_many_owned(self.weight(batch.records.count())))
+        else {
             return Err((IntakeError::Full, batch));
         };
         match self.sender.try_reserve() {
@@ -100,8 +114,8 @@ impl Intake {
     }
 
     /// A batch larger than the whole queue takes all of it rather than waiting for ever.
-    fn weight(&self, batch: &Batch) -> u32 {
-        u32::try_from(batch.records.count()).unwrap_or(u32::MAX).clamp(1, self.records_max)
+    fn weight(&self, records: u64) -> u32 {
+        u32::try_from(records).unwrap_or(u32::MAX).clamp(1, self.records_max)
     }
 
     fn count(&self, batch: &Batch) {
@@ -109,6 +123,15 @@ impl Intake {
         self.ledger.seen(signal, records);
         self.ledger.bytes_in(signal, batch.records.wire_bytes());
         self.ledger.waiting_add(signal, Place::Queue, records as i64);
+    }
+}
+
+impl Slot<'_> {
+    /// Queue the batch for which there is room.
+    pub fn send(self, batch: Batch) {
+        let Slot { intake, slot, room, own } = self;
+        intake.count(&batch);
+        slot.send(Received { batch, _room: room, _own: own });
     }
 }
 

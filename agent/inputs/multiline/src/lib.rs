@@ -122,7 +122,7 @@ fn is_rust_panic(line: &[u8]) -> bool {
 
 /// `    ^`, `  ~~^~~`.
 fn points(line: &[u8]) -> bool {
-    line.iter().any(|byte| *byte == b'^') && line.iter().all(|byte| b" \t^~".contains(byte))
+    line.contains(&b'^') && line.iter().all(|byte| b" \t^~".contains(byte))
 }
 
 /// `goroutine 7 [running]:`.

@@ -1,106 +1,257 @@
-//! Log records: a severity where there is none, and a class by it.
+//! Log records: completed from their text, and those that repeat folded into counts by pattern.
 //!
-//! From the inputs to `export`, whole. Invariant: each record goes out once, and its acknowledgement with it.
+//! From the inputs to `export`. [`parse`] reads time, severity, trace and message out of a line; `patterns` tells which lines are alike;
+//! [`Logs`] lets errors, first sights and rare lines go on whole and makes one record of the others for each pattern, severity
+//! and window. A record stands for one line unless it says how many (`ollystack.log.count`).
+//!
+//! Invariant: the records handed out stand for exactly the lines taken, and a batch's acknowledgement is resolved only after every
+//! record that stands for one of its lines.
 
+mod complete;
+mod config;
 mod fields;
 mod head;
 mod parse;
+mod rows;
+mod rules;
 mod severity;
+mod summary;
+#[cfg(test)]
+mod tests;
 mod time;
+mod window;
 
+pub use config::{Config, Error};
 pub use parse::{Parsed, parse, parse_at};
-pub use time::{Clock, UnknownZone, Zone};
+pub use rules::{Action, Rule};
+pub use time::{Clock, Zone};
 
-use ollystack_record::otlp::common::v1::any_value::Value;
-use ollystack_record::otlp::logs::v1::{LogRecord, ResourceLogs, ScopeLogs, SeverityNumber};
-use ollystack_record::{Ack, Class, Outcome, Reduced, ReducedRecords, Resource};
+use complete::complete;
+use hashbrown::HashMap;
+use ollystack_patterns::{Miner, PatternId};
+use ollystack_record::otlp::logs::v1::{LogRecord, ScopeLogs};
+use ollystack_record::{Ack, Ledger, Place, Reduced, Resource, Signal, Source, value};
+use ollystack_schema::names;
+use rows::{Rows, is_error};
+use rules::Rules;
+use serde::Serialize;
+use std::ops::Range;
 use std::sync::Arc;
+use summary::{Shown, text_of};
+use window::{Key, Scope, Taken, Terms, Window};
+use xxhash_rust::xxh3::xxh3_64;
 
-const CLASSES: [Class; 3] = [Class::Errors, Class::Normal, Class::Baseline];
+const NANOS_PER_MS: u64 = 1_000_000;
+/// The longest text that patterns are mined from: what comes later in a line does not tell patterns apart.
+const MESSAGE_BYTES_MAX: usize = 4_096;
 
-/// Pass a batch on, by class.
-pub fn take(resource: &Arc<Resource>, scopes: Vec<ScopeLogs>, ack: Ack, out: &mut Vec<Reduced>) {
-    let mut by_class: [Vec<ScopeLogs>; 3] = Default::default();
-    for ScopeLogs { scope, log_records, schema_url } in scopes {
-        let mut records: [Vec<LogRecord>; 3] = Default::default();
-        for mut record in log_records {
-            complete(&mut record);
-            records[class(&record) as usize].push(record);
-        }
-        for (scopes, log_records) in by_class.iter_mut().zip(records).filter(|(_, records)| !records.is_empty()) {
-            scopes.push(ScopeLogs { scope: scope.clone(), log_records, schema_url: schema_url.clone() });
-        }
-    }
-    for (class, scope_logs) in CLASSES.into_iter().zip(by_class).filter(|(_, scopes)| !scopes.is_empty()) {
-        let resource = Some(resource.to_proto());
-        let records = ReducedRecords::Logs(ResourceLogs { resource, scope_logs, ..ResourceLogs::default() });
-        out.push(Reduced { class, records, acks: vec![ack.clone()] });
-    }
-    // Our own share; with no record at all there is nothing to wait for.
-    ack.resolve(Outcome::Durable);
+/// What is held and was done.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Stats {
+    /// Lines taken.
+    pub lines: u64,
+    /// Records handed out.
+    pub rows: u64,
+    /// Patterns known.
+    pub patterns: usize,
+    /// Patterns forgotten for want of room.
+    pub patterns_forgotten: u64,
+    /// Records that wait for their window to close.
+    pub waiting: u64,
+    /// Batches whose acknowledgement waits with them.
+    pub batches_held: usize,
+    /// Memory of patterns and windows.
+    pub bytes: usize,
 }
 
-/// Fill in what the record itself says, number or text.
-fn complete(record: &mut LogRecord) {
-    if record.severity_number == 0 {
-        if let Some(severity) = severity::of_word(&record.severity_text) {
-            record.severity_number = severity as i32;
-        } else if let Some(Value::StringValue(body)) = record.body.as_ref().and_then(|body| body.value.as_ref())
-            && let Some((severity, text)) = parse(body).severity
-        {
-            record.severity_number = severity as i32;
-            if record.severity_text.is_empty() {
-                record.severity_text = text.to_owned();
+/// Completes and folds.
+#[derive(Debug)]
+pub struct Logs {
+    config: Config,
+    terms: Terms,
+    rules: Rules,
+    zone: Zone,
+    ledger: Arc<Ledger>,
+    miner: Miner,
+    /// By resource, and whether the source can wait for a whole window.
+    windows: HashMap<(Arc<Resource>, bool), Window>,
+    swept: u64,
+    stats: Stats,
+}
+
+impl Logs {
+    /// Of a configuration that was checked: what it refuses is left out here.
+    pub fn new(config: Config, ledger: Arc<Ledger>) -> Logs {
+        let shown = Shown { samples: config.samples, bytes_max: config.sample_bytes_max };
+        let period = config.window_ms * NANOS_PER_MS;
+        Logs {
+            terms: Terms { period, whole_max: config.whole_per_window, shown },
+            rules: Rules::new(&config.rules).unwrap_or_default(),
+            zone: Zone::named(&config.time_zone).unwrap_or(Zone::UTC),
+            ledger,
+            miner: Miner::new(config.miner()),
+            windows: HashMap::new(),
+            swept: 0,
+            stats: Stats::default(),
+            config,
+        }
+    }
+
+    /// Take a batch at `now`, nanoseconds since the epoch. Its acknowledgement goes with its records, at once or when the last
+    /// window closes that holds a line of it: for log files after `window_ms`, for whoever waits for an answer after
+    /// `answer_ms`.
+    pub fn take(
+        &mut self,
+        source: Source,
+        resource: &Arc<Resource>,
+        scopes: Vec<ScopeLogs>,
+        ack: Ack,
+        now: u64,
+        out: &mut Vec<Reduced>,
+    ) {
+        let is_patient = source == Source::Logs;
+        let key = (Arc::clone(resource), is_patient);
+        let mut window = self.windows.remove(&key).unwrap_or_default();
+        let others: usize = self.windows.values().map(Window::bytes).sum::<usize>();
+        let mut rows = Rows::default();
+        let mut waits = false;
+        for (number, ScopeLogs { scope, log_records, schema_url }) in scopes.into_iter().enumerate() {
+            let scope: Scope = (scope, schema_url);
+            let place = match self.config.enabled {
+                true => window.scope(&scope, self.room(others + window.bytes())),
+                false => None,
+            };
+            for record in log_records {
+                self.stats.lines += 1;
+                let room = self.room(others + window.bytes());
+                match self.line(record, resource, place, &mut window, now, room) {
+                    Taken::Whole(record) => rows.push(number, &scope, record),
+                    Taken::Waits(folded) => {
+                        waits = true;
+                        self.ledger.folded(Signal::Logs, folded);
+                    }
+                }
             }
         }
+        if waits {
+            window.hold(ack.clone());
+        }
+        self.stats.rows += rows.count();
+        rows.hand_on(resource, ack, out);
+        if !window.is_empty() {
+            self.windows.insert(key, window);
+        }
+        let held: usize = self.windows.iter().filter(|((_, patient), _)| *patient).map(|(_, w)| w.batches()).sum();
+        let is_full = held > self.config.batches_held_max;
+        self.close(now, |patient, _| is_full && patient, out);
     }
-}
 
-fn class(record: &LogRecord) -> Class {
-    match record.severity_number {
-        number if number >= SeverityNumber::Error as i32 => Class::Errors,
-        number if (1..SeverityNumber::Info as i32).contains(&number) => Class::Baseline,
-        _ => Class::Normal,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use ollystack_record::otlp::common::v1::AnyValue;
-
-    fn line(body: &str, number: i32, text: &str) -> LogRecord {
-        LogRecord {
-            severity_number: number,
-            severity_text: text.to_owned(),
-            body: Some(AnyValue { value: Some(Value::StringValue(body.to_owned())) }),
-            ..LogRecord::default()
+    /// Let time pass: close the windows that are due.
+    pub fn tick(&mut self, now: u64, out: &mut Vec<Reduced>) {
+        self.close(now, |_, _| false, out);
+        if now >= self.swept.saturating_add(self.terms.period) {
+            self.swept = now;
+            let terms = self.terms;
+            self.windows.retain(|_, window| !window.sweep(now, terms));
         }
     }
 
-    #[tokio::test]
-    async fn records_go_out_once_by_class_and_the_verdict_waits_for_all() {
-        let records = ["ERROR a", "INFO b", "DEBUG c", "d", "WARN e"].map(|body| line(body, 0, ""));
-        let scopes = vec![ScopeLogs { log_records: records.to_vec(), ..ScopeLogs::default() }];
-        let (ack, pending) = Ack::new();
-        let mut out = Vec::new();
-        take(&Arc::default(), scopes, ack, &mut out);
-        let found = out.iter().map(|reduced| (reduced.class, reduced.records.count())).collect::<Vec<_>>();
-        assert_eq!(found, [(Class::Errors, 1), (Class::Normal, 3), (Class::Baseline, 1)]);
-        for reduced in out.drain(..2) {
-            reduced.acks.into_iter().for_each(|ack| ack.resolve(Outcome::Durable));
-        }
-        drop(out);
-        assert_eq!(pending.outcome().await, Outcome::Dropped, "one class of it never became durable");
+    /// Close every window: the agent stops.
+    pub fn drain(&mut self, now: u64, out: &mut Vec<Reduced>) {
+        self.close(now, |_, _| true, out);
     }
 
-    #[test]
-    fn what_the_sender_said_stands() {
-        let mut record = line("ERROR in the body", SeverityNumber::Info as i32, "note");
-        complete(&mut record);
-        assert_eq!((record.severity_number, record.severity_text.as_str()), (SeverityNumber::Info as i32, "note"));
-        let mut record = line("ERROR in the body", 0, "Warning");
-        complete(&mut record);
-        assert_eq!((record.severity_number, record.severity_text.as_str()), (SeverityNumber::Warn as i32, "Warning"));
+    /// What is held and was done.
+    pub fn stats(&self) -> Stats {
+        let windows = self.windows.values();
+        Stats {
+            patterns: self.miner.len(),
+            patterns_forgotten: self.miner.forgotten(),
+            waiting: windows.clone().map(Window::waiting).sum(),
+            batches_held: windows.clone().map(Window::batches).sum(),
+            bytes: self.miner.bytes() + windows.map(Window::bytes).sum::<usize>(),
+            ..self.stats.clone()
+        }
     }
+
+    /// Complete a record, and take it into the window if it may fold.
+    fn line(
+        &mut self,
+        mut record: LogRecord,
+        resource: &Resource,
+        place: Option<usize>,
+        window: &mut Window,
+        now: u64,
+        room: usize,
+    ) -> Taken {
+        let Logs { miner, rules, zone, .. } = self;
+        let message = complete(&mut record, Clock { now_unix_nano: now, zone });
+        // An event is what its attributes say, and folding would lose them.
+        let place = place.filter(|_| record.event_name.is_empty());
+        let (Some(scope), Some(message)) = (place, message) else { return Taken::Whole(record) };
+        let sight = miner.observe(beginning(&record, &message));
+        let severity = record.severity_number;
+        let passes = sight.is_new || is_error(severity);
+        let taken = if is_error(severity) && rules.is_empty() {
+            Taken::Whole(record)
+        } else {
+            let key = Key { scope, pattern: sight.id, severity };
+            window.take(key, record, passes, (now, room), self.terms, |record| match rules.is_empty() {
+                true => Action::Fold,
+                false => {
+                    let template = miner.template(sight.id);
+                    rules.action(resource.service_name(), beginning(record, &message), template.as_deref())
+                }
+            })
+        };
+        match taken {
+            Taken::Whole(record) => Taken::Whole(mark(record, miner, sight.id)),
+            waits => waits,
+        }
+    }
+
+    /// Close the windows whose time has come, and those chosen.
+    fn close(&mut self, now: u64, chosen: impl Fn(bool, &Window) -> bool, out: &mut Vec<Reduced>) {
+        let Logs { config, windows, miner, stats, ledger, .. } = self;
+        let mut waiting = 0;
+        for ((resource, patient), window) in windows.iter_mut() {
+            let wait = NANOS_PER_MS * if *patient { config.window_ms } else { config.answer_ms };
+            let Some(opened) = window.opened() else { continue };
+            if now < opened.saturating_add(wait) && !chosen(*patient, window) {
+                waiting += window.waiting();
+                continue;
+            }
+            let mut rows = Rows::default();
+            let acks = window.close(
+                |pattern| miner.template(miner.resolve(pattern)),
+                |scopes, key, record| {
+                    if let Some(scope) = scopes.get(key.scope) {
+                        rows.push(key.scope, scope, mark(record, miner, key.pattern));
+                    }
+                },
+            );
+            stats.rows += rows.count();
+            rows.hand_on(resource, Ack::all(acks), out);
+        }
+        ledger.waiting_set(Signal::Logs, Place::Window, waiting);
+    }
+
+    fn room(&self, taken: usize) -> usize {
+        self.config.window_bytes_max.saturating_sub(taken)
+    }
+}
+
+/// Name the record's pattern, so that lines which went on whole and those that were folded are found together.
+fn mark(mut record: LogRecord, miner: &Miner, pattern: PatternId) -> LogRecord {
+    if let Some(template) = miner.template(miner.resolve(pattern)) {
+        let id = format!("{:016x}", xxh3_64(template.as_bytes()));
+        record.attributes.push(value::string(names::LOG_PATTERN_ID, id));
+    }
+    record
+}
+
+/// The beginning of the message, which is this part of the record's text.
+fn beginning<'a>(record: &'a LogRecord, message: &Range<usize>) -> &'a str {
+    let message = text_of(record).get(message.clone()).unwrap_or_default();
+    &message[..message.floor_char_boundary(MESSAGE_BYTES_MAX)]
 }

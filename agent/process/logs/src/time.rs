@@ -28,21 +28,16 @@ pub struct Clock<'a> {
 #[derive(Clone, Debug)]
 pub struct Zone(TimeZone);
 
-/// There is no such time zone.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("time zone `{0}` is unknown here: name one as in Europe/Berlin, UTC, or leave it empty for the host's")]
-pub struct UnknownZone(String);
-
 impl Zone {
     /// Coordinated universal time.
     pub const UTC: Zone = Zone(TimeZone::UTC);
 
     /// By its name in the IANA database; the host's by the empty name. Reads the host's files, once.
-    pub fn named(name: &str) -> Result<Zone, UnknownZone> {
+    pub fn named(name: &str) -> Option<Zone> {
         match name {
-            "" => Ok(Zone(TimeZone::system())),
-            "UTC" => Ok(Zone::UTC),
-            name => TimeZone::get(name).map(Zone).map_err(|_| UnknownZone(name.to_owned())),
+            "" => Some(Zone(TimeZone::system())),
+            "UTC" => Some(Zone::UTC),
+            name => TimeZone::get(name).ok().map(Zone),
         }
     }
 

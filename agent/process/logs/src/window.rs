@@ -1,0 +1,252 @@
+//! The open window of one resource: its lines by pattern.
+//!
+//! From completed records to those that go on at once and those that wait to become one. A pattern's first lines in a period go on
+//! whole; the further ones fold. A pattern that was frequent in the period before folds from its first line, so that what is
+//! steady costs one row a window; if it turns out rare this time its lines, kept whole until then, go on whole after all.
+//!
+//! Invariant: each line taken is in exactly one record that is handed out, at once or when the window closes.
+
+use crate::rules::Action;
+use crate::summary::{Shown, Summary, bytes_of};
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry as Slot;
+use ollystack_patterns::PatternId;
+use ollystack_record::Ack;
+use ollystack_record::otlp::common::v1::InstrumentationScope;
+use ollystack_record::otlp::logs::v1::LogRecord;
+use prost::Message;
+
+/// Scopes told apart in one resource; lines of further ones go on whole.
+const SCOPES_MAX: usize = 64;
+/// An entry in its table, half of which may be empty.
+const ENTRY_BYTES: usize = 2 * (size_of::<Key>() + size_of::<Entry>());
+/// A window in its table, with its resource's key.
+const WINDOW_BYTES: usize = 512;
+
+/// Which lines fold together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Key {
+    pub(crate) scope: usize,
+    pub(crate) pattern: PatternId,
+    pub(crate) severity: i32,
+}
+
+/// What the records of a scope have in common: the scope and its schema's URL.
+pub(crate) type Scope = (Option<InstrumentationScope>, String);
+
+/// On which terms lines fold.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    /// Over which a pattern's lines are counted, in nanoseconds.
+    pub(crate) period: u64,
+    /// Lines of a pattern and period that go on whole.
+    pub(crate) whole_max: u32,
+    pub(crate) shown: Shown,
+}
+
+/// The lines of one resource.
+#[derive(Debug, Default)]
+pub(crate) struct Window {
+    entries: HashMap<Key, Entry>,
+    scopes: Vec<Scope>,
+    /// Of the batches of which lines wait here.
+    acks: Vec<Ack>,
+    /// When the first line began to wait.
+    opened: Option<u64>,
+    scope_bytes: usize,
+    /// Of the records that wait.
+    held_bytes: usize,
+    waiting: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    action: Action,
+    /// When the period began in which lines are counted, and how many came.
+    began: u64,
+    seen: u32,
+    /// More lines came in the period before than go on whole.
+    was_frequent: bool,
+    open: Open,
+}
+
+#[derive(Debug, Default)]
+enum Open {
+    #[default]
+    Nothing,
+    /// Frequent before, rare so far.
+    Lines(Vec<LogRecord>),
+    Summary(Box<Summary>),
+}
+
+/// What became of a line.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// It goes on as it is.
+    Whole(LogRecord),
+    /// It waits, and so many lines became part of another's record by it.
+    Waits(u64),
+}
+
+impl Window {
+    /// The number of a scope here, unless there is no room for another.
+    pub(crate) fn scope(&mut self, scope: &Scope, room: usize) -> Option<usize> {
+        if let Some(known) = self.scopes.iter().position(|known| known == scope) {
+            return Some(known);
+        }
+        let bytes = size_of::<Scope>() + scope.0.as_ref().map_or(0, Message::encoded_len) + scope.1.len();
+        if self.scopes.len() >= SCOPES_MAX || bytes + WINDOW_BYTES > room {
+            return None;
+        }
+        self.scope_bytes += bytes;
+        self.scopes.push(scope.clone());
+        Some(self.scopes.len() - 1)
+    }
+
+    /// Take one line. `passes` it does on its own account, as an error or the first of its pattern; `room` is the memory that may
+    /// still be taken; `action` is asked when the pattern is new here.
+    pub(crate) fn take(
+        &mut self,
+        key: Key,
+        record: LogRecord,
+        passes: bool,
+        (now, room): (u64, usize),
+        terms: Terms,
+        action: impl FnOnce(&LogRecord) -> Action,
+    ) -> Taken {
+        let entry = match self.entries.entry(key) {
+            Slot::Occupied(slot) => slot.into_mut(),
+            Slot::Vacant(_) if room < ENTRY_BYTES => return Taken::Whole(record),
+            Slot::Vacant(slot) => slot.insert(Entry {
+                action: action(&record),
+                began: now,
+                seen: 0,
+                was_frequent: false,
+                open: Open::Nothing,
+            }),
+        };
+        entry.count(now, terms);
+        let is_rare = entry.seen <= terms.whole_max;
+        let whole = match entry.action {
+            Action::Whole => true,
+            Action::Fold => passes || (is_rare && !entry.was_frequent),
+            Action::Count => false,
+        };
+        if whole {
+            return Taken::Whole(record);
+        }
+        let stays_whole = is_rare && entry.action == Action::Fold;
+        let bytes = bytes_of(&record);
+        let fits = bytes <= room;
+        let mut folded = 0;
+        entry.open = match std::mem::take(&mut entry.open) {
+            Open::Nothing if !fits => return Taken::Whole(record),
+            Open::Nothing => {
+                self.waiting += 1;
+                self.held_bytes += bytes;
+                if stays_whole { Open::Lines(vec![record]) } else { Summary::new(record, terms.shown).into() }
+            }
+            Open::Lines(mut lines) if stays_whole && fits => {
+                self.waiting += 1;
+                self.held_bytes += bytes;
+                lines.push(record);
+                Open::Lines(lines)
+            }
+            Open::Lines(lines) => {
+                folded = lines.len() as u64;
+                self.waiting = self.waiting + 1 - folded;
+                let mut summary = Summary::new(record, terms.shown);
+                lines.into_iter().for_each(|line| self.held_bytes += summary.add(line, terms.shown));
+                summary.into()
+            }
+            Open::Summary(mut summary) => {
+                folded = 1;
+                self.held_bytes += summary.add(record, terms.shown);
+                Open::Summary(summary)
+            }
+        };
+        self.opened.get_or_insert(now);
+        Taken::Waits(folded)
+    }
+
+    /// A batch of which lines wait here.
+    pub(crate) fn hold(&mut self, ack: Ack) {
+        self.acks.push(ack);
+    }
+
+    /// When the first of the lines that wait began to.
+    pub(crate) fn opened(&self) -> Option<u64> {
+        self.opened
+    }
+
+    /// Hand out what waits, in the same order for the same lines. Who waits for it is handed back.
+    pub(crate) fn close(
+        &mut self,
+        template: impl Fn(PatternId) -> Option<String>,
+        mut emit: impl FnMut(&[Scope], Key, LogRecord),
+    ) -> Vec<Ack> {
+        let open = self.entries.iter_mut().map(|(key, entry)| (*key, std::mem::take(&mut entry.open)));
+        let mut open: Vec<(Key, Open)> = open.filter(|(_, open)| !matches!(open, Open::Nothing)).collect();
+        open.sort_unstable_by_key(|(key, _)| *key);
+        for (key, open) in open {
+            match open {
+                Open::Nothing => (),
+                Open::Lines(lines) => lines.into_iter().for_each(|line| emit(&self.scopes, key, line)),
+                Open::Summary(summary) => emit(&self.scopes, key, summary.into_record(template(key.pattern))),
+            }
+        }
+        (self.opened, self.held_bytes, self.waiting) = (None, 0, 0);
+        std::mem::take(&mut self.acks)
+    }
+
+    /// Forget the patterns that were not seen in the period before. Whether there is nothing left.
+    pub(crate) fn sweep(&mut self, now: u64, terms: Terms) -> bool {
+        self.entries.retain(|_, entry| !matches!(entry.open, Open::Nothing) || entry.is_recent(now, terms));
+        self.is_empty()
+    }
+
+    /// Whether no pattern is known here.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Records that wait.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.waiting
+    }
+
+    /// Batches that wait.
+    pub(crate) fn batches(&self) -> usize {
+        self.acks.len()
+    }
+
+    /// Memory taken.
+    pub(crate) fn bytes(&self) -> usize {
+        WINDOW_BYTES
+            + self.entries.len() * ENTRY_BYTES
+            + self.scope_bytes
+            + self.held_bytes
+            + self.acks.capacity() * size_of::<Ack>()
+    }
+}
+
+impl Entry {
+    fn is_recent(&self, now: u64, terms: Terms) -> bool {
+        now < self.began.saturating_add(2 * terms.period)
+    }
+
+    /// Count a line, in the period that is now.
+    fn count(&mut self, now: u64, terms: Terms) {
+        if now >= self.began.saturating_add(terms.period) {
+            self.was_frequent = self.seen > terms.whole_max && self.is_recent(now, terms);
+            (self.began, self.seen) = (now, 0);
+        }
+        self.seen = self.seen.saturating_add(1);
+    }
+}
+
+impl From<Summary> for Open {
+    fn from(summary: Summary) -> Open {
+        Open::Summary(Box::new(summary))
+    }
+}

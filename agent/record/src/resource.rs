@@ -5,7 +5,7 @@ use crate::value::{attributes_hash, sort_attributes, string_attribute};
 
 /// A resource with its attributes sorted by key and hashed once.
 /// Invariant: `attributes` is sorted and free of duplicate keys, so equal resources have equal hashes.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Resource {
     attributes: Vec<KeyValue>,
     hash: u64,
@@ -54,6 +54,13 @@ impl Resource {
     /// `service.name`, or the empty string.
     pub fn service_name(&self) -> &str {
         self.get("service.name").unwrap_or_default()
+    }
+}
+
+/// The empty one, as good as one that came empty.
+impl Default for Resource {
+    fn default() -> Resource {
+        Resource::new(Vec::new())
     }
 }
 

@@ -17,6 +17,12 @@ const DENSE_MAX: usize = 4096;
 /// The coarsest scale that OTLP allows: base 2^1024 holds every float in two buckets.
 const SCALE_MIN: i32 = -10;
 
+/// The finest: index 1024 * 2^20 of the largest float fits into 31 bits.
+const SCALE_MAX: i32 = 20;
+
+/// Between the powers of two of the smallest and the largest float.
+const EXPONENTS: std::ops::RangeInclusive<i32> = -1075..=1024;
+
 /// A histogram that grows. Sum, min and max are those of the values recorded, not of their buckets.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Exponential {
@@ -35,11 +41,22 @@ pub(crate) struct Exponential {
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Buckets(Vec<(i32, u64)>);
 
+/// What of a histogram is not in buckets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Summed {
+    pub(crate) count: u64,
+    pub(crate) sum: Option<f64>,
+    pub(crate) min: Option<f64>,
+    pub(crate) max: Option<f64>,
+    pub(crate) zero_count: u64,
+    pub(crate) zero_threshold: f64,
+}
+
 impl Exponential {
     /// An empty one.
     pub(crate) fn new(scale: i32) -> Exponential {
         Exponential {
-            scale: scale.max(SCALE_MIN),
+            scale: scale.clamp(SCALE_MIN, SCALE_MAX),
             count: 0,
             sum: Some(0.0),
             min: None,
@@ -51,31 +68,62 @@ impl Exponential {
         }
     }
 
-    /// From OTLP; an absurd scale is brought to the coarsest.
+    /// From OTLP.
     pub(crate) fn from_point(point: &Point) -> Exponential {
-        let mut histogram = Exponential {
-            scale: point.scale,
+        let summed = Summed {
             count: point.count,
             sum: point.sum,
             min: point.min,
             max: point.max,
             zero_count: point.zero_count,
             zero_threshold: point.zero_threshold,
-            positive: Buckets::from_dense(point.positive.as_ref()),
-            negative: Buckets::from_dense(point.negative.as_ref()),
         };
+        Exponential::from_parts(point.scale, summed, indexed(point.positive.as_ref()), indexed(point.negative.as_ref()))
+    }
+
+    /// From (index, count) in any order. A scale that no float needs is brought into range, and so is an index that no float has.
+    pub(crate) fn from_parts(
+        scale: i32,
+        summed: Summed,
+        positive: Vec<(i32, u64)>,
+        negative: Vec<(i32, u64)>,
+    ) -> Exponential {
+        let Summed { count, sum, min, max, zero_count, zero_threshold } = summed;
+        let fine = scale.clamp(SCALE_MIN, SCALE_MAX);
+        let coarser_by = scale.saturating_sub(fine).clamp(0, 31);
+        let buckets = |mut buckets: Vec<(i32, u64)>| {
+            buckets.iter_mut().for_each(|bucket| bucket.0 = possible(bucket.0 >> coarser_by, fine));
+            buckets.sort_unstable_by_key(|bucket| bucket.0);
+            let mut sorted = Buckets(buckets);
+            sorted.downscale(0);
+            sorted
+        };
+        let (positive, negative) = (buckets(positive), buckets(negative));
+        let mut histogram =
+            Exponential { scale: fine, count, sum, min, max, zero_count, zero_threshold, positive, negative };
         histogram.shrink();
         histogram
     }
 
+    /// All that is not in buckets.
+    pub(crate) fn summed(&self) -> Summed {
+        let Exponential { count, sum, min, max, zero_count, zero_threshold, .. } = *self;
+        Summed { count, sum, min, max, zero_count, zero_threshold }
+    }
+
+    /// Positive and negative buckets, (index, count) sorted by index.
+    pub(crate) fn buckets(&self) -> [&[(i32, u64)]; 2] {
+        [&self.positive.0, &self.negative.0]
+    }
+
     /// Count one value. Not-a-number and infinities are the caller's to refuse.
     pub(crate) fn record(&mut self, value: f64) {
-        self.count += 1;
+        self.count = self.count.saturating_add(1);
         self.sum = self.sum.map(|sum| sum + value);
         self.min = Some(self.min.map_or(value, |min| min.min(value)));
         self.max = Some(self.max.map_or(value, |max| max.max(value)));
         if value.abs() <= self.zero_threshold {
-            self.zero_count += 1;
+            self.zero_count = self.zero_count.saturating_add(1);
             return;
         }
         let index = bucket(value.abs(), self.scale);
@@ -102,8 +150,8 @@ impl Exponential {
         other.downscale_to(scale);
         self.raise_zero(other.zero_threshold);
         other.raise_zero(self.zero_threshold);
-        self.count += other.count;
-        self.zero_count += other.zero_count;
+        self.count = self.count.saturating_add(other.count);
+        self.zero_count = self.zero_count.saturating_add(other.zero_count);
         self.sum = self.sum.zip(other.sum).map(|(a, b)| a + b);
         self.min = self.min.zip(other.min).map(|(a, b)| a.min(b));
         self.max = self.max.zip(other.max).map(|(a, b)| a.max(b));
@@ -171,7 +219,9 @@ impl Exponential {
         self.zero_threshold = threshold;
         let scale = self.scale;
         let inside = |index: i32| upper_bound(index, scale) <= threshold;
-        self.zero_count += self.positive.take_while(inside) + self.negative.take_while(inside);
+        for side in [&mut self.positive, &mut self.negative] {
+            self.zero_count = self.zero_count.saturating_add(side.take_while(inside));
+        }
     }
 
     fn shrink(&mut self) {
@@ -182,12 +232,6 @@ impl Exponential {
 }
 
 impl Buckets {
-    fn from_dense(dense: Option<&Dense>) -> Buckets {
-        let Some(dense) = dense else { return Buckets::default() };
-        let counts = dense.bucket_counts.iter().enumerate().filter(|(_, count)| **count > 0);
-        Buckets(counts.map(|(at, count)| (dense.offset.saturating_add(at as i32), *count)).collect())
-    }
-
     fn into_dense(self) -> Option<Dense> {
         let (first, last) = (self.0.first()?.0, self.0.last()?.0);
         let mut bucket_counts = vec![0; (last - first) as usize + 1];
@@ -206,7 +250,7 @@ impl Buckets {
 
     fn add(&mut self, index: i32, count: u64) {
         match self.0.binary_search_by_key(&index, |bucket| bucket.0) {
-            Ok(at) => self.0[at].1 += count,
+            Ok(at) => self.0[at].1 = self.0[at].1.saturating_add(count),
             Err(at) => self.0.insert(at, (index, count)),
         }
     }
@@ -216,7 +260,7 @@ impl Buckets {
         let mut merged: Vec<(i32, u64)> = Vec::with_capacity(self.0.len());
         for (index, count) in &self.0 {
             match merged.last_mut() {
-                Some(last) if last.0 == index >> by => last.1 += count,
+                Some(last) if last.0 == index >> by => last.1 = last.1.saturating_add(*count),
                 _ => merged.push((index >> by, *count)),
             }
         }
@@ -235,8 +279,21 @@ impl Buckets {
 
     fn take_while(&mut self, inside: impl Fn(i32) -> bool) -> u64 {
         let taken = self.0.iter().take_while(|bucket| inside(bucket.0)).count();
-        self.0.drain(..taken).map(|bucket| bucket.1).sum()
+        self.0.drain(..taken).fold(0, |sum: u64, bucket| sum.saturating_add(bucket.1))
     }
+}
+
+/// The buckets of OTLP's form that hold anything.
+fn indexed(dense: Option<&Dense>) -> Vec<(i32, u64)> {
+    let Some(dense) = dense else { return Vec::new() };
+    let counts = dense.bucket_counts.iter().enumerate().filter(|(_, count)| **count > 0);
+    counts.map(|(at, count)| (dense.offset.saturating_add_unsigned(at as u32), *count)).collect()
+}
+
+/// The index, or the nearest that a float can have: the dense form has a number for each one between the first and the last.
+fn possible(index: i32, scale: i32) -> i32 {
+    let at_scale = |exponent: i32| if scale < 0 { exponent >> -scale } else { exponent << scale };
+    index.clamp(at_scale(*EXPONENTS.start()), at_scale(*EXPONENTS.end()))
 }
 
 /// The index of the bucket that holds a positive value: ceil(log_base(value)) - 1, exact at powers of two.

@@ -8,26 +8,31 @@ use ollystack_record::otlp::metrics::v1::HistogramDataPoint as Point;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Explicit {
     pub(crate) count: u64,
-    sum: Option<f64>,
-    min: Option<f64>,
-    max: Option<f64>,
-    bounds: Vec<f64>,
-    counts: Vec<u64>,
+    pub(crate) sum: Option<f64>,
+    pub(crate) min: Option<f64>,
+    pub(crate) max: Option<f64>,
+    pub(crate) bounds: Vec<f64>,
+    pub(crate) counts: Vec<u64>,
 }
 
 impl Explicit {
     /// From OTLP; `None` if the counts do not match the bounds.
     pub(crate) fn from_point(point: &Point) -> Option<Explicit> {
         let (bounds, counts) = (&point.explicit_bounds, &point.bucket_counts);
-        let fits = if counts.is_empty() { bounds.is_empty() } else { counts.len() == bounds.len() + 1 };
-        fits.then(|| Explicit {
+        let histogram = Explicit {
             count: point.count,
             sum: point.sum,
             min: point.min,
             max: point.max,
             bounds: bounds.clone(),
             counts: counts.clone(),
-        })
+        };
+        histogram.fits().then_some(histogram)
+    }
+
+    /// Whether the counts match the bounds.
+    pub(crate) fn fits(&self) -> bool {
+        if self.counts.is_empty() { self.bounds.is_empty() } else { self.counts.len() == self.bounds.len() + 1 }
     }
 
     /// Add another; gives it back if its bounds differ, since then no exact sum exists.
@@ -35,12 +40,12 @@ impl Explicit {
         if self.bounds != other.bounds || self.counts.len() != other.counts.len() {
             return Err(other);
         }
-        self.count += other.count;
+        self.count = self.count.saturating_add(other.count);
         self.sum = self.sum.zip(other.sum).map(|(a, b)| a + b);
         self.min = self.min.zip(other.min).map(|(a, b)| a.min(b));
         self.max = self.max.zip(other.max).map(|(a, b)| a.max(b));
         for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {
-            *mine += theirs;
+            *mine = mine.saturating_add(*theirs);
         }
         Ok(())
     }

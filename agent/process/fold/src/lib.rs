@@ -13,6 +13,7 @@
 //! Invariant: every sample is folded, opens a window, is suppressed by rule, or is dropped and counted; what waits is counted when
 //! it begins and ceases to.
 
+mod checkpoint;
 mod config;
 mod exponential;
 mod histogram;
@@ -28,6 +29,7 @@ mod times;
 mod window;
 mod wire;
 
+pub use checkpoint::{CheckpointError, Restored};
 pub use config::{Config, Gauges, Rule};
 pub use state::Measurement;
 pub use table::Rewrite;

@@ -189,7 +189,13 @@ impl Table {
         }
     }
 
+    /// Remember as what a series goes out; one that is known stays as it is.
     pub(super) fn insert_alias(&mut self, alias: Alias) {
+        if self.aliases.len() >= self.config.series_max
+            || self.aliases.find(alias.hash, |known| known.hash == alias.hash).is_some()
+        {
+            return;
+        }
         self.aliases.insert_unique(alias.hash, alias, |alias| alias.hash);
     }
 
@@ -231,15 +237,36 @@ impl Table {
         Ok(Located::Shared(self.insert(Entry { overflow: true, ..entry(series) })))
     }
 
+    /// A series from before a restart, if it is new here, may go out as it is, and is within the limits.
+    pub(super) fn readmit(&mut self, source: Source, owner: Owner, series: Arc<Series>, overflow: bool) -> Option<u32> {
+        let unwanted = self.config.rule(&series.metric.name).is_some_and(|rule| rule.drop);
+        if unwanted || self.find_own(owner, &series).is_some() || self.rewritten(&series).is_some() {
+            return None;
+        }
+        let metric = self.metrics.number(&series, &self.config);
+        let room = match overflow {
+            true => {
+                let taken = self.overflow.contains_key(&(owner.number, metric));
+                self.overflow.len() < OVERFLOW_SERIES_MAX && !taken
+            }
+            false => self.has_room(source, metric),
+        };
+        if !room {
+            self.metrics.forget_unused(metric);
+            return None;
+        }
+        Some(self.insert(Entry { overflow, ..Entry::new(source, owner.number, metric, series) }))
+    }
+
     /// Whether one series more is within all limits.
-    pub(super) fn has_room(&self, source: Source, metric: u32) -> bool {
+    fn has_room(&self, source: Source, metric: u32) -> bool {
         self.entries.len() - self.overflow.len() < self.config.series_max
             && self.by_source[source as usize] < self.config.series_per_source_max
             && self.metrics.get(metric).is_some_and(|known| known.series < known.series_max)
     }
 
-    /// Insert what is not there yet, whatever the limits.
-    pub(super) fn insert(&mut self, mut entry: Entry) -> u32 {
+    /// Insert what is not there yet.
+    fn insert(&mut self, mut entry: Entry) -> u32 {
         let (resource, metric, source, overflow) = (entry.resource, entry.metric, entry.source, entry.overflow);
         // One copy of what all series of a metric share, whoever described it again.
         if let Some(known) = self.metrics.acquire(metric, !overflow)

@@ -6,39 +6,39 @@ use ollystack_record::{Metric, ReducedRecords, Scope, value};
 use ollystack_schema::names::OVERFLOW;
 use proptest::prelude::*;
 
-const SECOND: u64 = 1_000_000_000;
+pub(crate) const SECOND: u64 = 1_000_000_000;
 /// A whole minute, so that windows are easy to count.
-const START: u64 = 1_700_000_040 * SECOND;
+pub(crate) const START: u64 = 1_700_000_040 * SECOND;
 
-struct Bench {
-    fold: Fold,
-    ledger: Arc<Ledger>,
+pub(crate) struct Bench {
+    pub(crate) fold: Fold,
+    pub(crate) ledger: Arc<Ledger>,
     resource: Arc<Resource>,
-    out: Vec<Reduced>,
+    pub(crate) out: Vec<Reduced>,
 }
 
 impl Bench {
-    fn new(config: Config) -> Bench {
+    pub(crate) fn new(config: Config) -> Bench {
         let ledger = Arc::new(Ledger::default());
         let fold = Fold::new(config, Arc::clone(&ledger));
         Bench { fold, ledger, resource: Arc::new(Resource::default()), out: Vec::new() }
     }
 
     /// Without the short first window, so that windows are whole.
-    fn steady() -> Bench {
+    pub(crate) fn steady() -> Bench {
         Bench::new(Config { first_window_ms: 0, ..Config::default() })
     }
 
-    fn take(&mut self, sample: Sample, now: u64) {
+    pub(crate) fn take(&mut self, sample: Sample, now: u64) {
         self.ledger.seen(Signal::Metrics, 1);
         self.fold.take(Source::Host, &self.resource, vec![sample], now);
     }
 
-    fn tick(&mut self, now: u64) {
+    pub(crate) fn tick(&mut self, now: u64) {
         self.fold.tick(now, &mut self.out);
     }
 
-    fn data(&mut self) -> Vec<Data> {
+    pub(crate) fn data(&mut self) -> Vec<Data> {
         let batches = std::mem::take(&mut self.out);
         let metrics = batches.into_iter().flat_map(|reduced| match reduced.records {
             ReducedRecords::Metrics(resource) => resource.scope_metrics,
@@ -48,31 +48,31 @@ impl Bench {
     }
 
     /// What left, entered as sent, must close the books.
-    fn balance(&self) -> i64 {
+    pub(crate) fn balance(&self) -> i64 {
         let sent: u64 = self.out.iter().map(|reduced| reduced.records.count()).sum();
         self.ledger.sent(Signal::Metrics, sent);
         self.ledger.read().signals[0].balance()
     }
 }
 
-fn series(kind: Kind) -> Arc<Series> {
+pub(crate) fn series(kind: Kind) -> Arc<Series> {
     named("m", kind, "a")
 }
 
-fn named(name: &str, kind: Kind, label: &str) -> Arc<Series> {
+pub(crate) fn named(name: &str, kind: Kind, label: &str) -> Arc<Series> {
     let metric = Metric { name: name.into(), unit: "1".into(), kind, ..Metric::default() };
     Arc::new(Series::new(Arc::new(Scope::default()), Arc::new(metric), vec![value::string("label", label)]))
 }
 
-fn gauge(series: &Arc<Series>, time: u64, value: f64) -> Sample {
+pub(crate) fn gauge(series: &Arc<Series>, time: u64, value: f64) -> Sample {
     Sample::number(series, 0, time, Value::Double(value))
 }
 
-fn total(series: &Arc<Series>, start: u64, time: u64, value: i64) -> Sample {
+pub(crate) fn total(series: &Arc<Series>, start: u64, time: u64, value: i64) -> Sample {
     Sample::number(series, start, time, Value::Int(value))
 }
 
-fn histogram_points(data: Vec<Data>) -> Vec<HistogramDataPoint> {
+pub(crate) fn histogram_points(data: Vec<Data>) -> Vec<HistogramDataPoint> {
     let points = data.into_iter().flat_map(|data| match data {
         Data::Histogram(histogram) => histogram.data_points,
         other => panic!("expected a histogram, got {other:?}"),
@@ -80,7 +80,7 @@ fn histogram_points(data: Vec<Data>) -> Vec<HistogramDataPoint> {
     points.collect()
 }
 
-fn sums(data: Vec<Data>) -> Vec<f64> {
+pub(crate) fn sums(data: Vec<Data>) -> Vec<f64> {
     let points = data.into_iter().flat_map(|data| match data {
         Data::Sum(sum) => sum.data_points,
         other => panic!("expected a sum, got {other:?}"),

@@ -1,0 +1,249 @@
+//! Checkpoints as sentences: what goes on, what must not leave twice, and bytes that nobody wrote.
+
+use super::*;
+use crate::tests::{Bench, SECOND, START, gauge, histogram_points, named, sums, total};
+use crate::{Config, Rule};
+use ollystack_record::otlp::metrics::v1::{
+    Exemplar, ExponentialHistogramDataPoint, HistogramDataPoint, SummaryDataPoint, exemplar,
+    exponential_histogram_data_point::Buckets,
+};
+use ollystack_record::{Kind, Sample, Value};
+use proptest::prelude::*;
+use xxhash_rust::xxh3::xxh3_64;
+
+const COUNTER: Kind = Kind::Sum { monotonic: true, delta: false };
+
+/// A folder that went on from another's checkpoint at `now`.
+fn resumed(from: &Bench, config: Config, now: u64, emitted_through: u64) -> (Bench, Restored) {
+    let mut bench = Bench::new(config);
+    let restored = bench.fold.restore(&from.fold.checkpoint(now), now, emitted_through).unwrap();
+    (bench, restored)
+}
+
+fn steady() -> Config {
+    Config { first_window_ms: 0, ..Config::default() }
+}
+
+/// With samples of everything that can be held: each kind of state, exemplars, runs, windows aside, overflow, an alias.
+fn full() -> (Bench, Config) {
+    let rules = vec![Rule { metric: "alias".into(), drop_labels: vec!["label".into()], ..Rule::default() }];
+    let config = Config { series_per_metric_max: 2, rules, ..steady() };
+    let mut bench = Bench::new(config.clone());
+    bench.tick(START);
+    for minute in 0..3 {
+        let now = START + minute * 60 * SECOND + SECOND;
+        bench.take(gauge(&named("gauge", Kind::Gauge, "constant"), now, 4.5), now);
+        bench.take(gauge(&named("gauge", Kind::Gauge, "moving"), now, minute as f64), now);
+        bench.take(gauge(&named("gauge", Kind::Gauge, "too many"), now, 1.0), now);
+        bench.take(total(&named("total", COUNTER, "a"), START, now, 7 * minute as i64), now);
+        bench.take(total(&named("alias", COUNTER, "a"), START, now, 5), now);
+        let exemplar =
+            Exemplar { time_unix_nano: now, value: Some(exemplar::Value::AsDouble(2.0)), ..Exemplar::default() };
+        let delta = named("delta", Kind::Sum { monotonic: true, delta: true }, "a");
+        let mut sample = Sample::number(&delta, 0, now, Value::Double(0.5));
+        sample.exemplars.push(exemplar);
+        bench.take(sample, now);
+        for (delta, bound) in [(true, 1.0), (true, 2.0), (false, 3.0)] {
+            let (count, explicit_bounds) = (3 + minute, vec![bound]);
+            let point =
+                HistogramDataPoint { count, explicit_bounds, bucket_counts: vec![count, 0], ..Default::default() };
+            let value = Value::Histogram(Box::new(point));
+            bench.take(Sample::number(&named("explicit", Kind::Histogram { delta }, "a"), START, now, value), now);
+        }
+        let positive = Some(Buckets { offset: -3, bucket_counts: vec![1, 0, minute] });
+        let point = ExponentialHistogramDataPoint { count: 1 + minute, scale: 3, positive, ..Default::default() };
+        let value = Value::ExponentialHistogram(Box::new(point));
+        let kind = Kind::ExponentialHistogram { delta: false };
+        bench.take(Sample::number(&named("exponential", kind, "a"), START, now, value), now);
+        let value = Value::Summary(Box::new(SummaryDataPoint { count: 2, sum: 3.0, ..Default::default() }));
+        bench.take(Sample::number(&named("summary", Kind::Summary, "a"), 0, now, value), now);
+        bench.take(Sample::number(&named("missing", Kind::Gauge, "a"), 0, now, Value::Missing), now);
+        // Into the next window, which so lies aside.
+        bench.take(gauge(&named("gauge", Kind::Gauge, "moving"), now + 60 * SECOND, 9.0), now);
+        if minute < 2 {
+            bench.tick(now + 62 * SECOND);
+        }
+    }
+    bench.out.clear();
+    (bench, config)
+}
+
+#[test]
+fn everything_that_is_held_comes_back_and_leaves_as_it_would_have() {
+    let (mut bench, config) = full();
+    let now = START + 122 * SECOND;
+    let (mut again, restored) = resumed(&bench, config, now, 0);
+    assert_eq!((restored.points, restored.handed_out, restored.refused), (bench.fold.stats().windows, 0, 0));
+    assert!(bench.fold.stats().windows > 12, "{restored:?}");
+    // The short first window begins anew; all else is the same.
+    let held =
+        |bench: &Bench| bench.fold.checkpoint(now)[MAGIC.len() + 33..].split_last_chunk::<8>().unwrap().0.to_vec();
+    assert_eq!(held(&again), held(&bench));
+    bench.fold.drain(now, &mut bench.out);
+    again.fold.drain(now, &mut again.out);
+    assert_eq!(again.balance(), 0);
+    assert_eq!(again.data(), bench.data());
+    assert_eq!(held(&again), held(&bench), "the last totals");
+}
+
+#[test]
+fn a_window_goes_on_across_a_restart_as_if_there_had_been_none() {
+    let mut bench = Bench::steady();
+    let (level, counter) = (named("g", Kind::Gauge, "a"), named("c", COUNTER, "a"));
+    bench.tick(START);
+    let feed = |bench: &mut Bench, seconds: std::ops::Range<u64>| {
+        for second in seconds {
+            let now = START + second * SECOND;
+            bench.take(gauge(&level, now, second as f64), now);
+            bench.take(total(&counter, 1, now, 1_000 + 2 * second as i64), now);
+        }
+    };
+    feed(&mut bench, 0..30);
+    let (mut again, restored) = resumed(&bench, steady(), START + 30 * SECOND, START + 29 * SECOND);
+    assert_eq!((restored.series, restored.points), (2, 2));
+    feed(&mut again, 30..60);
+    again.tick(START + 62 * SECOND);
+    assert_eq!(again.balance(), 0);
+    let mut data = again.data();
+    assert_eq!(sums(vec![data.remove(1)]), vec![118.0]);
+    let point = &histogram_points(data)[0];
+    assert_eq!((point.count, point.sum, point.start_time_unix_nano), (60, Some(1770.0), START));
+}
+
+#[test]
+fn what_was_handed_out_before_the_crash_is_left_out_and_its_total_begins_anew() {
+    let mut bench = Bench::steady();
+    let counter = named("c", COUNTER, "a");
+    bench.tick(START);
+    bench.take(total(&counter, 1, START + SECOND, 10), START + SECOND);
+    bench.take(total(&counter, 1, START + 50 * SECOND, 15), START + 50 * SECOND);
+    let checkpoint = bench.fold.checkpoint(START + 50 * SECOND);
+    // Five more came after the checkpoint, left with the window, and then the agent crashed.
+    let mut again = Bench::steady();
+    let restored = again.fold.restore(&checkpoint, START + 70 * SECOND, START + 62 * SECOND).unwrap();
+    assert_eq!((restored.points, restored.handed_out, restored.totals_in_doubt), (0, 1, 1));
+    again.take(total(&counter, 1, START + 71 * SECOND, 21), START + 71 * SECOND);
+    again.take(total(&counter, 1, START + 72 * SECOND, 24), START + 72 * SECOND);
+    // The same checkpoint, when nothing left after it: the total goes on.
+    let mut exact = Bench::steady();
+    exact.fold.restore(&checkpoint, START + 55 * SECOND, START + 54 * SECOND).unwrap();
+    exact.take(total(&counter, 1, START + 56 * SECOND, 21), START + 56 * SECOND);
+    for (bench, expected) in [(&mut again, 3.0), (&mut exact, 11.0)] {
+        bench.fold.drain(START + 80 * SECOND, &mut bench.out);
+        assert_eq!(bench.balance(), 0);
+        assert_eq!(sums(bench.data()).iter().sum::<f64>(), expected);
+    }
+}
+
+#[test]
+fn a_run_that_may_have_left_is_not_sent_again() {
+    let mut bench = Bench::steady();
+    let level = named("g", Kind::Gauge, "a");
+    bench.tick(START);
+    for second in (0..150).step_by(10) {
+        let now = START + second * SECOND;
+        bench.tick(now);
+        bench.take(gauge(&level, now, 1.0), now);
+    }
+    assert_eq!(bench.fold.stats().windows, 2, "a run and an open window");
+    let now = START + 141 * SECOND;
+    let (_, kept) = resumed(&bench, steady(), now, now);
+    assert_eq!((kept.points, kept.handed_out), (2, 0));
+    let (_, left) = resumed(&bench, steady(), now, START + 182 * SECOND);
+    assert_eq!((left.points, left.handed_out), (0, 2));
+}
+
+#[test]
+fn after_a_clean_stop_counters_go_on_exactly() {
+    let mut bench = Bench::steady();
+    let rules = vec![Rule { metric: "alias".into(), drop_labels: vec!["label".into()], ..Rule::default() }];
+    let config = Config { rules, ..steady() };
+    bench.fold = Fold::new(config.clone(), Arc::clone(&bench.ledger));
+    let series = [named("c", COUNTER, "a"), named("alias", COUNTER, "a"), named("alias", COUNTER, "b")];
+    bench.tick(START);
+    for (at, value) in [(1, 100), (20, 130)] {
+        series.iter().for_each(|series| bench.take(total(series, 1, START + at * SECOND, value), START + at * SECOND));
+    }
+    let stop = START + 30 * SECOND;
+    bench.fold.drain(stop, &mut bench.out);
+    let (later, mut again) = (START + 2_000 * SECOND, Bench::new(config));
+    let restored = again.fold.restore(&bench.fold.checkpoint(stop), later, stop).unwrap();
+    assert_eq!((restored.series, restored.points, restored.totals_in_doubt), (2, 0, 0));
+    again.tick(later);
+    series.iter().for_each(|series| again.take(total(series, 1, later, 137), later));
+    again.fold.drain(later, &mut again.out);
+    assert_eq!(sums(again.data()), vec![7.0, 14.0]);
+}
+
+#[test]
+fn only_an_empty_folder_is_restored() {
+    let (mut bench, _) = full();
+    let bytes = bench.fold.checkpoint(START);
+    let held = bench.fold.stats().series;
+    assert_eq!(bench.fold.restore(&bytes, START, 0), Err(CheckpointError::NotEmpty(held)));
+}
+
+#[test]
+fn what_is_past_the_limits_of_today_is_counted_as_dropped() {
+    let (bench, config) = full();
+    let (again, restored) = resumed(&bench, Config { series_max: 3, ..config }, START + 122 * SECOND, 0);
+    assert!(restored.refused > 0 && again.fold.stats().series <= 4, "{restored:?}");
+    let reading = &again.ledger.read().signals[0];
+    assert_eq!((reading.dropped_total(), reading.carried), (restored.refused, restored.points + restored.refused));
+    assert_eq!(reading.balance(), 0);
+}
+
+#[test]
+fn foreign_later_and_cut_bytes_are_told_apart() {
+    let (bench, config) = full();
+    let bytes = bench.fold.checkpoint(START);
+    let mut later = bytes.clone();
+    later[MAGIC.len()] = VERSION + 1;
+    let table = [
+        (&b""[..], CheckpointError::Foreign),
+        (b"SQLite format 3", CheckpointError::Foreign),
+        (MAGIC, CheckpointError::Damaged),
+        (&later, CheckpointError::Version(VERSION + 1)),
+        (&bytes[..bytes.len() - 1], CheckpointError::Damaged),
+    ];
+    for (bytes, expected) in table {
+        let mut bench = Bench::new(config.clone());
+        assert_eq!(bench.fold.restore(bytes, START, 0), Err(expected));
+        assert_eq!(bench.fold.stats().series, 0);
+    }
+}
+
+proptest! {
+    #[test]
+    fn bytes_that_nobody_wrote_change_nothing_or_are_borne(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let (bench, config) = full();
+        let mut bytes = bench.fold.checkpoint(START + 122 * SECOND);
+        bytes.truncate(bytes.len() - CHECKSUM_BYTES);
+        for (at, value) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        // With the right sum, so that the reader itself is tried.
+        let sum = xxh3_64(&bytes);
+        bytes.extend_from_slice(&sum.to_le_bytes());
+        let mut again = Bench::new(config);
+        let now = START + 125 * SECOND;
+        if again.fold.restore(&bytes, now, 0).is_err() {
+            prop_assert_eq!(again.fold.stats().series, 0);
+        }
+        for second in [125, 130, 190, 300, 4_000] {
+            let now = START + second * SECOND;
+            again.take(gauge(&named("gauge", Kind::Gauge, "moving"), now, 1.0), now);
+            again.take(total(&named("total", COUNTER, "a"), START, now, 100), now);
+            again.tick(now);
+        }
+        again.fold.drain(START + 4_000 * SECOND, &mut again.out);
+        prop_assert_eq!(again.balance(), 0);
+    }
+}

@@ -28,7 +28,7 @@ const DIFFERENCES_MAX: usize = 4;
 const VALUE_DIFFERENCES_MAX: usize = 8;
 
 /// The latest patterns of one length that a new one is compared with.
-const COMPARED_MAX: usize = 1024;
+const COMPARED_MAX: usize = 512;
 
 /// The positions that turned out to vary, and the patterns that showed it.
 pub(crate) fn weigh(store: &Store, id: PatternId) -> Option<(u128, Vec<PatternId>)> {
@@ -36,8 +36,8 @@ pub(crate) fn weigh(store: &Store, id: PatternId) -> Option<(u128, Vec<PatternId
     let tokens = &pattern.tokens;
     let mut differing: Vec<(u128, &[Token], PatternId)> = Vec::new();
     let known = &store.bucket(tokens.len()).patterns;
-    for &(slot, sketch) in known.iter().rev().take(COMPARED_MAX) {
-        if sketch.differing(pattern.sketch) > DIFFERENCES_MAX {
+    for &(slot, sketch) in &known[known.len().saturating_sub(COMPARED_MAX)..] {
+        if sketch.differing(pattern.sketch) > DIFFERENCES_MAX as u64 {
             continue;
         }
         let Some(other) = store.get(slot).filter(|other| other.id != id) else { continue };

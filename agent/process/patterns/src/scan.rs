@@ -17,6 +17,9 @@ pub(crate) const BYTES_MAX: usize = 4096;
 /// Bytes looked ahead for the end of a quoted or bracketed value.
 const VALUE_BYTES_MAX: usize = 128;
 
+/// Groups of hexadecimal digits between colons; fewer may be a time of day.
+const ADDRESS_GROUPS_MIN: usize = 4;
+
 /// Between two wildcards, these make a list, a range or a size of them.
 const SEPARATORS: &[u8] = b",:;-.x|";
 
@@ -192,6 +195,10 @@ impl Scanner<'_> {
                     end = self.path_end(end);
                     seen |= class::DIGIT;
                 }
+                Some(b':') if let Some(address_end) = self.address_end(at, end) => {
+                    end = address_end;
+                    seen |= class::DIGIT;
+                }
                 // "a,b,c" is one value, but "a,b=c" and "a,b: c" are two.
                 Some(b',') if self.class(end + 1) & (class::SPACE | class::MARK) == 0 => {
                     let (next_end, next_seen) = self.run(end + 1);
@@ -289,7 +296,26 @@ impl Scanner<'_> {
         (self.bytes.len(), seen)
     }
 
-    /// Where a path or an address ends: `=`, `:`, `?` and `&` may be part of it, but not its last byte.
+    /// Where the hardware or IPv6 address that begins at `at` ends, if it is one; `end` is that of its first group.
+    fn address_end(&self, at: usize, end: usize) -> Option<usize> {
+        let (mut start, mut end) = (at, end);
+        for groups in 1.. {
+            let group = &self.bytes[start..end];
+            if group.len() > 4 || !group.iter().all(u8::is_ascii_hexdigit) {
+                return None;
+            }
+            let more = self.bytes.get(end) == Some(&b':')
+                && matches!(self.bytes.get(end + 1), Some(b':' | b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F'));
+            if !more {
+                return (groups >= ADDRESS_GROUPS_MIN).then_some(end);
+            }
+            start = end + 1;
+            end = self.run(start).0;
+        }
+        None
+    }
+
+    /// Where a path or a URL ends: `=`, `:`, `?` and `&` may be part of it, but not its last byte.
     fn path_end(&self, at: usize) -> usize {
         let ends = |byte: &u8| class::OF[usize::from(*byte)] & class::SPACE != 0 || b"\"'<>()[]{},;|".contains(byte);
         let end = self.bytes[at..].iter().position(ends).map_or(self.bytes.len(), |length| at + length);

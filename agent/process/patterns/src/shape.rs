@@ -68,8 +68,10 @@ pub(crate) fn is_null(word: &[u8]) -> bool {
     ["null", "nil", "none", "undefined", "nan"].iter().any(|null| word.eq_ignore_ascii_case(null.as_bytes()))
 }
 
-/// Whether a word after a number belongs to the number: a unit of size, time or frequency, or what follows the time of day.
+/// Whether a word after a number belongs to the number: a unit of size, time, rate or frequency, or what
+/// follows the time of day.
 pub(crate) fn is_unit(word: &[u8]) -> bool {
+    let word = word.strip_suffix(b"/s").unwrap_or(word);
     let mut lower = [0; 8];
     let Some(lower) = lower.get_mut(..word.len()) else { return false };
     lower.copy_from_slice(word);

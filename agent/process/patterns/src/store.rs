@@ -74,8 +74,14 @@ impl Sketch {
         Sketch(u64::from_ne_bytes(lanes))
     }
 
-    pub(crate) fn differing(self, other: Sketch) -> usize {
-        (self.0 ^ other.0).to_ne_bytes().iter().filter(|byte| **byte != 0).count()
+    /// In how many bytes two sketches differ, at most eight; counted in all bytes at once.
+    #[inline]
+    pub(crate) fn differing(self, other: Sketch) -> u64 {
+        const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+        const ONES: u64 = 0x0101_0101_0101_0101;
+        let different = self.0 ^ other.0;
+        let high = (((different & LOW) + LOW) | different) & !LOW;
+        (high >> 7).wrapping_mul(ONES) >> 56
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::red;
 use ollystack_fold as fold;
+use ollystack_logs as logs;
 use ollystack_redact as redact;
 use ollystack_sample as sample;
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,8 @@ pub struct Config {
     pub red: red::Config,
     /// Sampling.
     pub traces: sample::Config,
+    /// Folding of log lines.
+    pub patterns: logs::Config,
 }
 
 /// A setting is out of range.
@@ -56,7 +59,9 @@ impl Config {
         within("red.services_max", red.services_max as u64, 1, 100_000)?;
         within("red.operations_per_service_max", red.operations_per_service_max as u64, 1, 100_000)?;
         let traces = self.traces.check();
-        traces.map_err(|sample::Unfit { field, value, allowed }| Error { field, value, allowed })
+        traces.map_err(|sample::Unfit { field, value, allowed }| Error { field, value, allowed })?;
+        let patterns = self.patterns.check();
+        patterns.map_err(|logs::Error { field, value, allowed }| Error { field, value, allowed })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Reduce telemetry at the source: redact, fold metrics, derive RED metrics, tail-sample traces.
+//! Reduce telemetry at the source: redact, fold metrics and log lines, derive RED metrics, tail-sample traces.
 //!
 //! [`Process`] is a value: batches and the time go in, reduced batches come out; no I/O, no clock, no task. What is secret leaves
 //! a batch before anything else looks at it. Every span is counted in RED metrics before sampling may let it go. Invariant: a
@@ -10,10 +10,10 @@ pub mod red;
 
 pub use config::{Config, Error};
 pub use ollystack_fold as fold;
+pub use ollystack_logs as logs;
 pub use ollystack_redact as redact;
 pub use ollystack_sample as sample;
 
-use ollystack_logs as logs;
 use ollystack_record::{Batch, Ledger, Outcome, Records, Reduced, Resource};
 use serde::Serialize;
 use std::sync::Arc;
@@ -29,6 +29,8 @@ pub struct Stats {
     pub operations: usize,
     /// Sampling.
     pub sample: sample::Stats,
+    /// Folding of log lines.
+    pub logs: logs::Stats,
 }
 
 /// The stage.
@@ -38,6 +40,7 @@ pub struct Process {
     fold: fold::Fold,
     red: red::Red,
     sampler: sample::Sampler,
+    logs: logs::Logs,
 }
 
 impl Process {
@@ -51,7 +54,8 @@ impl Process {
             redactor,
             fold,
             red: red::Red::new(config.red, agent_resource),
-            sampler: sample::Sampler::new(config.traces, ledger),
+            sampler: sample::Sampler::new(config.traces, Arc::clone(&ledger)),
+            logs: logs::Logs::new(config.patterns, ledger),
         }
     }
 
@@ -77,7 +81,7 @@ impl Process {
             }
             Records::Logs(mut scopes) => {
                 self.redactor.logs(&mut scopes);
-                logs::take(&resource, scopes, ack, out);
+                self.logs.take(source, &resource, scopes, ack, now, out);
             }
         }
     }
@@ -86,12 +90,14 @@ impl Process {
     pub fn tick(&mut self, now: u64, out: &mut Vec<Reduced>) {
         self.sampler.tick(now, out);
         self.fold.tick(now, out);
+        self.logs.tick(now, out);
     }
 
     /// Hand out everything that is held: the agent stops.
     pub fn drain(&mut self, now: u64, out: &mut Vec<Reduced>) {
         self.sampler.drain(out);
         self.fold.drain(now, out);
+        self.logs.drain(now, out);
     }
 
     /// What is held and was done.
@@ -101,6 +107,7 @@ impl Process {
             fold: self.fold.stats(),
             operations: self.red.operations(),
             sample: self.sampler.stats(),
+            logs: self.logs.stats(),
         }
     }
 }

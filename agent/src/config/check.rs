@@ -112,6 +112,7 @@ impl Config {
             metrics: self.metrics.clone(),
             red: self.red.clone(),
             traces: self.traces.clone(),
+            patterns: self.patterns.clone(),
         }
     }
 

@@ -40,6 +40,7 @@ pub(crate) struct Config {
     pub(crate) metrics: ollystack_process::fold::Config,
     pub(crate) red: ollystack_process::red::Config,
     pub(crate) traces: ollystack_process::sample::Config,
+    pub(crate) patterns: ollystack_process::logs::Config,
     pub(crate) buffer: Buffer,
     pub(crate) export: ollystack_export::Config,
 }
@@ -65,6 +66,7 @@ impl Default for Config {
             metrics: Default::default(),
             red: Default::default(),
             traces: Default::default(),
+            patterns: Default::default(),
             buffer: Buffer::default(),
             export: Default::default(),
         };

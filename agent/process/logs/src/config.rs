@@ -59,7 +59,7 @@ impl Default for Config {
 #[error("{field} is {value}, must be {allowed}")]
 pub struct Error {
     /// For example `patterns.window_ms`.
-    pub field: String,
+    pub field: &'static str,
     /// As given.
     pub value: String,
     /// In words.
@@ -80,7 +80,7 @@ impl Config {
         within("patterns.batches_held_max", self.batches_held_max as u64, 1, 8_192)?;
         Rules::new(&self.rules)?;
         Zone::named(&self.time_zone).map(|_| ()).ok_or_else(|| Error {
-            field: "patterns.time_zone".into(),
+            field: "patterns.time_zone",
             value: format!("`{}`", self.time_zone),
             allowed: "a zone that this host knows, as Europe/Berlin or UTC, or empty for the host's own".into(),
         })
@@ -91,11 +91,11 @@ impl Config {
     }
 }
 
-fn within(field: &str, value: u64, least: u64, most: u64) -> Result<(), Error> {
+fn within(field: &'static str, value: u64, least: u64, most: u64) -> Result<(), Error> {
     if (least..=most).contains(&value) {
         return Ok(());
     }
-    Err(Error { field: field.into(), value: value.to_string(), allowed: format!("{least} to {most}") })
+    Err(Error { field, value: value.to_string(), allowed: format!("{least} to {most}") })
 }
 
 #[cfg(test)]
@@ -113,6 +113,6 @@ mod tests {
         assert!(refused(config).contains("patterns.time_zone is `Mars/Base`, must be a zone that this host knows"));
         let rule = Rule { service: String::new(), matches: "(".into(), action: Action::Whole };
         let config = Config { rules: vec![rule], ..Config::default() };
-        assert!(refused(config).starts_with("patterns.rules[0].match is `(`, must be a regular expression"));
+        assert!(refused(config).starts_with("patterns.rules is `(` as match of rule 1, must be a regular expression"));
     }
 }

@@ -23,7 +23,7 @@ mod window;
 
 pub use config::{Config, Error};
 pub use parse::{Parsed, parse, parse_at};
-pub use rules::{Action, Rule};
+pub use rules::{Action, RULE_BYTES_MAX, Rule};
 pub use time::{Clock, Zone};
 
 use complete::complete;

@@ -6,8 +6,8 @@ use crate::config::Error;
 use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 
-/// A compiled expression larger than this is refused.
-const REGEX_BYTES_MAX: usize = 256 << 10;
+/// The most that a rule's compiled expression may take; a larger one is refused.
+pub const RULE_BYTES_MAX: usize = 256 << 10;
 
 /// One rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,11 +43,11 @@ impl Rules {
     pub(crate) fn new(rules: &[Rule]) -> Result<Rules, Error> {
         let compile = |(index, rule): (usize, &Rule)| {
             let regex = (!rule.matches.is_empty())
-                .then(|| RegexBuilder::new(&rule.matches).size_limit(REGEX_BYTES_MAX).build())
+                .then(|| RegexBuilder::new(&rule.matches).size_limit(RULE_BYTES_MAX).build())
                 .transpose()
                 .map_err(|error| Error {
-                    field: format!("patterns.rules[{index}].match"),
-                    value: format!("`{}`", rule.matches),
+                    field: "patterns.rules",
+                    value: format!("`{}` as match of rule {}", rule.matches, index + 1),
                     allowed: format!("a regular expression ({error})"),
                 })?;
             Ok((rule.service.clone(), regex, rule.action))

@@ -1,7 +1,6 @@
 //! Numbered places for values, in chunks.
 //!
-//! A `Vec` of values would copy itself to twice its size when it is full; chunks stay where they are, and at most one of them is
-//! not in use. Invariant: a number stands for one value from its insertion until its removal, and is used again after that.
+//! One `Vec` of all values would copy itself to twice its size when it is full; of chunks only the last one grows. Invariant: a number stands for one value from its insertion until its removal, and is used again after that.
 
 /// Values of one chunk.
 const CHUNK: usize = 256;
@@ -33,7 +32,8 @@ impl<T> Slab<T> {
 
     /// Bytes of the places, without what the values point to.
     pub(crate) fn bytes(&self) -> usize {
-        self.chunks.len() * CHUNK * size_of::<Option<T>>() + self.free.capacity() * size_of::<u32>()
+        let places: usize = self.chunks.iter().map(Vec::capacity).sum();
+        places * size_of::<Option<T>>() + self.free.capacity() * size_of::<u32>()
     }
 
     pub(crate) fn insert(&mut self, value: T) -> u32 {
@@ -45,7 +45,8 @@ impl<T> Slab<T> {
             return number;
         }
         if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
-            self.chunks.push(Vec::with_capacity(CHUNK));
+            // Grows as it fills: most metrics and resources are few.
+            self.chunks.push(Vec::new());
         }
         let before = (self.chunks.len() - 1) * CHUNK;
         let Some(chunk) = self.chunks.last_mut() else { return 0 };

@@ -45,6 +45,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     7 "0007_service_topology",
     8 "0008_metric_anomalies",
     9 "0009_otel_views",
+    10 "0010_log_patterns",
 ];
 
 /// Where the schema is to live: what a template's placeholders become.
@@ -205,6 +206,9 @@ mod tests {
         assert!(red.contains(&format!("{} AS Scale", names::HISTOGRAM_SCALE)));
         assert!(red.contains(&format!("log2(Seconds) * {})", 1 << names::HISTOGRAM_SCALE)));
         let every: String = MIGRATIONS.iter().map(|migration| migration.sql).collect();
+        for name in [names::LOG_PATTERN_ID, names::LOG_LAST] {
+            assert!(every.contains(&format!("LogAttributes['{name}']")), "{name}");
+        }
         for kind in ["Client", "Producer", "Consumer"] {
             assert!(names::SPAN_KINDS.contains(&kind) && every.contains(&format!("'{kind}'")));
         }

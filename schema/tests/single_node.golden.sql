@@ -614,3 +614,58 @@ SELECT * REPLACE (toInt32(AggregationTemporality) AS AggregationTemporality) FRO
 CREATE VIEW IF NOT EXISTS otel_metrics_summary AS
 SELECT * FROM metrics WHERE MetricType = 'summary';
 
+-- 0010_log_patterns d9f27d0ea2214eaf7584a32ce8b0f6c7a81a8a565f57a3ba90bad518e29d2fb0
+ALTER TABLE logs_raw ADD COLUMN IF NOT EXISTS PatternId String
+    MATERIALIZED LogAttributes['ollystack.log.pattern.id'] CODEC(ZSTD(1));
+
+ALTER TABLE logs_raw ADD INDEX IF NOT EXISTS idx_pattern_id PatternId TYPE bloom_filter(0.001) GRANULARITY 1;
+
+CREATE TABLE IF NOT EXISTS log_patterns_data
+(
+    TenantId       LowCardinality(String),
+    Time           DateTime CODEC(Delta, ZSTD(1)),
+    ServiceName    LowCardinality(String),
+    SeverityNumber UInt8,
+    PatternId      String CODEC(ZSTD(1)),
+    Lines          SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1)),
+    FirstSeen      SimpleAggregateFunction(min, DateTime64(9)) CODEC(Delta, ZSTD(1)),
+    LastSeen       SimpleAggregateFunction(max, DateTime64(9)) CODEC(Delta, ZSTD(1)),
+    Template       AggregateFunction(argMax, String, UInt64) CODEC(ZSTD(1)),
+    ExpiresOn      Date CODEC(Delta, ZSTD(1))
+)
+ENGINE = AggregatingMergeTree
+PARTITION BY ExpiresOn
+ORDER BY (TenantId, ServiceName, Time, SeverityNumber, PatternId)
+TTL ExpiresOn + INTERVAL 1 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS log_patterns_mv TO log_patterns_data AS
+SELECT
+    TenantId,
+    toStartOfMinute(Timestamp) AS Time,
+    ServiceName,
+    SeverityNumber,
+    LogAttributes['ollystack.log.pattern.id'] AS PatternId,
+    sum(LineCount) AS Lines,
+    min(Timestamp) AS FirstSeen,
+    max(greatest(Timestamp, fromUnixTimestamp64Nano(toInt64OrZero(LogAttributes['ollystack.log.last_time'])))) AS LastSeen,
+    argMaxState(substringUTF8(Body, 1, 1024), LineCount) AS Template,
+    toDate(ExpiresAt) AS ExpiresOn
+FROM logs_raw
+WHERE PatternId != ''
+GROUP BY TenantId, Time, ServiceName, SeverityNumber, PatternId, ExpiresOn;
+
+CREATE VIEW IF NOT EXISTS log_patterns AS
+SELECT
+    TenantId,
+    Time,
+    ServiceName,
+    SeverityNumber,
+    PatternId,
+    argMaxMerge(d.Template) AS Template,
+    sum(d.Lines) AS Lines,
+    min(d.FirstSeen) AS FirstSeen,
+    max(d.LastSeen) AS LastSeen
+FROM log_patterns_data AS d
+GROUP BY TenantId, Time, ServiceName, SeverityNumber, PatternId;
+

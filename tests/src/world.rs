@@ -14,6 +14,8 @@ const QUIET_AND_QUICK: &[(&str, &str)] = &[
     ("otlp.enabled", "false"),
     ("ebpf.enabled", "false"),
     ("telemetry.enabled", "false"),
+    // A row for every line, so that a test can ask for each.
+    ("patterns.enabled", "false"),
     ("metrics.window_ms", "1000"),
     ("metrics.first_window_ms", "1000"),
     ("metrics.grace_ms", "200"),

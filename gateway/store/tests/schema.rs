@@ -5,7 +5,7 @@ mod support;
 
 use clickhouse::{Client, Row, RowOwned, RowRead, RowWrite};
 use ollystack_schema::migrations::{MIGRATIONS, Placement};
-use ollystack_schema::names::{HISTOGRAM_SCALE, SPAN_DURATION};
+use ollystack_schema::names::{HISTOGRAM_SCALE, LOG_LAST, LOG_PATTERN_ID, SPAN_DURATION};
 use ollystack_schema::rows::{LogRow, MetricRow, MetricType, SeriesRow, SpanRow, Table, Temporality};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -123,6 +123,7 @@ async fn every_migration_applies_and_applies_again() {
         "error_aggregates",
         "service_topology",
         "metric_anomalies",
+        "log_patterns",
         "otel_logs",
         "otel_traces",
         "otel_metrics_gauge",
@@ -217,6 +218,52 @@ async fn the_gateways_rows_come_back_as_they_went_in() {
     }
     let lookup = "SELECT TraceId, End > Start FROM otel_traces_trace_id_ts";
     assert_eq!(all::<(String, bool)>(&client, lookup).await, [(spans[0].trace_id.clone(), true)]);
+}
+
+#[tokio::test]
+async fn the_patterns_of_log_lines_count_folded_and_whole_lines_and_show_what_most_have_in_common() {
+    let store = Store::get();
+    let client = store.with_schema("patterns").await;
+    let row = |pattern: &str, body: &str, line_count: u64, last: i64| {
+        let mut log_attributes = attributes(&[(LOG_PATTERN_ID, pattern)]);
+        if line_count > 1 {
+            log_attributes.insert(0, (LOG_LAST.into(), last.to_string()));
+        }
+        LogRow {
+            tenant_id: "t".into(),
+            timestamp: minute(1) + 5,
+            service_name: "shop".into(),
+            severity_number: 9,
+            body: body.into(),
+            line_count,
+            log_attributes,
+            ingested_at: now(),
+            expires_at: now() + 86_400,
+            ..LogRow::default()
+        }
+    };
+    let last = minute(1) + 40_000_000_000;
+    let rows = [
+        row("00000000000000aa", "order 7 paid", 1, 0),
+        row("00000000000000aa", "order <*> paid", 120, last),
+        row("00000000000000bb", "ready", 1, 0),
+        LogRow { log_attributes: Vec::new(), ..row("", "without a pattern", 1, 0) },
+    ];
+    insert(&client, "p", &rows[..2]).await;
+    insert(&client, "p2", &rows[2..]).await;
+    let top = "SELECT PatternId, argMax(Template, Lines), sum(Lines), toUnixTimestamp64Nano(min(FirstSeen)), \
+               toUnixTimestamp64Nano(max(LastSeen)) FROM log_patterns WHERE ServiceName = 'shop' AND SeverityNumber = 9 \
+               GROUP BY PatternId ORDER BY sum(Lines) DESC";
+    let first = minute(1) + 5;
+    assert_eq!(
+        all::<(String, String, u64, i64, i64)>(&client, top).await,
+        [
+            ("00000000000000aa".into(), "order <*> paid".into(), 121, first, last),
+            ("00000000000000bb".into(), "ready".into(), 1, first, first),
+        ]
+    );
+    let whole = "SELECT Body FROM logs_raw WHERE PatternId = '00000000000000aa' AND LineCount = 1";
+    assert_eq!(all::<String>(&client, whole).await, ["order 7 paid"]);
 }
 
 #[derive(Debug, PartialEq, Row, Deserialize, Serialize)]

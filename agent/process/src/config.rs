@@ -56,8 +56,10 @@ impl Config {
         within("metrics.series_per_metric_max", metrics.series_per_metric_max as u64, 1, series_max)?;
         metrics.check_rules().map_err(|(value, allowed)| Error { field: "metrics.rules", value, allowed })?;
         within("metrics.idle_ms", metrics.idle_ms, metrics.window_ms, 86_400_000)?;
+        within("metrics.checkpoint_ms", metrics.checkpoint_ms, 0, 3_600_000)?;
         within("red.services_max", red.services_max as u64, 1, 100_000)?;
         within("red.operations_per_service_max", red.operations_per_service_max as u64, 1, 100_000)?;
+        within("red.series_max", red.series_max as u64, 1, 100_000)?;
         let traces = self.traces.check();
         traces.map_err(|sample::Unfit { field, value, allowed }| Error { field, value, allowed })?;
         let patterns = self.patterns.check();

@@ -2,8 +2,8 @@
 //!
 //! One exponential histogram, `ollystack.span.duration`, carries all three: its count is the requests, its count with status `error`
 //! the errors. The resource is the agent's (a service is more than the processes that come and go), the service is an
-//! attribute. Invariant: every span is in exactly one series; past the limit on operations a service's further ones share
-//! the operation `_OTHER`.
+//! attribute. Invariant: every span is in exactly one series; past a limit a service's further operations share the operation
+//! `_OTHER`, and further services the service `_OTHER`.
 
 use hashbrown::HashMap;
 use ollystack_fold::{Fold, Measurement};
@@ -30,13 +30,18 @@ pub struct Config {
     pub services_max: usize,
     /// Operations told apart in one service.
     pub operations_per_service_max: usize,
+    /// Series in all: an operation has one for each kind and status that its spans have.
+    pub series_max: usize,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { enabled: true, services_max: 500, operations_per_service_max: 200 }
+        Config { enabled: true, services_max: 100, operations_per_service_max: 100, series_max: 1_500 }
     }
 }
+
+/// How often a full table looks for series that nobody counts in any more.
+const SWEEP_NANOS: u64 = 60_000_000_000;
 
 /// Derives.
 #[derive(Debug)]
@@ -46,6 +51,8 @@ pub struct Red {
     scope: Arc<Scope>,
     metric: Arc<Metric>,
     services: HashMap<String, HashMap<String, Variants>>,
+    series: usize,
+    swept_unix_nano: u64,
 }
 
 /// The series of one operation by kind (6) and status (3), made when first needed.
@@ -71,6 +78,8 @@ impl Red {
             scope: Arc::new(Scope { proto, schema_url: String::new() }),
             metric: Arc::new(metric),
             services: HashMap::new(),
+            series: 0,
+            swept_unix_nano: 0,
         }
     }
 
@@ -82,11 +91,14 @@ impl Red {
         let kind = usize::try_from(span.kind).ok().filter(|kind| *kind < KINDS.len()).unwrap_or(0);
         let code = span.status.as_ref().map_or(0, |status| status.code);
         let status = usize::try_from(code).ok().filter(|code| *code < STATUSES.len()).unwrap_or(0);
-        let series = self.series(service, &operation(span), kind, status);
+        let operation = operation(span);
+        let series = match self.known(service, &operation, kind, status) {
+            Some(series) => Arc::clone(series),
+            None => self.admit(service, &operation, kind, status, now),
+        };
         let nanos = span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano);
-        let seconds = nanos as f64 / NANOS_PER_SECOND;
         let measurement = Measurement {
-            value: seconds,
+            value: nanos as f64 / NANOS_PER_SECOND,
             time_unix_nano: span.end_time_unix_nano,
             trace_id: &span.trace_id,
             span_id: &span.span_id,
@@ -94,20 +106,27 @@ impl Red {
         fold.observe(&self.resource, &series, &measurement, now);
     }
 
-    fn series(&mut self, service: &str, operation: &str, kind: usize, status: usize) -> Arc<Series> {
-        let Red { config, scope, metric, services, .. } = self;
-        // Names come from outside: past the limit they share one place, so that nothing grows without end.
-        let service = if services.contains_key(service) || services.len() < config.services_max {
-            service
-        } else {
-            OPERATION_OTHER
+    fn known(&self, service: &str, operation: &str, kind: usize, status: usize) -> Option<&Arc<Series>> {
+        self.services.get(service)?.get(operation)?[kind][status].as_ref()
+    }
+
+    /// A series that is new, or the one that stands for it past a limit. Names come from outside: nothing grows without end.
+    #[cold]
+    fn admit(&mut self, service: &str, operation: &str, kind: usize, status: usize, now: u64) -> Arc<Series> {
+        if self.is_full(service, operation) && now.abs_diff(self.swept_unix_nano) >= SWEEP_NANOS {
+            self.swept_unix_nano = now;
+            self.forget_unused();
+        }
+        let room = self.series < self.config.series_max || self.known(service, OPERATION_OTHER, kind, status).is_some();
+        let (service, operation) = match self.services.contains_key(service) {
+            _ if !self.is_full(service, operation) => (service, operation),
+            true if room => (service, OPERATION_OTHER),
+            _ => (OPERATION_OTHER, OPERATION_OTHER),
         };
-        let operations = services.entry_ref(service).or_default();
-        let room = operations.len() < config.operations_per_service_max || operations.contains_key(operation);
-        let operation = if room { operation } else { OPERATION_OTHER };
-        let variants = operations.entry_ref(operation).or_default();
-        let place = &mut variants[kind][status];
-        let series = place.get_or_insert_with(|| {
+        let Red { scope, metric, services, series, .. } = self;
+        let place = &mut services.entry_ref(service).or_default().entry_ref(operation).or_default()[kind][status];
+        let made = place.get_or_insert_with(|| {
+            *series += 1;
             let attributes = vec![
                 value::string(semconv::SERVICE_NAME, service),
                 value::string(key::SPAN_NAME, operation),
@@ -116,7 +135,35 @@ impl Red {
             ];
             Arc::new(Series::new(Arc::clone(scope), Arc::clone(metric), attributes))
         });
-        Arc::clone(series)
+        Arc::clone(made)
+    }
+
+    /// Whether a limit keeps a new series from being told apart.
+    fn is_full(&self, service: &str, operation: &str) -> bool {
+        let Config { services_max, operations_per_service_max, series_max, .. } = self.config;
+        self.series >= series_max
+            || match self.services.get(service) {
+                None => self.services.len() >= services_max,
+                Some(operations) => {
+                    operations.len() >= operations_per_service_max && !operations.contains_key(operation)
+                }
+            }
+    }
+
+    /// Make room: series that the folder has forgotten, having seen no span of them for long, are held here alone.
+    fn forget_unused(&mut self) {
+        let mut series = 0;
+        self.services.retain(|_, operations| {
+            operations.retain(|_, variants| {
+                for place in variants.iter_mut().flatten() {
+                    *place = place.take().filter(|held| Arc::strong_count(held) > 1);
+                    series += usize::from(place.is_some());
+                }
+                variants.iter().flatten().any(Option::is_some)
+            });
+            !operations.is_empty()
+        });
+        self.series = series;
     }
 
     /// Operations told apart now.
@@ -129,3 +176,131 @@ const _: () =
     assert!(HISTOGRAM_SCALE == 6, "the 1% promise and the sizes in fold/exponential.rs are worked out for scale 6");
 const _: () =
     assert!(SpanKind::Consumer as usize == KINDS.len() - 1 && StatusCode::Error as usize == STATUSES.len() - 1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ollystack_record::otlp::metrics::v1::{ExponentialHistogramDataPoint, metric::Data};
+    use ollystack_record::otlp::trace::v1::Status;
+    use ollystack_record::{Ledger, ReducedRecords};
+    use std::collections::BTreeMap;
+
+    const SECOND: u64 = 1_000_000_000;
+    const NOW: u64 = 1_700_000_040 * SECOND;
+
+    struct Bench {
+        red: Red,
+        fold: Fold,
+    }
+
+    impl Bench {
+        fn new(config: Config) -> Bench {
+            let fold = Fold::new(ollystack_fold::Config::default(), Arc::new(Ledger::default()));
+            Bench { red: Red::new(config, Arc::default()), fold }
+        }
+
+        fn observe(&mut self, service: &str, operation: &str, code: StatusCode, milliseconds: u64, now: u64) {
+            let span = Span {
+                name: operation.into(),
+                kind: SpanKind::Server as i32,
+                status: Some(Status { code: code as i32, ..Status::default() }),
+                trace_id: vec![milliseconds as u8; 16],
+                start_time_unix_nano: now - milliseconds * 1_000_000,
+                end_time_unix_nano: now,
+                ..Span::default()
+            };
+            self.red.observe(service, &span, &mut self.fold, now);
+        }
+
+        fn points(&mut self, now: u64) -> Vec<ExponentialHistogramDataPoint> {
+            let mut out = Vec::new();
+            self.fold.drain(now, &mut out);
+            let metrics = out.into_iter().flat_map(|reduced| match reduced.records {
+                ReducedRecords::Metrics(resource) => resource.scope_metrics,
+                _ => Vec::new(),
+            });
+            let data = metrics.flat_map(|scope| scope.metrics).filter_map(|metric| metric.data);
+            let points = data.flat_map(|data| match data {
+                Data::ExponentialHistogram(data) => data.data_points,
+                other => panic!("expected an exponential histogram, got {other:?}"),
+            });
+            points.collect()
+        }
+
+        /// Spans by service and operation.
+        fn counts(&mut self) -> BTreeMap<(String, String), u64> {
+            let mut counts = BTreeMap::new();
+            for point in self.points(NOW) {
+                let text = |key| value::string_attribute(&point.attributes, key).unwrap().to_owned();
+                *counts.entry((text(semconv::SERVICE_NAME), text(key::SPAN_NAME))).or_default() += point.count;
+            }
+            counts
+        }
+    }
+
+    fn counts<const N: usize>(expected: [(&str, &str, u64); N]) -> BTreeMap<(String, String), u64> {
+        expected.map(|(service, operation, count)| ((service.to_owned(), operation.to_owned()), count)).into()
+    }
+
+    #[test]
+    fn rate_errors_and_duration_are_exact_and_the_slowest_and_the_last_trace_are_named() {
+        let mut bench = Bench::new(Config::default());
+        for (code, milliseconds) in
+            [(StatusCode::Ok, 10), (StatusCode::Ok, 200), (StatusCode::Error, 30), (StatusCode::Ok, 20)]
+        {
+            bench.observe("shop", "GET /orders/17", code, milliseconds, NOW);
+        }
+        let points = bench.points(NOW);
+        let of = |code: &str| {
+            let is = |point: &&ExponentialHistogramDataPoint| {
+                value::string_attribute(&point.attributes, key::STATUS_CODE) == Some(code)
+            };
+            points.iter().find(is).unwrap()
+        };
+        let (ok, error) = (of("ok"), of("error"));
+        assert_eq!((ok.count, ok.min, ok.max, error.count, error.sum), (3, Some(0.01), Some(0.2), 1, Some(0.03)));
+        assert_eq!(value::string_attribute(&ok.attributes, key::SPAN_NAME), Some("GET /orders/{id}"));
+        let traces: Vec<u8> = ok.exemplars.iter().map(|exemplar| exemplar.trace_id[0]).collect();
+        assert_eq!(traces, vec![200, 20]);
+    }
+
+    #[test]
+    fn past_each_limit_every_span_is_still_counted_once() {
+        let table = [
+            (
+                Config { operations_per_service_max: 1, ..Config::default() },
+                counts([("a", "one", 1), ("a", "_OTHER", 1), ("b", "one", 1), ("b", "_OTHER", 1)]),
+            ),
+            (
+                Config { services_max: 1, ..Config::default() },
+                counts([("a", "one", 1), ("a", "two", 1), ("_OTHER", "_OTHER", 2)]),
+            ),
+            (
+                Config { series_max: 3, ..Config::default() },
+                counts([("a", "one", 1), ("a", "two", 1), ("b", "one", 1), ("_OTHER", "_OTHER", 1)]),
+            ),
+        ];
+        for (config, expected) in table {
+            let mut bench = Bench::new(config.clone());
+            for (service, operation) in [("a", "one"), ("a", "two"), ("b", "one"), ("b", "two")] {
+                bench.observe(service, operation, StatusCode::Unset, 1, NOW);
+            }
+            assert_eq!(bench.counts(), expected, "{config:?}");
+        }
+    }
+
+    #[test]
+    fn a_full_table_makes_room_once_what_it_holds_is_no_longer_counted_in() {
+        let mut bench = Bench::new(Config { series_max: 1, ..Config::default() });
+        bench.observe("a", "old", StatusCode::Unset, 1, NOW);
+        assert_eq!(bench.red.operations(), 1);
+        let later = NOW + 2_000 * SECOND;
+        let mut out = Vec::new();
+        bench.fold.tick(later, &mut out);
+        bench.fold.tick(later + 61 * SECOND, &mut out);
+        bench.observe("a", "new", StatusCode::Unset, 1, later + 62 * SECOND);
+        assert_eq!(bench.red.operations(), 1);
+        let points = bench.points(later + 62 * SECOND);
+        assert_eq!(value::string_attribute(&points[0].attributes, key::SPAN_NAME), Some("new"));
+    }
+}

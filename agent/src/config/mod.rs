@@ -72,8 +72,6 @@ impl Default for Config {
         };
         config.otlp.limits.in_flight_bytes_max = 16 << 20;
         config.otlp.series_max = 4_000;
-        config.red.services_max = 100;
-        config.red.operations_per_service_max = 100;
         config.export.batch_bytes_max = 512 << 10;
         config
     }

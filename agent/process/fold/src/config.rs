@@ -24,6 +24,8 @@ pub struct Config {
     pub series_per_metric_max: usize,
     /// A series without samples for this long is forgotten; milliseconds.
     pub idle_ms: u64,
+    /// Whoever runs the folder writes a checkpoint this often; milliseconds, 0: never.
+    pub checkpoint_ms: u64,
     /// How levels go out.
     pub gauges: Gauges,
     /// What is otherwise for some metrics.
@@ -81,6 +83,7 @@ impl Default for Config {
             series_per_metric_max: 5_000,
             // Cumulative counters need their last total for the next increase: three exports of the slowest usual interval (5 min).
             idle_ms: 900_000,
+            checkpoint_ms: 15_000,
             gauges: Gauges::Fold,
             rules: Vec::new(),
         }

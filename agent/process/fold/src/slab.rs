@@ -1,6 +1,7 @@
 //! Numbered places for values, in chunks.
 //!
-//! One `Vec` of all values would copy itself to twice its size when it is full; of chunks only the last one grows. Invariant: a number stands for one value from its insertion until its removal, and is used again after that.
+//! One `Vec` of all values would copy itself to twice its size when it is full; of chunks only the last one grows. Invariant: a
+//! number stands for one value from its insertion until its removal, and is used again after that.
 
 /// Values of one chunk.
 const CHUNK: usize = 256;

@@ -25,16 +25,39 @@ const LEAST: f64 = 0.1;
 #[derive(Debug)]
 pub(crate) struct Budget {
     per_second: f64,
-    /// Units that come, and units kept for other reasons, a second; `None` before anything is known.
-    coming: Option<f64>,
-    apart: f64,
-    /// Kept too little (positive) or too much.
-    saving: f64,
-    /// The present bin.
-    begin_unix_nano: u64,
-    came: f64,
+    /// What is offered, and what is kept for other reasons.
+    offered: Flow,
+    apart: Flow,
+    /// Of what was offered, kept in this bin.
     kept: f64,
-    kept_apart: f64,
+    /// Kept too little (positive) or too much until this bin.
+    saving: f64,
+    begin_unix_nano: u64,
+}
+
+/// Units a second.
+#[derive(Debug, Default)]
+struct Flow {
+    /// Before this bin, once there was one.
+    before: Option<f64>,
+    /// In this bin.
+    now: f64,
+}
+
+impl Flow {
+    /// As it was, or as this bin already has it.
+    fn per_second(&self) -> f64 {
+        self.before.unwrap_or(0.0).max(self.now / BIN_SECONDS)
+    }
+
+    /// A bin ends.
+    fn end(&mut self, seconds: f64) {
+        let now = std::mem::take(&mut self.now) / seconds;
+        self.before = Some(match self.before {
+            Some(before) if now < before * LEAP && now > before / LEAP => before + NEWEST * (now - before),
+            _ => now,
+        });
+    }
 }
 
 impl Budget {
@@ -42,29 +65,27 @@ impl Budget {
     pub(crate) fn new(per_second: f64, now_unix_nano: u64) -> Budget {
         Budget {
             per_second,
-            coming: None,
-            apart: 0.0,
+            offered: Flow::default(),
+            apart: Flow::default(),
+            kept: 0.0,
             saving: 0.0,
             begin_unix_nano: now_unix_nano,
-            came: 0.0,
-            kept: 0.0,
-            kept_apart: 0.0,
         }
     }
 
     /// The probability to keep what comes now.
     pub(crate) fn offer(&mut self, units: f64, now_unix_nano: u64) -> f64 {
         self.tick(now_unix_nano);
-        self.came += units;
+        self.offered.now += units;
         self.ratio()
     }
 
     /// The probability at present.
     pub(crate) fn ratio(&self) -> f64 {
-        let coming = self.coming.unwrap_or(0.0).max(self.came / BIN_SECONDS);
-        let bend = 1.0 + self.saving / (self.left() * HORIZON_SECONDS);
-        let left = self.left() * bend.clamp(*BEND.start(), *BEND.end());
-        if left >= coming { 1.0 } else { left / coming }
+        let left = self.left();
+        let bend = (1.0 + self.saving / (left * HORIZON_SECONDS)).clamp(*BEND.start(), *BEND.end());
+        let offered = self.offered.per_second();
+        if left * bend >= offered { 1.0 } else { left * bend / offered }
     }
 
     /// Units of what was offered were kept.
@@ -74,7 +95,7 @@ impl Budget {
 
     /// Units were kept that nobody asked this budget for.
     pub(crate) fn keep_apart(&mut self, units: f64) {
-        self.kept_apart += units;
+        self.apart.now += units;
     }
 
     /// Whether nothing was offered for so long.
@@ -92,21 +113,17 @@ impl Budget {
         if seconds < BIN_SECONDS {
             return;
         }
-        let came = self.came / seconds;
-        self.coming = Some(match self.coming {
-            Some(coming) if came < coming * LEAP && came > coming / LEAP => coming + NEWEST * (came - coming),
-            _ => came,
-        });
-        self.apart += (self.kept_apart / seconds - self.apart) * (NEWEST * seconds).min(1.0);
-        let (debt, saving) = (DEBT_SECONDS_MAX * self.per_second, SAVING_SECONDS_MAX * self.per_second);
-        self.saving = (self.saving + self.left() * seconds - self.kept).clamp(-debt, saving);
-        (self.came, self.kept, self.kept_apart) = (0.0, 0.0, 0.0);
         self.begin_unix_nano = now_unix_nano;
+        self.offered.end(seconds);
+        self.apart.end(seconds);
+        let (debt, saving) = (DEBT_SECONDS_MAX * self.per_second, SAVING_SECONDS_MAX * self.per_second);
+        let kept = std::mem::take(&mut self.kept);
+        self.saving = (self.saving + self.left() * seconds - kept).clamp(-debt, saving);
     }
 
     /// Of the rate, what other reasons leave.
     fn left(&self) -> f64 {
-        (self.per_second - self.apart).max(self.per_second * LEAST)
+        (self.per_second - self.apart.per_second()).max(self.per_second * LEAST)
     }
 }
 

@@ -68,6 +68,7 @@ pub(crate) fn render(report: &Report, now: SystemTime, width: usize) -> String {
     page.push('\n');
     page.push_str(&inputs(report, width));
     page.push('\n');
+    page.push_str(&sampling(report));
     page.push_str(&rest(report, now));
     page
 }
@@ -106,6 +107,46 @@ fn ledger(report: &Report) -> String {
     row("sent, compressed", &mut report.signals.iter().map(|a| bytes(a.bytes_out)));
     row("reduction, bytes", &mut report.signals.iter().map(|a| ratio(a.reduction_bytes())));
     table.render(usize::MAX)
+}
+
+/// Nothing while no span has come.
+fn sampling(report: &Report) -> String {
+    let Some(sampling) = report.sampling().filter(|sampling| sampling.spans > 0) else { return String::new() };
+    let mut table = Table::new([
+        ("traces by policy", Align::Left),
+        ("kept", Align::Right),
+        ("spans", Align::Right),
+        ("let go", Align::Right),
+        ("spans", Align::Right),
+    ]);
+    for policy in &sampling.policies {
+        let counts = [policy.kept_traces, policy.kept_spans, policy.let_go_traces, policy.let_go_spans];
+        if counts.iter().any(|count| *count > 0) {
+            table.row(std::iter::once(policy.name.clone()).chain(counts.map(|count| grouped(count as i64))));
+        }
+    }
+    let baseline = &sampling.baseline;
+    let budgets = [
+        (baseline.budget_spans_per_second > 0.0)
+            .then(|| format!("{} spans a second", grouped(baseline.budget_spans_per_second as i64))),
+        (baseline.budget_bytes_per_day > 0).then(|| format!("{} a day", bytes(baseline.budget_bytes_per_day))),
+    ];
+    let budgets: Vec<String> = budgets.into_iter().flatten().collect();
+    let budget = if budgets.is_empty() { "none".to_owned() } else { budgets.join(" and ") };
+    let mut text = table.render(usize::MAX);
+    text.push_str(&format!(
+        "baseline {:.2}% (ot=th:{}), budget {budget}; {} spans of {} traces wait in {}",
+        100.0 * baseline.ratio,
+        baseline.threshold,
+        grouped(sampling.waiting_spans as i64),
+        grouped(sampling.waiting_traces as i64),
+        bytes(sampling.waiting_bytes as u64)
+    ));
+    if sampling.decided_early > 0 {
+        text.push_str(&format!("; {} decided early for want of room", grouped(sampling.decided_early as i64)));
+    }
+    text.push_str("\n\n");
+    text
 }
 
 fn inputs(report: &Report, width: usize) -> String {
@@ -200,6 +241,10 @@ mod tests {
             "    window                 1,003     0       0",
             "unaccounted for                0     0       0",
             "reduction, records      60.0 : 1  1.0 : 1      -",
+            "traces by policy  kept  spans  let go  spans",
+            "baseline 50 480 950 9,400",
+            "rule:vip 2 9 0 0",
+            "baseline 5.00% (ot=th:f3333), budget 50 spans a second; 20 spans of 3 traces wait in 12.1 KiB; 5 decided early",
             "host   failing         3  no \"proc\"",
             "ebpf   off             0  not root",
             "retrying to https://gateway:4317",
@@ -214,7 +259,7 @@ mod tests {
     #[test]
     fn reasons_and_places_without_records_take_no_line() {
         let page = page();
-        assert!(!page.contains("queue_full") && !page.contains("sampler"), "{page}");
+        assert!(!page.contains("queue_full") && !page.contains("sampler") && !page.contains("slow"), "{page}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use super::{Account, Report};
 use crate::supervise::Phase;
+use ollystack_process::sample::PolicyStats;
 use std::fmt::{Display, Write};
 
 /// All families.
@@ -12,6 +13,7 @@ pub(crate) fn render(report: &Report) -> String {
     text.family("ollystack_build_info", "gauge", "The version at work.");
     text.sample("ollystack_build_info", &[("version", &report.version)], 1);
     records(&mut text, report);
+    sampling(&mut text, report);
     inputs(&mut text, report);
     buffer(&mut text, report);
     export(&mut text, report);
@@ -62,6 +64,30 @@ fn records(text: &mut Text, report: &Report) {
     per_signal("ollystack_bytes_in_total", "counter", bytes_in, |account| account.bytes_in as i64);
     let bytes_out = "Bytes sent and acknowledged, compressed.";
     per_signal("ollystack_bytes_out_total", "counter", bytes_out, |account| account.bytes_out as i64);
+}
+
+fn sampling(text: &mut Text, report: &Report) {
+    let Some(sampling) = report.sampling() else { return };
+    let mut per_policy = |name: &str, help: &str, values: fn(&PolicyStats) -> [u64; 2]| {
+        text.family(name, "counter", help);
+        for policy in &sampling.policies {
+            for (decision, count) in ["kept", "let_go"].into_iter().zip(values(policy)) {
+                text.sample(name, &[("policy", &policy.name), ("decision", decision)], count);
+            }
+        }
+    };
+    let help = "Traces decided, by the policy that decided.";
+    per_policy("ollystack_sampling_traces_total", help, |policy| [policy.kept_traces, policy.let_go_traces]);
+    let help = "Their spans; `late` are those that came after the decision.";
+    per_policy("ollystack_sampling_spans_total", help, |policy| [policy.kept_spans, policy.let_go_spans]);
+    let mut one = |name: &str, kind: &str, help: &str, value: f64| text.one(name, kind, help, value);
+    let baseline = "Share of ordinary traces that is kept at present.";
+    one("ollystack_sampling_baseline_ratio", "gauge", baseline, sampling.baseline.ratio);
+    let early = "Traces decided before their time, for want of room.";
+    one("ollystack_sampling_decided_early_total", "counter", early, sampling.decided_early as f64);
+    one("ollystack_sampling_waiting_traces", "gauge", "Traces that wait.", sampling.waiting_traces as f64);
+    one("ollystack_sampling_waiting_bytes", "gauge", "Bytes of their spans.", sampling.waiting_bytes as f64);
+    one("ollystack_sampling_operations", "gauge", "Operations known.", sampling.operations as f64);
 }
 
 fn inputs(text: &mut Text, report: &Report) {
@@ -168,6 +194,10 @@ mod tests {
             "ollystack_records_dropped_total{signal=\"metrics\",reason=\"series_limit\"} 7",
             "ollystack_records_waiting{signal=\"metrics\",place=\"window\"} 1003",
             "ollystack_ledger_balance{signal=\"metrics\"} 0",
+            "ollystack_sampling_traces_total{policy=\"baseline\",decision=\"let_go\"} 950",
+            "ollystack_sampling_spans_total{policy=\"rule:vip\",decision=\"kept\"} 9",
+            "ollystack_sampling_baseline_ratio 0.05",
+            "ollystack_sampling_decided_early_total 5",
             "ollystack_input_up{input=\"host\"} 0",
             "ollystack_input_up{input=\"logs\"} 1",
             "process_resident_memory_bytes 20971520",

@@ -4,6 +4,7 @@
 //! Gathered in `observe.rs`. Invariant: it reads back from its own JSON, because `status` is the same type at the other end.
 
 use crate::supervise::InputState;
+use ollystack_process::sample::Stats as Sampling;
 use ollystack_record::ledger::SignalReading;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -89,6 +90,14 @@ pub(crate) struct Memory {
     pub(crate) limit_bytes: u64,
 }
 
+impl Report {
+    /// What trace sampling holds and did; nothing before processing first said so.
+    pub(crate) fn sampling(&self) -> Option<Sampling> {
+        let sampling = self.stages.get("process")?.get("sample")?;
+        Sampling::deserialize(sampling).ok()
+    }
+}
+
 impl Account {
     /// Dropped for any reason.
     pub(crate) fn dropped_total(&self) -> u64 {
@@ -172,7 +181,41 @@ pub(crate) fn example() -> Report {
         memory: Memory { rss_bytes: 20 << 20, limit_bytes: 100 << 20, ..Memory::default() },
         cpu_seconds: 0.5,
         threads: 4,
-        stages: BTreeMap::new(),
+        stages: BTreeMap::from([("process".to_owned(), serde_json::json!({ "sample": sampling() }))]),
+    }
+}
+
+#[cfg(test)]
+fn sampling() -> Sampling {
+    use ollystack_process::sample::{BaselineStats, PolicyStats};
+    let policy = |name: &str, kept: (u64, u64), let_go: (u64, u64)| PolicyStats {
+        name: name.to_owned(),
+        kept_traces: kept.0,
+        kept_spans: kept.1,
+        let_go_traces: let_go.0,
+        let_go_spans: let_go.1,
+    };
+    Sampling {
+        waiting_traces: 3,
+        waiting_spans: 20,
+        waiting_bytes: 12_345,
+        operations: 7,
+        spans: 10_000,
+        decided_early: 5,
+        policies: vec![
+            policy("error", (4, 31), (0, 0)),
+            policy("rule:vip", (2, 9), (0, 0)),
+            policy("slow", (0, 0), (0, 0)),
+            policy("baseline", (50, 480), (950, 9_400)),
+            policy("late", (0, 10), (0, 50)),
+        ],
+        baseline: BaselineStats {
+            ratio: 0.05,
+            threshold: "f3333".to_owned(),
+            budget_spans_per_second: 50.0,
+            budget_bytes_per_day: 0,
+        },
+        ..Sampling::default()
     }
 }
 
@@ -184,6 +227,14 @@ mod tests {
     fn it_reads_back_from_its_own_json() {
         let json = serde_json::to_string(&example()).unwrap();
         assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), example());
+    }
+
+    #[test]
+    fn sampling_is_read_from_what_its_stage_says() {
+        let mut report = example();
+        assert_eq!(report.sampling(), Some(sampling()));
+        report.stages.clear();
+        assert_eq!(report.sampling(), None);
     }
 
     #[test]

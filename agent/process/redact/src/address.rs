@@ -1,13 +1,17 @@
 //! What `@` gives away: e-mail addresses, and passwords in URLs.
 //!
-//! Invariant: every byte is looked at at most once from the `@` before it, once from the one after it and once as part of a
-//! URL, so that time is linear.
+//! Invariant: every byte is looked at a few times at most, from the `@` before it, the one after it, and as part of a URL, so
+//! that time is linear.
 
 use crate::kind::{Find, Kind};
+use crate::mark::mark_len;
+use crate::name::says_nothing;
 use memchr::{memchr, memmem, memrchr};
 use std::ops::Range;
 
 const SCHEME_END: &[u8] = b"://";
+/// RFC 5321, 4.5.3.1.1.
+const LOCAL_BYTES_MAX: usize = 64;
 /// Ends of unit names, which have the form of an address: `getty@tty1.service`.
 const UNITS: [&str; 11] =
     ["service", "socket", "scope", "slice", "timer", "mount", "automount", "target", "device", "swap", "path"];
@@ -16,12 +20,13 @@ const UNITS: [&str; 11] =
 pub(crate) fn find(text: &str, on: &impl Fn(Kind) -> bool, finds: &mut Vec<Find>) {
     let bytes = text.as_bytes();
     let Some(mut at) = memchr(b'@', bytes) else { return };
-    let mut url = next_url(bytes, 0);
+    let mut urls = Urls { bytes, from: 0, bare_to: 0 };
+    let mut url = urls.next();
     loop {
         while let Some(Url { all, .. }) = &url
             && all.end <= at
         {
-            url = next_url(bytes, all.end);
+            url = urls.next();
         }
         match &url {
             Some(Url { all, password }) if all.contains(&at) => {
@@ -48,33 +53,44 @@ struct Url {
     password: Option<Range<usize>>,
 }
 
-/// The next URL with an authority, from `from`.
-fn next_url(bytes: &[u8], from: usize) -> Option<Url> {
-    let start = from + memmem::find(&bytes[from..], SCHEME_END)? + SCHEME_END.len();
-    let is_end = |byte: &u8| {
-        byte.is_ascii_whitespace() || matches!(byte, b'"' | b'\'' | b'<' | b'>' | b'`' | b'\\' | b'/' | b'?' | b'#')
-    };
-    let mut end = bytes[start..].iter().position(is_end).map_or(bytes.len(), |length| start + length);
-    let mut authority = &bytes[start..end];
-    // A password with an unescaped / ends the authority too early; what follows its colon is then no port.
-    if memchr(b'@', authority).is_none()
-        && authority.first() != Some(&b'[')
-        && let Some(colon) = memchr(b':', authority)
-        && authority[colon + 1..].iter().any(|byte| !byte.is_ascii_digit())
-    {
-        let is_end = |byte: &u8| byte.is_ascii_whitespace() || matches!(byte, b'"' | b'\'' | b'<' | b'>' | b'`');
-        let line = bytes[end..].iter().position(is_end).map_or(bytes.len(), |length| end + length);
-        if let Some(at) = memrchr(b'@', &bytes[end..line]) {
-            end += at + 1;
+/// The URLs of a text that have an authority, in order.
+struct Urls<'a> {
+    bytes: &'a [u8],
+    from: usize,
+    /// Up to here it is known that there is no `@` before the next blank.
+    bare_to: usize,
+}
+
+impl Urls<'_> {
+    fn next(&mut self) -> Option<Url> {
+        let bytes = self.bytes;
+        let start = self.from + memmem::find(&bytes[self.from..], SCHEME_END)? + SCHEME_END.len();
+        let ends = |byte: &u8| byte.is_ascii_whitespace() || matches!(byte, b'"' | b'\'' | b'<' | b'>' | b'`');
+        let ends_authority = |byte: &u8| ends(byte) || matches!(byte, b'\\' | b'/' | b'?' | b'#');
+        let mut end = bytes[start..].iter().position(ends_authority).map_or(bytes.len(), |length| start + length);
+        let mut authority = &bytes[start..end];
+        // A password with an unescaped / ends the authority too early; what follows its colon is then no port.
+        if end >= self.bare_to
+            && memchr(b'@', authority).is_none()
+            && authority.first() != Some(&b'[')
+            && let Some(colon) = memchr(b':', authority)
+            && authority[colon + 1..].iter().any(|byte| !byte.is_ascii_digit())
+        {
+            let line = bytes[end..].iter().position(ends).map_or(bytes.len(), |length| end + length);
+            match memrchr(b'@', &bytes[end..line]) {
+                Some(at) => end += at + 1,
+                None => self.bare_to = line,
+            }
             authority = &bytes[start..end];
         }
+        self.from = end;
+        let password = memrchr(b'@', authority).and_then(|at| {
+            let colon = memchr(b':', &authority[..at])?;
+            let value = &authority[colon + 1..at];
+            (!says_nothing(value) && mark_len(value) == 0).then_some(start + colon + 1..start + at)
+        });
+        Some(Url { all: start..end, password })
     }
-    let password = memrchr(b'@', authority).and_then(|at| {
-        let colon = memchr(b':', &authority[..at])?;
-        let value = &authority[colon + 1..at];
-        (!crate::name::says_nothing(value)).then_some(start + colon + 1..start + at)
-    });
-    Some(Url { all: start..end, password })
 }
 
 /// The e-mail address around an `@` that takes `at..after`: one byte, or three as `%40`.
@@ -84,8 +100,10 @@ pub(crate) fn email(bytes: &[u8], at: usize, after: usize) -> Option<Find> {
         byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'%' | b'+' | b'-') || !byte.is_ascii()
     };
     let is_domain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-') || !byte.is_ascii();
-    let before = bytes[..at].iter().rev().take_while(|byte| is_local(byte)).count();
-    let skip = bytes[at - before..at].iter().take_while(|byte| matches!(byte, b'.' | b'-' | b'%' | b'+')).count();
+    let before = bytes[..at].iter().rev().take(LOCAL_BYTES_MAX).take_while(|byte| is_local(byte)).count();
+    // Not in the middle of a character, and not with what joins words.
+    let inner = |byte: &u8| matches!(byte, b'.' | b'-' | b'%' | b'+' | 0x80..=0xBF);
+    let skip = bytes[at - before..at].iter().take_while(|byte| inner(byte)).count();
     let start = at - before + skip;
     let local = &bytes[start..at];
     if local.is_empty() || local.eq_ignore_ascii_case(b"git") {

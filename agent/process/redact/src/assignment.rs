@@ -52,48 +52,44 @@ enum By {
 
 fn assigned(text: &[u8], begin: usize, stop: usize, kind: Kind) -> Option<Find> {
     let named = &text[begin..stop];
-    let quote = quote_at(text, stop);
-    let after_name = stop + quote.map_or(0, |quote| quote.bytes) + usize::from(text.get(stop) == Some(&b']'));
-    let (by, mut at) = operator(text, begin, after_name, quote.is_some())?;
+    let name_quote = quote_at(text, stop);
+    let after_name = stop + name_quote.map_or(0, |quote| quote.bytes) + usize::from(text.get(stop) == Some(&b']'));
+    let (by, mut at) = operator(text, begin, after_name, name_quote.is_some())?;
     // What stands in brackets is a list or a mark.
     if text.get(at) == Some(&b'[') && mark::mark_len(&text[at..]) == 0 {
         at += 1;
     }
-    if mark::mark_len(&text[at..]) > 0 {
+    let quote = quote_at(text, at);
+    let from = at + quote.map_or(0, |quote| quote.bytes);
+    if (by == By::Quoted && quote.is_none()) || no_value(text, from, quote.is_some(), named) {
         return None;
     }
-    let value_quote = quote_at(text, at);
-    if by == By::Quoted && value_quote.is_none() {
-        return None;
-    }
-    let is_header = kind == Kind::Token && (ends_with(named, b"authorization") || ends_with(named, b"cookie"));
-    let (from, to) = match value_quote {
-        Some(opened) => {
-            let from = at + opened.bytes;
-            (from, quote_end(text, from, opened))
-        }
-        None if is_header => (at, line_end(text, at)),
-        None => (at, word_end(text, at, by)),
+    let closed = quote.map(|quote| quote_end(text, from, quote));
+    let (from, to) = match kind {
+        Kind::Token if ends_with(named, b"cookie") => (from, closed.unwrap_or_else(|| line_end(text, from))),
+        Kind::Token if ends_with(named, b"authorization") => credentials(text, from, closed)?,
+        _ => (from, closed.unwrap_or_else(|| word_end(text, from, by))),
     };
-    let (from, to) = if is_header { credentials(text, from, to, value_quote.is_some()) } else { (from, to) };
     let value = text.get(from..to)?;
-    let bare_json = quote.is_some_and(|quote| quote.byte == b'"' && quote.escapes == 0)
-        && value_quote.is_none()
-        && value.iter().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'+' | b'e' | b'E'));
-    let refers =
-        value.starts_with(b"${") || value.starts_with(b"$(") || value.starts_with(b"{{") || value.starts_with(b"%s");
-    let opens = value_quote.is_none() && matches!(value.first(), Some(b'{' | b'('));
-    // PWD is also where a shell is.
-    let is_folder = ends_with(named, b"pwd") && value.first() == Some(&b'/');
-    if name::says_nothing(value) || mark::mark_len(value) > 0 || refers || opens || is_folder {
+    let bare = quote.is_none();
+    let prose = bare && by == (By::Colon { blank: true }) && is_prose(text, from, to, kind, named);
+    if prose || name::says_nothing(value) {
         return None;
     }
-    if value_quote.is_none() && by == (By::Colon { blank: true }) && !is_header && is_prose(text, from, to, kind) {
-        return None;
-    }
+    let number = || value.iter().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'+' | b'e' | b'E'));
     let mut find = Find::new(from, to, kind);
-    find.bare_json = bare_json;
+    find.bare_json = bare && name_quote.is_some_and(|quote| quote.byte == b'"' && quote.escapes == 0) && number();
     Some(find)
+}
+
+/// Whether what begins here is no value: a mark, a reference to one, a structure, and after PWD the folder that a shell is in.
+/// Judged before the value is read: what is refused is not read, or a text of nothing else would be read over and over.
+fn no_value(text: &[u8], from: usize, quoted: bool, named: &[u8]) -> bool {
+    let rest = text.get(from..).unwrap_or_default();
+    let refers = [b"${".as_slice(), b"$(", b"{{", b"%s"].iter().any(|start| rest.starts_with(start));
+    let opens = !quoted && matches!(rest.first(), Some(b'{' | b'('));
+    let is_folder = ends_with(named, b"pwd") && rest.first() == Some(&b'/');
+    refers || opens || is_folder || mark::mark_len(rest) > 0
 }
 
 /// `'...'` after a word that ends at `end`.
@@ -174,34 +170,50 @@ fn word_end(text: &[u8], at: usize, by: By) -> usize {
     rest.iter().enumerate().position(ends).map_or(text.len(), |length| at + length)
 }
 
-/// The end of a header: of the line, or of the quotes that it stands in.
+/// The end of a header: of the line, or of the quotes that it stands in. Quotes after `=` are a parameter's.
 fn line_end(text: &[u8], at: usize) -> usize {
-    let ends = |(place, byte): (usize, &u8)| match byte {
-        b'\n' | b'\r' | b'"' | b'\'' | b'`' => true,
-        b'\\' => matches!(text.get(at + place + 1), Some(b'n' | b'r' | b'"' | b'\'')),
-        _ => false,
-    };
-    let rest = text.get(at..).unwrap_or_default();
-    rest.iter().enumerate().position(ends).map_or(text.len(), |length| at + length)
+    let mut from = at;
+    loop {
+        let Some(next) = text[from..].iter().position(|byte| matches!(byte, b'\n' | b'\r' | b'"' | b'\'' | b'`'))
+        else {
+            return text.len();
+        };
+        let place = from + next;
+        let escapes = text[from..place].iter().rev().take_while(|byte| **byte == b'\\').count();
+        let is_quote = !matches!(text[place], b'\n' | b'\r');
+        let of_parameter = is_quote && place - escapes > at && text[place - escapes - 1] == b'=';
+        match memchr::memchr(text[place], &text[place + 1..]).filter(|_| of_parameter) {
+            Some(close) => from = place + 1 + close + 1,
+            None => return place - if is_quote { escapes } else { 0 },
+        }
+    }
 }
 
-/// Of the value of a header what is secret: the scheme stays, and what follows the one word of a simple one.
-fn credentials(text: &[u8], from: usize, to: usize, quoted: bool) -> (usize, usize) {
-    let value = &text[from..to];
-    let word = |value: &[u8]| value.iter().take_while(|byte| !matches!(byte, b' ' | b',' | b']' | b'}' | b')')).count();
-    let first = word(value);
-    let is = |schemes: &[&str]| schemes.iter().any(|scheme| value[..first].eq_ignore_ascii_case(scheme.as_bytes()));
-    let begin = skip_blanks(text, from + first).min(to);
-    if is(&LONG_SCHEMES) {
-        (begin, to)
-    } else if is(&SCHEMES) {
-        (begin, begin + word(&text[begin..to]))
-    } else if quoted || memchr::memchr(b'=', value).is_some() {
-        // All cookies, or credentials of a scheme that is not known.
-        (from, to)
-    } else {
-        (from, from + first)
+/// Of the value of an `Authorization` what is secret: the scheme stays, and what follows the one word of a simple one.
+fn credentials(text: &[u8], from: usize, closed: Option<usize>) -> Option<(usize, usize)> {
+    let end = closed.unwrap_or(text.len());
+    let word = |at: usize| {
+        let ends = |byte: &u8| {
+            matches!(
+                byte,
+                b' ' | b',' | b';' | b']' | b'}' | b')' | b'"' | b'\'' | b'`' | b'\\' | b'\n' | b'\r' | b'\t'
+            )
+        };
+        text.get(at..end).unwrap_or_default().iter().position(ends).map_or(end, |length| at + length)
+    };
+    let first = word(from);
+    let is = |schemes: &[&str]| schemes.iter().any(|scheme| text[from..first].eq_ignore_ascii_case(scheme.as_bytes()));
+    let next = skip_blanks(text, first).min(end);
+    let rest_of_line = |at: usize| closed.unwrap_or_else(|| line_end(text, at));
+    if is(&SCHEMES) || is(&LONG_SCHEMES) {
+        if mark::mark_len(&text[next..]) > 0 {
+            return None;
+        }
+        return Some((next, if is(&SCHEMES) { word(next) } else { rest_of_line(next) }));
     }
+    // Parameters of a scheme that is not known; or a secret without a scheme.
+    let parameters = memchr::memchr(b'=', &text[from..first]).is_some();
+    Some((from, if parameters || closed.is_some() { rest_of_line(from) } else { first }))
 }
 
 fn ends_with(named: &[u8], end: &[u8]) -> bool {
@@ -209,11 +221,12 @@ fn ends_with(named: &[u8], end: &[u8]) -> bool {
 }
 
 /// "invalid password: too short" assigns nothing. A small word that others follow is prose, and before the end of the text a
-/// small word is a secret only where a password is asked for.
-fn is_prose(text: &[u8], from: usize, to: usize, kind: Kind) -> bool {
+/// small word is a secret only where a password or an authorization is asked for.
+fn is_prose(text: &[u8], from: usize, to: usize, kind: Kind, named: &[u8]) -> bool {
     let word = &text[from..to];
     let small = word.iter().skip(1).all(|byte| byte.is_ascii_lowercase() || matches!(byte, b'-' | b'.'))
         && word.first().is_some_and(u8::is_ascii_alphabetic);
     let goes_on = matches!(text.get(to..to + 2), Some([b' ', next]) if next.is_ascii_alphabetic());
-    small && word.len() < 16 && (goes_on || kind != Kind::Password)
+    let asked_for = kind == Kind::Password || ends_with(named, b"authorization");
+    small && word.len() < 16 && (goes_on || !asked_for)
 }

@@ -135,7 +135,7 @@ fn may_end_so(name: &[u8]) -> bool {
 pub(crate) fn says_nothing(value: &[u8]) -> bool {
     const WORDS: [&str; 9] = ["true", "false", "null", "none", "nil", "undefined", "yes", "no", "redacted"];
     let Some(first) = value.first() else { return true };
-    let stars = matches!(first, b'*' | b'x' | b'X' | b'.' | b'-' | b'#') && value.iter().all(|byte| byte == first);
+    let stars = value.len() > 2 && matches!(first, b'x' | b'X') && value.iter().all(|byte| byte == first);
     stars
         || (value.len() <= 9 && WORDS.iter().any(|word| value.eq_ignore_ascii_case(word.as_bytes())))
         || !value.iter().any(|byte| byte.is_ascii_alphanumeric() || !byte.is_ascii())

@@ -11,6 +11,8 @@ pub(crate) struct Shape {
     pub(crate) prefix: &'static str,
     /// What follows the prefix: at least this many
     least: usize,
+    /// and at most this many
+    most: usize,
     /// of these.
     of: Of,
 }
@@ -45,13 +47,17 @@ impl Of {
 }
 
 const fn shape(prefix: &'static str, least: usize, of: Of) -> Shape {
-    Shape { prefix, least, of }
+    Shape { prefix, least, most: usize::MAX, of }
+}
+
+const fn exactly(prefix: &'static str, count: usize, of: Of) -> Shape {
+    Shape { prefix, least: count, most: count, of }
 }
 
 /// Beginnings of keys.
 pub(crate) static KEYS: [Shape; 42] = [
-    shape("AKIA", 16, Of::Upper),                     // AWS access key id
-    shape("ASIA", 16, Of::Upper),                     // AWS, temporary
+    exactly("AKIA", 16, Of::Upper),                   // AWS access key id
+    exactly("ASIA", 16, Of::Upper),                   // AWS, temporary
     shape("AIza", 35, Of::Url),                       // Google API
     shape("GOCSPX-", 20, Of::Url),                    // Google OAuth client secret
     shape("ya29.", 20, Of::Url),                      // Google OAuth access token
@@ -86,27 +92,34 @@ pub(crate) static KEYS: [Shape; 42] = [
     shape("hvb.", 20, Of::Url),               // batch
     shape("hvr.", 20, Of::Url),               // recovery
     shape("olly_", 60, Of::Word),             // ours
-    shape("dapi", 32, Of::Hex),               // Databricks
+    exactly("dapi", 32, Of::Hex),             // Databricks
     shape("NRAK-", 27, Of::Upper),            // New Relic
     shape("glsa_", 32, Of::Word),             // Grafana, service account
-    shape("shpat_", 32, Of::Hex),             // Shopify
+    exactly("shpat_", 32, Of::Hex),           // Shopify
     shape("AGE-SECRET-KEY-1", 40, Of::Upper), // age
     shape("xkeysib-", 60, Of::Url),           // Brevo
 ];
 
-/// The key that begins at `start` and looks so.
-pub(crate) fn key(text: &[u8], start: usize, shape: &Shape) -> Option<Find> {
+/// The key that begins at `start` and looks so, and how far the text was read for it.
+pub(crate) fn key(text: &[u8], start: usize, shape: &Shape) -> (Option<Find>, usize) {
     let end = start + shape.prefix.len();
+    if !begins_word(text, start) {
+        return (None, end);
+    }
     let length = text[end..].iter().take_while(|byte| shape.of.holds(**byte)).count();
-    let body = &text[end..end + length];
+    let read = end + length;
     // A full stop ends the sentence, not the key.
+    let body = &text[end..read];
     let body = &body[..body.iter().rposition(|byte| *byte != b'.').map_or(0, |last| last + 1)];
-    let telling = body.iter().any(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase());
-    // A vendor's key is one word; what goes on beyond the letters allowed is another word.
-    let exact =
-        !matches!(shape.of, Of::Upper | Of::Hex) || !text.get(end + length).is_some_and(u8::is_ascii_alphanumeric);
-    (body.len() >= shape.least && telling && exact && begins_word(text, start))
-        .then(|| Find::new(start, end + body.len(), Kind::Key))
+    // If there is none in the whole of it, there is none in a part of it.
+    if !body.iter().any(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase()) {
+        return (None, read);
+    }
+    // A key of few kinds of characters is one word; what goes on beyond them is another word.
+    let narrow = matches!(shape.of, Of::Upper | Of::Hex);
+    let whole = !narrow || !text.get(read).is_some_and(u8::is_ascii_alphanumeric);
+    let found = (shape.least..=shape.most).contains(&body.len()) && whole;
+    (found.then(|| Find::new(start, end + body.len(), Kind::Key)), end)
 }
 
 fn begins_word(text: &[u8], start: usize) -> bool {

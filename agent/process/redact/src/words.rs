@@ -141,14 +141,21 @@ impl Words {
             from = end;
             let found = match cue {
                 Cue::Name => {
+                    let end = end - usize::from(bytes[end - 1] == b'=');
                     let (found, name_end) = assignment::find(bytes, start, end);
                     from = from.max(name_end);
                     found
                 }
-                Cue::Bearer => token::bearer(bytes, end).or_else(|| assignment::find(bytes, start, end).0),
+                Cue::Bearer => token::bearer(bytes, end).or_else(|| {
+                    let (found, name_end) = assignment::find(bytes, start, end);
+                    from = from.max(name_end);
+                    found
+                }),
                 Cue::Jwt => token::jwt(bytes, start),
                 Cue::Key(place) => {
-                    let key = token::KEYS.get(place).and_then(|key| token::key(bytes, start, key));
+                    let Some(shape) = token::KEYS.get(place) else { continue };
+                    let (key, read) = token::key(bytes, start, shape);
+                    from = from.max(read);
                     access_key |= key.is_some() && token::is_access_key_id(&bytes[start..]);
                     key
                 }

@@ -145,7 +145,10 @@ impl<'a> Walk<'a> {
             return false;
         }
         let rest = &self.bytes[self.at..];
-        let Some((stamp, length)) = stamp(rest) else { return false };
+        // A time without its date stands first, or the date before it is none.
+        let Some((stamp, length)) = stamp(rest).filter(|(stamp, _)| stamp.has_date() || self.weak == 0) else {
+            return false;
+        };
         self.take_stamp(stamp, first, &rest[..length]);
         self.reach(self.at + length, Last::Time)
     }
@@ -172,6 +175,7 @@ impl<'a> Walk<'a> {
         }
         if is_uptime(text) {
             self.has_uptime = true;
+            self.closed = true;
             return self.reach(end, Last::Time);
         }
         if self.severity.is_none()
@@ -249,8 +253,10 @@ impl<'a> Walk<'a> {
             let placed = self.stamp.is_some() && (self.after_number || (self.weak == 0 && next.is_name));
             return placed.then_some((severity, bare));
         }
-        let (severity, text) = named_level(bare)?;
-        let shouted = bare.bytes().all(|byte| byte.is_ascii_uppercase());
+        // `channel.ERROR:` names a level of a channel.
+        let level = if word.ends_with(':') { bare.rsplit('.').next().unwrap_or(bare) } else { bare };
+        let (severity, text) = named_level(level)?;
+        let shouted = level.bytes().all(|byte| byte.is_ascii_uppercase());
         let set_apart = bare.len() < word.len() || next.mark == Mark::Pipe || next.is_tab || next.blanks >= 2;
         (shouted || (set_apart && self.last == Last::Time && self.weak == 0)).then_some((severity, text))
     }

@@ -91,6 +91,11 @@ impl Stamp {
         Stamp { date: Date::AnyOf([days; 3]), nanos_of_day: nanos % day_nanos, offset: Some(0) }
     }
 
+    /// Whether it is more than the time of a day.
+    pub(crate) fn has_date(self) -> bool {
+        self.date != Date::Unknown
+    }
+
     /// Nanoseconds since the epoch, if it can be told and is believed.
     pub(crate) fn resolve(self, clock: Clock<'_>) -> Option<u64> {
         let now = (clock.now_unix_nano / NANOS) as i64;
@@ -135,7 +140,7 @@ fn days(year: i64, month: u32, day: u32) -> Option<i32> {
         2 => 28 + u32::from(leap),
         _ => return None,
     };
-    if !(1..=last).contains(&day) || !(1970..2200).contains(&year) {
+    if !(1..=last).contains(&day) {
         return None;
     }
     let (shifted, month) = (year - i64::from(month <= 2), i64::from(month));
@@ -164,9 +169,9 @@ pub(crate) fn stamp(bytes: &[u8]) -> Option<(Stamp, usize)> {
     let first = *bytes.first()?;
     let mut reader = Reader { bytes, at: 0 };
     let stamp = if first.is_ascii_digit() {
-        reader.from_number()?
+        reader.at_number()?
     } else if first.is_ascii_uppercase() {
-        reader.from_name()?
+        reader.at_name()?
     } else {
         return None;
     };
@@ -248,7 +253,7 @@ impl Reader<'_> {
         (self.at - begin >= least).then_some(value)
     }
 
-    fn from_number(&mut self) -> Option<Stamp> {
+    fn at_number(&mut self) -> Option<Stamp> {
         match (self.digits(), self.peek_at(1)) {
             (4, _) => {
                 let year = self.number(4, 4)?;
@@ -267,7 +272,7 @@ impl Reader<'_> {
                 self.time_after(full(2000 + year, month, day)?)
             }
             (10, _) => self.epoch(),
-            (1 | 2, Some(_)) => self.from_day(),
+            (1 | 2, Some(_)) => self.at_day(),
             _ => None,
         }
     }
@@ -280,7 +285,7 @@ impl Reader<'_> {
     }
 
     /// One or two digits first: a day, a month, a short year or an hour.
-    fn from_day(&mut self) -> Option<Stamp> {
+    fn at_day(&mut self) -> Option<Stamp> {
         let first = self.number(1, 2)?;
         if self.peek()? == b':' {
             self.at = 0;
@@ -322,7 +327,7 @@ impl Reader<'_> {
 
     /// `Nov 20 09:12:07`, `Nov 20 2026 09:12:07`, `Nov 20, 2026 9:12:07 AM`, `Fri Nov 20 09:12:07 2026`,
     /// `Fri, 20 Nov 2026 09:12:07 GMT`.
-    fn from_name(&mut self) -> Option<Stamp> {
+    fn at_name(&mut self) -> Option<Stamp> {
         if weekday(self.bytes.get(..3)?) {
             self.at = 3;
             self.take(b',');

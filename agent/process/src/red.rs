@@ -296,8 +296,7 @@ mod tests {
         assert_eq!(bench.red.operations(), 1);
         let later = NOW + 2_000 * SECOND;
         let mut out = Vec::new();
-        bench.fold.tick(later, &mut out);
-        bench.fold.tick(later + 61 * SECOND, &mut out);
+        (NOW..later + 62 * SECOND).step_by(30 * SECOND as usize).for_each(|now| bench.fold.tick(now, &mut out));
         bench.observe("a", "new", StatusCode::Unset, 1, later + 62 * SECOND);
         assert_eq!(bench.red.operations(), 1);
         let points = bench.points(later + 62 * SECOND);

@@ -376,6 +376,18 @@ mod tests {
     }
 
     #[test]
+    fn indices_that_no_float_has_do_not_make_a_point_grow() {
+        let far = |offset| {
+            let positive = Some(Dense { offset, bucket_counts: vec![u64::MAX, 1] });
+            Exponential::from_point(&Point { scale: SCALE_MIN, count: u64::MAX, positive, ..Point::default() })
+        };
+        let mut histogram = far(i32::MIN);
+        histogram.merge(far(i32::MAX));
+        let positive = histogram.into_point().positive.unwrap();
+        assert!(positive.bucket_counts.len() <= 4, "{}", positive.bucket_counts.len());
+    }
+
+    #[test]
     fn merging_equals_recording_into_one() {
         let (a, b) = ([0.01, 0.5, 2.0, 0.0, -3.0], [7.0, 0.01, 0.02, -0.5]);
         let mut merged = of(6, &a);

@@ -42,7 +42,7 @@ use ollystack_schema::names::HISTOGRAM_SCALE;
 use state::{Level, Number, State, is_level};
 use std::sync::Arc;
 use table::{Found, Nowhere, Table};
-use times::{NANOS_PER_MS, Times};
+use times::{NANOS_PER_MS, Step, Times};
 use window::{Closing, Entry, Taken};
 
 /// How often idle series are looked for.
@@ -154,12 +154,15 @@ impl Fold {
     pub fn tick(&mut self, now: u64, out: &mut Vec<Reduced>) {
         self.times.begin(now);
         let early = self.times.first_close_is_due(now);
-        let stepped = self.times.stepped_back(now);
-        if early || stepped || now >= self.next_close {
+        let step = self.times.step(now);
+        if early || step == Step::Back || now >= self.next_close {
             self.close(now, early, out);
         }
-        if stepped {
-            self.table.disbelieve_after(now);
+        match step {
+            Step::None => {}
+            Step::Back => self.table.disbelieve_after(now),
+            // Nobody was idle, time was not there.
+            Step::Forth => self.table.touch_all(seconds(now)),
         }
         if now.abs_diff(self.idle_checked) >= IDLE_CHECK_NANOS {
             self.idle_checked = now;

@@ -309,6 +309,12 @@ impl Table {
         }
     }
 
+    /// As if a sample of each series had just come.
+    pub(super) fn touch_all(&mut self, seconds: u32) {
+        self.entries.iter_mut().for_each(|(_, entry)| entry.touched = seconds);
+        self.aliases.iter_mut().for_each(|alias| alias.touched = seconds);
+    }
+
     /// Forget series that were not touched since `before` (seconds) and hold nothing. True if one of them was a running total.
     pub(super) fn forget_idle(&mut self, before: u32) -> bool {
         let mut total = false;

@@ -9,7 +9,21 @@ use super::config::Config;
 pub(super) const NANOS_PER_MS: u64 = 1_000_000;
 
 /// How far the clock may go back without being called a step: adjustments are far smaller.
-const STEP_NANOS: u64 = 2_000 * NANOS_PER_MS;
+const BACK_NANOS: u64 = 2_000 * NANOS_PER_MS;
+
+/// How far it may go forth between two ticks, of which there are several a second.
+const FORTH_NANOS: u64 = 60_000 * NANOS_PER_MS;
+
+/// What the clock did between two ticks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// It went on.
+    None,
+    /// It was set back.
+    Back,
+    /// It was set forth, or the host slept.
+    Forth,
+}
 
 /// All in nanoseconds, since the epoch where it is a moment.
 #[derive(Debug)]
@@ -22,7 +36,7 @@ pub(super) struct Times {
     pub(super) first_close: u64,
     /// The latest close before its time: what comes after belongs to a window that starts here.
     pub(super) closed_until: u64,
-    /// The latest that it has been.
+    /// The latest tick.
     latest: u64,
 }
 
@@ -54,15 +68,19 @@ impl Times {
         due
     }
 
-    /// Whether the clock was set back since the last call; moments that have not come are forgotten then.
-    pub(super) fn stepped_back(&mut self, now: u64) -> bool {
-        let stepped = now.saturating_add(STEP_NANOS) < self.latest;
-        if stepped {
+    /// What the clock did since the last call. Set back, moments that have not come are forgotten.
+    pub(super) fn step(&mut self, now: u64) -> Step {
+        let latest = std::mem::replace(&mut self.latest, now);
+        if now.saturating_add(BACK_NANOS) < latest {
             self.watched_since = self.watched_since.min(now);
             self.first_close = self.first_close.min(now.saturating_add(self.first_window));
+            Step::Back
+        } else if latest != 0 && now > latest.saturating_add(FORTH_NANOS) {
+            Step::Forth
+        } else {
+            self.latest = latest.max(now);
+            Step::None
         }
-        self.latest = if stepped { now } else { self.latest.max(now) };
-        stepped
     }
 
     /// The window of this length that a sample of this time belongs to. A time that is zero, or in the future by more than a

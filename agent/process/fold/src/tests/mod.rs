@@ -1,9 +1,16 @@
 //! Folding as sentences: exactness, windows, limits, books.
 
+mod clock;
+mod constant;
+mod rules;
+
 use super::*;
-use ollystack_record::otlp::metrics::v1::{HistogramDataPoint, metric::Data};
+use ollystack_record::otlp::metrics::v1::{
+    Exemplar, ExponentialHistogramDataPoint, HistogramDataPoint, SummaryDataPoint,
+    exponential_histogram_data_point::Buckets, metric::Data,
+};
 use ollystack_record::{Metric, ReducedRecords, Scope, value};
-use ollystack_schema::names::OVERFLOW;
+use ollystack_schema::names::{FOLD, FOLD_GAUGE, OVERFLOW};
 use proptest::prelude::*;
 
 pub(crate) const SECOND: u64 = 1_000_000_000;
@@ -32,6 +39,11 @@ impl Bench {
     pub(crate) fn take(&mut self, sample: Sample, now: u64) {
         self.ledger.seen(Signal::Metrics, 1);
         self.fold.take(Source::Host, &self.resource, vec![sample], now);
+    }
+
+    /// Let time pass as it does: in ticks.
+    pub(crate) fn pass(&mut self, from: u64, to: u64) {
+        (from..=to).step_by(30 * SECOND as usize).for_each(|now| self.tick(now));
     }
 
     pub(crate) fn tick(&mut self, now: u64) {
@@ -219,8 +231,7 @@ fn an_idle_series_is_forgotten_and_gives_its_room_back() {
     bench.tick(START);
     bench.take(gauge(&named("g", Kind::Gauge, "a"), START, 1.0), START);
     let later = START + 2_000 * SECOND;
-    bench.tick(later);
-    bench.tick(later + 61 * SECOND);
+    bench.pass(START, later + 61 * SECOND);
     assert_eq!(bench.fold.stats().series, 0);
     bench.take(gauge(&named("g", Kind::Gauge, "b"), later, 1.0), later + 62 * SECOND);
     let stats = bench.fold.stats();
@@ -276,13 +287,89 @@ fn a_counter_that_was_forgotten_is_not_counted_again_when_it_returns() {
     // It began under our eyes, so all of it counts.
     bench.take(total(&series, START, START + SECOND, 100), START + SECOND);
     let later = START + 2_000 * SECOND;
-    bench.tick(START + 120 * SECOND);
-    bench.tick(later);
+    bench.pass(START, later);
     assert_eq!(bench.fold.stats().series, 0);
     bench.take(total(&series, START, later, 103), later);
     bench.take(total(&series, START, later + SECOND, 105), later + SECOND);
     bench.tick(later + 120 * SECOND);
     assert_eq!(sums(bench.data()).iter().sum::<f64>(), 102.0, "what grew while it was forgotten is not known");
+}
+
+#[test]
+fn points_that_come_mixed_leave_grouped_by_resource_scope_and_metric() {
+    let mut bench = Bench::steady();
+    let scope = |name: &str| {
+        let mut scope = Scope::default();
+        scope.proto.name = name.into();
+        Arc::new(scope)
+    };
+    for round in 0..3 {
+        for (scope, name) in [("s1", "a"), ("s2", "a"), ("s1", "b")].map(|(name, metric)| (scope(name), metric)) {
+            let metric = Arc::new(Metric { name: name.into(), ..Metric::default() });
+            let series = Arc::new(Series::new(scope, metric, vec![value::int("round", round)]));
+            for resource in ["r1", "r2"] {
+                let resource = Arc::new(Resource::new(vec![value::string("host.name", resource)]));
+                bench.ledger.seen(Signal::Metrics, 1);
+                bench.fold.take(Source::Otlp, &resource, vec![gauge(&series, START, 1.0)], START);
+            }
+        }
+    }
+    bench.fold.drain(START + SECOND, &mut bench.out);
+    assert_eq!(bench.balance(), 0);
+    let shapes = bench.out.iter().map(|reduced| match &reduced.records {
+        ReducedRecords::Metrics(resource) => {
+            let scopes = resource.scope_metrics.iter();
+            scopes.map(|scope| scope.metrics.iter().map(|metric| metric.name.as_str()).collect()).collect()
+        }
+        _ => Vec::new(),
+    });
+    assert_eq!(shapes.collect::<Vec<Vec<Vec<&str>>>>(), vec![vec![vec!["a", "b"], vec!["a"]]; 2]);
+}
+
+#[test]
+fn what_an_application_says_of_a_metric_leaves_with_it_but_not_under_our_key() {
+    let mut bench = Bench::steady();
+    let metadata = vec![value::string(FOLD, "theirs"), value::string("k", "v")];
+    let metric = Metric { name: "m".into(), metadata, ..Metric::default() };
+    let series = Arc::new(Series::new(Arc::default(), Arc::new(metric), Vec::new()));
+    bench.take(gauge(&series, START, 1.0), START);
+    bench.fold.drain(START + SECOND, &mut bench.out);
+    let ReducedRecords::Metrics(resource) = &bench.out[0].records else { panic!() };
+    let expected = vec![value::string("k", "v"), value::string(FOLD, FOLD_GAUGE)];
+    assert_eq!(resource.scope_metrics[0].metrics[0].metadata, expected);
+}
+
+#[test]
+fn a_summary_passes_through_the_newest_of_a_window() {
+    let mut bench = Bench::steady();
+    let series = series(Kind::Summary);
+    for (second, count) in [(0, 5), (20, 9), (10, 7)] {
+        let summary = SummaryDataPoint { count, ..SummaryDataPoint::default() };
+        let time = START + second * SECOND;
+        bench.take(Sample::number(&series, 0, time, Value::Summary(Box::new(summary))), START + 20 * SECOND);
+    }
+    bench.fold.drain(START + 21 * SECOND, &mut bench.out);
+    let data = bench.data();
+    let [Data::Summary(summary)] = &data[..] else { panic!("expected a summary, got {data:?}") };
+    let point = &summary.data_points[0];
+    assert_eq!((summary.data_points.len(), point.count, point.time_unix_nano), (1, 9, START + 20 * SECOND));
+}
+
+#[test]
+fn exponential_histograms_of_any_scale_become_one() {
+    let mut bench = Bench::steady();
+    let series = series(Kind::ExponentialHistogram { delta: true });
+    for (scale, offset) in [(3, 8), (25, 1 << 25), (-11, 0), (1, 2)] {
+        let positive = Some(Buckets { offset, bucket_counts: vec![1, 2] });
+        let point = ExponentialHistogramDataPoint { count: 3, scale, positive, ..Default::default() };
+        bench.take(Sample::number(&series, 0, START, Value::ExponentialHistogram(Box::new(point))), START);
+    }
+    bench.fold.drain(START + SECOND, &mut bench.out);
+    let data = bench.data();
+    let [Data::ExponentialHistogram(histogram)] = &data[..] else { panic!("expected a histogram, got {data:?}") };
+    let point = &histogram.data_points[0];
+    let buckets: u64 = point.positive.iter().flat_map(|side| &side.bucket_counts).sum();
+    assert_eq!((histogram.data_points.len(), point.count, buckets, point.scale), (1, 12, 12, -10));
 }
 
 proptest! {

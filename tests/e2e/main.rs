@@ -14,6 +14,7 @@ mod offline;
 mod otlp;
 mod outage;
 mod partial_success;
+mod patterns;
 mod quota;
 mod sdk;
 mod stop;
@@ -44,6 +45,7 @@ const PROPERTIES: &[(&str, Property)] = properties![
     sdk::reaches_the_agent_by_http,
     ebpf::sees_each_http_request_once,
     host::metrics_arrive_folded_and_true,
+    patterns::fold_a_log_without_losing_count_of_a_line,
     log_files::rotation_and_restart_lose_and_double_no_line,
     log_files::a_kill_loses_no_line,
     log_files::a_file_that_vanishes_is_no_trouble_for_the_others,

@@ -5,6 +5,7 @@
 
 mod admin;
 mod budget;
+mod checkpoint;
 mod cli;
 mod config;
 mod doctor;

@@ -1,11 +1,13 @@
 //! The middle of the way: takes batches from the intake, completes their resource, reduces them, hands the result on.
 //!
-//! One task owns `enrich` and `process`, so neither needs a lock. Invariant: after `stop`, whatever the intake still holds
-//! is taken, the open state of `process` is drained, and only then does the way to the freezer close.
+//! One task owns `enrich` and `process`, so neither needs a lock. Windows that close pass by the [`Keeper`], which lets them go
+//! once the disk does not hold them open any more. Invariant: after `stop`, whatever the intake still holds is taken, the open
+//! state of `process` is drained, and only then does the way to the freezer close.
 
+use crate::checkpoint::Keeper;
 use ollystack_enrich::Enricher;
 use ollystack_process::Process;
-use ollystack_record::{Ledger, Place, Received, Reduced};
+use ollystack_record::{Ledger, Place, Received, Records, Reduced};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -21,14 +23,21 @@ const TICK: Duration = Duration::from_millis(250);
 pub(crate) struct Pipeline {
     enricher: Enricher,
     process: Process,
+    keeper: Keeper,
     ledger: Arc<Ledger>,
     pulse: Arc<Pulse>,
 }
 
 impl Pipeline {
     /// Not running yet.
-    pub(crate) fn new(enricher: Enricher, process: Process, ledger: Arc<Ledger>, pulse: Arc<Pulse>) -> Pipeline {
-        Pipeline { enricher, process, ledger, pulse }
+    pub(crate) fn new(
+        enricher: Enricher,
+        process: Process,
+        keeper: Keeper,
+        ledger: Arc<Ledger>,
+        pulse: Arc<Pulse>,
+    ) -> Pipeline {
+        Pipeline { enricher, process, keeper, ledger, pulse }
     }
 
     /// Work until `stop`, or until the freezer is gone.
@@ -45,27 +54,51 @@ impl Pipeline {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(batch) = received.recv() => self.take(batch, &mut out),
+                () = self.keeper.written() => {}
                 _ = ticks.tick() => {
                     self.process.tick(now(), &mut out);
                     self.pulse.beat(&self.process);
                 }
             }
-            hand_on(&mut out, &reduced, &self.ledger).await?;
+            self.hand_on(&mut out, &reduced).await?;
+            if self.keeper.is_due(tokio::time::Instant::now()) {
+                self.keeper.begin(self.process.checkpoint(now()), &self.ledger);
+            }
+            self.keeper.note(&self.ledger);
         }
         // Closed, the intake refuses what comes now (its sender is told) and still gives out what it took.
         received.close();
         while let Some(batch) = received.recv().await {
             self.take(batch, &mut out);
-            hand_on(&mut out, &reduced, &self.ledger).await?;
+            self.hand_on(&mut out, &reduced).await?;
         }
         self.process.drain(now(), &mut out);
-        hand_on(&mut out, &reduced, &self.ledger).await
+        self.keeper.finish(self.process.checkpoint(now()), &self.ledger).await;
+        let left = self.hand_on(&mut out, &reduced).await;
+        self.keeper.note(&self.ledger);
+        left
     }
 
     fn take(&mut self, received: Received, out: &mut Vec<Reduced>) {
         let mut batch = received.take(&self.ledger);
+        if let Records::Metrics(samples) = &batch.records {
+            self.keeper.took(samples.len() as u64);
+        }
         self.enricher.enrich(&mut batch);
         self.process.take(batch, now(), out);
+    }
+
+    /// What `process` let go of waits for the freezer from here on, in the books too. Waits while the disk is slow; the intake
+    /// fills meanwhile, and the inputs hold back or count what they drop.
+    async fn hand_on(&mut self, out: &mut Vec<Reduced>, reduced: &mpsc::Sender<Reduced>) -> Result<(), Broken> {
+        for batch in out.iter() {
+            self.ledger.waiting_add(batch.records.signal(), Place::Freezer, batch.records.count() as i64);
+        }
+        self.keeper.pass(out);
+        for batch in out.drain(..) {
+            reduced.send(batch).await.map_err(|_| Broken)?;
+        }
+        Ok(())
     }
 }
 
@@ -74,19 +107,8 @@ impl Pipeline {
 #[error("the way to the disk buffer is closed")]
 pub(crate) struct Broken;
 
-/// Waits while the disk is slow; the intake fills meanwhile, and the inputs hold back or count what they drop. What
-/// `process` let go of waits for the freezer from here on, in the books too.
-async fn hand_on(out: &mut Vec<Reduced>, reduced: &mpsc::Sender<Reduced>, ledger: &Ledger) -> Result<(), Broken> {
-    for batch in out.iter() {
-        ledger.waiting_add(batch.records.signal(), Place::Freezer, batch.records.count() as i64);
-    }
-    for batch in out.drain(..) {
-        reduced.send(batch).await.map_err(|_| Broken)?;
-    }
-    Ok(())
-}
-
-fn now() -> u64 {
+/// Nanoseconds since the epoch.
+pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
 }
 
@@ -133,20 +155,22 @@ mod tests {
         Batch { source: Source::Logs, resource: Arc::new(Resource::default()), records, ack: Ack::none() }
     }
 
-    fn pipeline(ledger: &Arc<Ledger>) -> Pipeline {
-        let process = Process::new(Default::default(), Arc::new(Resource::default()), Arc::clone(ledger));
-        Pipeline::new(Enricher::new(&Default::default()), process, Arc::clone(ledger), Arc::new(Pulse::default()))
+    fn pipeline(dir: &std::path::Path, checkpoint_ms: u64, ledger: &Arc<Ledger>) -> Pipeline {
+        let mut process = Process::new(Default::default(), Arc::new(Resource::default()), Arc::clone(ledger));
+        let keeper = crate::checkpoint::open(dir, checkpoint_ms, 1 << 20, &mut process, ledger, now());
+        let enricher = Enricher::new(&Default::default());
+        Pipeline::new(enricher, process, keeper, Arc::clone(ledger), Arc::new(Pulse::default()))
     }
 
     #[tokio::test]
     async fn what_the_intake_took_before_the_stop_still_reaches_the_freezer_and_then_the_way_is_closed() {
-        let ledger = Arc::new(Ledger::default());
+        let (dir, ledger) = (tempfile::tempdir().unwrap(), Arc::new(Ledger::default()));
         let (intake, received) = Intake::new(8, 100, Arc::clone(&ledger));
         let (reduced, mut to_freeze) = mpsc::channel(8);
         let stop = CancellationToken::new();
         intake.send(batch()).await.unwrap();
         stop.cancel();
-        pipeline(&ledger).run(received, reduced, stop).await.unwrap();
+        pipeline(dir.path(), 0, &ledger).run(received, reduced, stop).await.unwrap();
         assert_eq!(to_freeze.recv().await.unwrap().records.count(), 1);
         assert!(to_freeze.recv().await.is_none());
         assert_eq!(intake.send(batch()).await, Err(IntakeError::Closed));
@@ -154,11 +178,11 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_freezer_the_pipeline_ends_and_says_so() {
-        let ledger = Arc::new(Ledger::default());
+        let (dir, ledger) = (tempfile::tempdir().unwrap(), Arc::new(Ledger::default()));
         let (intake, received) = Intake::new(8, 100, Arc::clone(&ledger));
         let (reduced, to_freeze) = mpsc::channel(8);
         drop(to_freeze);
         intake.send(batch()).await.unwrap();
-        assert!(pipeline(&ledger).run(received, reduced, CancellationToken::new()).await.is_err());
+        assert!(pipeline(dir.path(), 0, &ledger).run(received, reduced, CancellationToken::new()).await.is_err());
     }
 }

@@ -9,11 +9,11 @@
 
 use crate::config::{Config, Loaded, Unfit};
 use crate::observe::{Identity, Observatory, Parts};
-use crate::pipeline::{Pipeline, Pulse};
+use crate::pipeline::{self, Pipeline, Pulse};
 use crate::stage::{Stages, within};
 use crate::state::{self, State, StateError};
 use crate::supervise::{Board, Supervisor};
-use crate::{admin, budget, farewell, inputs, log, runtime, signals, telemetry};
+use crate::{admin, budget, checkpoint, farewell, inputs, log, runtime, signals, telemetry};
 use ollystack_buffer::{Buffer, Options};
 use ollystack_enrich::Enricher;
 use ollystack_export as export;
@@ -55,7 +55,7 @@ struct Agent {
     stop_pipeline: CancellationToken,
     stop_sending: CancellationToken,
     deadline: Duration,
-    _state: State,
+    state: State,
 }
 
 /// Run until told to stop. The log is on stderr; stdout stays empty.
@@ -102,7 +102,9 @@ impl Agent {
         let enricher = Enricher::new(&config.enrich);
         let host = enricher.host_resource();
         let own = telemetry::resource(&host, &state.agent_id.to_string());
-        let process = Process::new(config.process(), Arc::clone(&own), Arc::clone(&ledger));
+        let mut process = Process::new(config.process(), Arc::clone(&own), Arc::clone(&ledger));
+        let (every_ms, bytes_max) = (config.metrics.checkpoint_ms, config.limits.memory_bytes_max);
+        let keeper = checkpoint::open(&state.dir, every_ms, bytes_max, &mut process, &ledger, pipeline::now());
 
         // From the end of the way to its beginning: whoever starts finds the next stage there.
         let [stop_inputs, stop_pipeline, stop_sending] = [(); 3].map(|()| CancellationToken::new());
@@ -125,7 +127,7 @@ impl Agent {
         let (intake, received) = Intake::new(limits.queue_batches_max, limits.queue_records_max, Arc::clone(&ledger));
         let pulse = Arc::new(Pulse::default());
         stages.spawn("processing", {
-            let pipeline = Pipeline::new(enricher, process, Arc::clone(&ledger), Arc::clone(&pulse));
+            let pipeline = Pipeline::new(enricher, process, keeper, Arc::clone(&ledger), Arc::clone(&pulse));
             pipeline.run(received, reduced, stop_pipeline.clone())
         });
         let (board, figures) = (Arc::new(Board::default()), Arc::new(inputs::Figures::default()));
@@ -149,7 +151,7 @@ impl Agent {
             stop_pipeline,
             stop_sending,
             deadline,
-            _state: state,
+            state,
         })
     }
 
@@ -166,5 +168,6 @@ impl Agent {
         within(by(10), "sending", self.stages.end("sending")).await;
         within(by(11), "the disk buffer", self.buffer.close()).await;
         farewell::say(&self.ledger, begin.elapsed());
+        checkpoint::close(&self.state.dir);
     }
 }

@@ -1,6 +1,7 @@
 //! The state directory: who this agent is, and that it is the only one here.
 //!
-//! Layout: `agent-id` (a UUID, made once), `lock`, and a directory per stage that keeps something (`buffer/`, `logs/`).
+//! Layout: `agent-id` (a UUID, made once), `lock`, `windows.checkpoint` and `unsaved` (see `checkpoint`), and a directory per stage
+//! that keeps something (`buffer/`, `logs/`).
 //! Invariant: while a [`State`] lives, no other process has the same directory open.
 
 use crate::config::Config;
@@ -104,16 +105,20 @@ fn lock(dir: &Path) -> Result<File, StateError> {
     Ok(file)
 }
 
-/// Written beside, synced and renamed: after a crash there is either no id or a whole one.
 fn make_id(dir: &Path) -> std::io::Result<Uuid> {
     let id = Uuid::new_v4();
-    let beside = dir.join("agent-id.new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    writeln!(file, "{id}")?;
-    file.sync_all()?;
-    std::fs::rename(&beside, dir.join("agent-id"))?;
-    File::open(dir)?.sync_all()?;
+    replace(dir, "agent-id", format!("{id}\n").as_bytes())?;
     Ok(id)
+}
+
+/// Written beside, synced and renamed: after a crash there is the former file, or none, or this one, and it is whole.
+pub(crate) fn replace(dir: &Path, name: &str, content: &[u8]) -> std::io::Result<()> {
+    let beside = dir.join(format!("{name}.new"));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    std::fs::rename(&beside, dir.join(name))?;
+    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]

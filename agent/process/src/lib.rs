@@ -100,6 +100,17 @@ impl Process {
         self.logs.drain(now, out);
     }
 
+    /// What is held of metrics, as bytes for [`Process::restore`]: open windows and last totals, after [`Process::drain`] the totals
+    /// alone. Traces and log lines are not among it.
+    pub fn checkpoint(&self, now: u64) -> Vec<u8> {
+        self.fold.checkpoint(now)
+    }
+
+    /// Go on from a checkpoint of which nothing had been handed out, before anything is taken.
+    pub fn restore(&mut self, checkpoint: &[u8], now: u64) -> Result<fold::Restored, fold::CheckpointError> {
+        self.fold.restore(checkpoint, now, 0)
+    }
+
     /// What is held and was done.
     pub fn stats(&self) -> Stats {
         Stats {

@@ -1,0 +1,372 @@
+//! Open metric windows outlive the process: a clean stop, a crash and a power cut.
+//!
+//! What `process` holds of metrics is written to `windows.checkpoint` every interval by a thread of its own. Windows that
+//! close wait here until a checkpoint without them is on disk, and only then go on to the freezer. Invariant: nothing has
+//! left that the checkpoint on disk still holds, so whatever is restored from it was never sent, and nothing shows twice.
+//!
+//! What a crash takes is therefore what came after the last checkpoint, and what had left but was not in the disk buffer yet;
+//! the [`journal`] says how much that is.
+
+mod file;
+mod journal;
+
+use file::CheckpointFile;
+use journal::{Journal, Lost};
+use ollystack_process::Process;
+use ollystack_process::fold::Restored;
+use ollystack_record::{DropReason, Ledger, Place, Reduced, ReducedRecords, Signal};
+use std::path::Path;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// Windows that closed make a checkpoint due this many times sooner: at the default interval they wait a second and a half at most.
+const SOONER: u32 = 10;
+
+/// Writes checkpoints, and keeps back what may not leave before.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    file: CheckpointFile,
+    journal: Journal,
+    /// Zero: no checkpoints, and nothing is kept back.
+    every: Duration,
+    /// When the last one was begun; before the first, when this began.
+    last: Instant,
+    writing: Option<Writing>,
+    /// What may leave after the next checkpoint.
+    held: Vec<Reduced>,
+    /// What may leave now.
+    free: Vec<Reduced>,
+    /// What the file holds, and what came since. None: there is no checkpoint.
+    safe: Option<Safe>,
+}
+
+/// How much of what `process` holds is on disk.
+#[derive(Clone, Copy, Debug, Default)]
+struct Safe {
+    /// Points that wait: open windows, and runs of windows that did not move.
+    points: u64,
+    /// Samples taken since.
+    samples_since: u64,
+}
+
+/// A checkpoint on its way to the disk.
+#[derive(Debug)]
+struct Writing {
+    task: JoinHandle<bool>,
+    /// What may leave once it is there.
+    held: Vec<Reduced>,
+    /// As it will be then.
+    safe: Safe,
+}
+
+/// Give `process` back what the last run left in this directory, enter in the books what a crash took of it, and keep what
+/// comes from now on: every so many milliseconds, 0 for never. A checkpoint has at most `bytes_max` bytes.
+pub(crate) fn open(dir: &Path, every_ms: u64, bytes_max: u64, process: &mut Process, ledger: &Ledger, now: u64) -> Keeper {
+    let (journal, mut lost) = journal::open(dir);
+    let file = CheckpointFile::new(dir, bytes_max);
+    let restored = match file.read() {
+        Ok(Some(bytes)) => process.restore(&bytes, now).map_err(|error| error.to_string()),
+        Ok(None) => Ok(Restored::default()),
+        Err(error) => Err(error.to_string()),
+    };
+    let points = match restored {
+        Ok(restored) => {
+            let Restored { series, points, refused, .. } = restored;
+            if series > 0 {
+                tracing::info!(series, points, refused, "metrics go on where the last run left them");
+            }
+            points
+        }
+        Err(why) => {
+            file.set_aside(&why);
+            lost.metrics += lost.points;
+            0
+        }
+    };
+    count(lost, ledger);
+    let every = Duration::from_millis(every_ms);
+    if every.is_zero() {
+        // It would be taken for the last run's one day.
+        file.remove();
+    }
+    let safe = (!every.is_zero()).then_some(Safe { points, samples_since: 0 });
+    Keeper { file, journal, every, last: Instant::now(), writing: None, held: Vec::new(), free: Vec::new(), safe }
+}
+
+/// After the last word on what became of everything: a crash can take nothing any more.
+pub(crate) fn close(dir: &Path) {
+    journal::open(dir).0.write(Lost::default());
+}
+
+/// What the last run had in memory only when it ended without a stop.
+fn count(lost: Lost, ledger: &Ledger) {
+    if lost.metrics + lost.traces == 0 {
+        return;
+    }
+    for (signal, records) in [(Signal::Metrics, lost.metrics), (Signal::Traces, lost.traces)] {
+        ledger.carried(signal, records);
+        ledger.dropped(signal, DropReason::Crash, records);
+    }
+    tracing::error!(
+        metrics = lost.metrics,
+        traces = lost.traces,
+        "the last run ended without a stop (crash, kill, power): at most so many samples and spans were in memory only and are lost; they are counted as dropped, reason crash"
+    );
+}
+
+impl Keeper {
+    /// So many samples were taken.
+    pub(crate) fn took(&mut self, samples: u64) {
+        if let Some(safe) = &mut self.safe {
+            safe.samples_since += samples;
+        }
+        if let Some(writing) = &mut self.writing {
+            writing.safe.samples_since += samples;
+        }
+    }
+
+    /// Of what `process` let go of, what may leave stays in `out`.
+    pub(crate) fn pass(&mut self, out: &mut Vec<Reduced>) {
+        if !self.every.is_zero() {
+            self.held.extend(out.extract_if(.., |reduced| matches!(reduced.records, ReducedRecords::Metrics(_))));
+        }
+        out.append(&mut self.free);
+    }
+
+    /// Whether [`Keeper::begin`] should be called.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        let wait = if self.held.is_empty() { self.every } else { self.every / SOONER };
+        !self.every.is_zero() && self.writing.is_none() && now.duration_since(self.last) >= wait
+    }
+
+    /// Write what `process` holds now, as these bytes.
+    pub(crate) fn begin(&mut self, bytes: Vec<u8>, ledger: &Ledger) {
+        let points = waiting(ledger, Signal::Metrics, &[Place::Window]);
+        self.last = Instant::now();
+        let (file, held) = (self.file.clone(), std::mem::take(&mut self.held));
+        let task = tokio::task::spawn_blocking(move || file.write(&bytes));
+        self.writing = Some(Writing { task, held, safe: Safe { points, samples_since: 0 } });
+    }
+
+    /// Wait for the checkpoint that is being written; for ever if there is none. Can be cancelled and called again.
+    pub(crate) async fn written(&mut self) {
+        let Some(Writing { task, .. }) = &mut self.writing else { return std::future::pending().await };
+        // A thread that panicked has not written.
+        let is_there = task.await.unwrap_or(false);
+        if let Some(Writing { held, safe, .. }) = self.writing.take() {
+            self.safe = is_there.then_some(safe);
+            // If it is not there, the former one is gone too: nothing on disk holds what leaves now.
+            self.free.extend(held);
+        }
+    }
+
+    /// The agent stops: write what `process`, drained, still knows. What [`Keeper::pass`] is given next leaves at once, and
+    /// with it everything that was held.
+    pub(crate) async fn finish(&mut self, bytes: Vec<u8>, ledger: &Ledger) {
+        if self.writing.is_some() {
+            self.written().await;
+        }
+        if !self.every.is_zero() {
+            self.begin(bytes, ledger);
+            self.written().await;
+            self.every = Duration::ZERO;
+        }
+    }
+
+    /// Note what a crash at this moment would take.
+    pub(crate) fn note(&mut self, ledger: &Ledger) {
+        let in_windows = match self.safe {
+            Some(safe) => safe.samples_since,
+            // Without a checkpoint all windows are lost, a record each.
+            None => waiting(ledger, Signal::Metrics, &[Place::Window]),
+        };
+        self.journal.write(Lost {
+            metrics: in_windows + waiting(ledger, Signal::Metrics, &[Place::Queue, Place::Freezer]),
+            traces: waiting(ledger, Signal::Traces, &[Place::Queue, Place::Sampler, Place::Freezer]),
+            points: self.safe.map_or(0, |safe| safe.points),
+        });
+    }
+}
+
+fn waiting(ledger: &Ledger, signal: Signal, places: &[Place]) -> u64 {
+    places.iter().map(|place| ledger.waiting(signal, *place).max(0) as u64).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ollystack_record::otlp::logs::v1::ResourceLogs;
+    use ollystack_record::otlp::metrics::v1::ResourceMetrics;
+    use ollystack_record::{Ack, Batch, Class, Kind, Metric, Records, Sample, Scope, Series, Source, Value, value};
+    use std::sync::Arc;
+
+    const NOW: u64 = 1_800_000_000_000_000_000;
+
+    fn reduced(records: ReducedRecords) -> Reduced {
+        Reduced { class: Class::Normal, records, acks: Vec::new() }
+    }
+
+    fn metrics() -> Reduced {
+        reduced(ReducedRecords::Metrics(ResourceMetrics::default()))
+    }
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    /// A run that begins in this directory.
+    fn run(dir: &Path, every: Duration) -> (Process, Keeper, Arc<Ledger>) {
+        let ledger = Arc::new(Ledger::default());
+        let mut process = Process::new(Default::default(), Arc::default(), Arc::clone(&ledger));
+        let keeper = open(dir, every.as_millis() as u64, 1 << 20, &mut process, &ledger, NOW);
+        (process, keeper, ledger)
+    }
+
+    fn keeper(dir: &Path, every: Duration) -> Keeper {
+        run(dir, every).1
+    }
+
+    /// Samples of as many series, as the pipeline takes them.
+    fn take(count: usize, process: &mut Process, keeper: &mut Keeper, ledger: &Ledger) {
+        let metric = Arc::new(Metric { name: "test.level".into(), kind: Kind::Gauge, ..Metric::default() });
+        let series = |n: usize| {
+            let label = value::int("n", n as i64);
+            Arc::new(Series::new(Arc::new(Scope::default()), Arc::clone(&metric), vec![label]))
+        };
+        let samples: Vec<Sample> = (0..count).map(|n| Sample::number(&series(n), 0, NOW, Value::Int(7))).collect();
+        ledger.seen(Signal::Metrics, count as u64);
+        keeper.took(count as u64);
+        let records = Records::Metrics(samples);
+        let batch = Batch { source: Source::Otlp, resource: Arc::default(), records, ack: Ack::none() };
+        process.take(batch, NOW, &mut Vec::new());
+        keeper.note(ledger);
+    }
+
+    /// What metrics carried over, lost to the crash, and hold now; none of it is unaccounted for.
+    fn books(ledger: &Ledger) -> (u64, u64, i64) {
+        let metrics = ledger.read().signals[Signal::Metrics as usize].clone();
+        assert_eq!(metrics.balance(), 0);
+        (metrics.carried, metrics.dropped_total(), metrics.waiting_total())
+    }
+
+    /// What a crash now would take.
+    fn at_risk(keeper: &mut Keeper, dir: &Path, ledger: &Ledger) -> Lost {
+        keeper.note(ledger);
+        journal::open(dir).1
+    }
+
+    #[tokio::test]
+    async fn closed_windows_leave_only_after_a_checkpoint_without_them_is_on_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut keeper, ledger) = (keeper(dir.path(), HOUR), Ledger::default());
+        let soon = keeper.last + HOUR / SOONER;
+        assert!(!keeper.is_due(soon) && keeper.is_due(keeper.last + HOUR), "nothing is held");
+        let mut out = vec![metrics(), reduced(ReducedRecords::Logs(ResourceLogs::default()))];
+        keeper.pass(&mut out);
+        assert_eq!(out.drain(..).map(|r| r.records.signal()).collect::<Vec<_>>(), [Signal::Logs], "logs do not wait");
+        assert!(keeper.is_due(soon), "something is held");
+        keeper.begin(b"without".to_vec(), &ledger);
+        // These close while it is being written: it still holds them.
+        let mut later = vec![metrics(), metrics()];
+        keeper.pass(&mut later);
+        assert!(later.is_empty() && !keeper.is_due(keeper.last + HOUR));
+        keeper.written().await;
+        assert_eq!(keeper.file.read().unwrap().as_deref(), Some(&b"without"[..]));
+        keeper.pass(&mut out);
+        assert_eq!(out.len(), 1);
+        out.push(metrics());
+        keeper.finish(b"totals".to_vec(), &ledger).await;
+        keeper.pass(&mut out);
+        assert_eq!(out.len(), 4);
+        assert_eq!(keeper.file.read().unwrap().as_deref(), Some(&b"totals"[..]));
+    }
+
+    #[tokio::test]
+    async fn after_a_crash_the_checkpoint_goes_on_and_what_came_later_is_counted_as_lost_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut process, mut keeper, ledger) = run(dir.path(), HOUR);
+        take(5, &mut process, &mut keeper, &ledger);
+        keeper.begin(process.checkpoint(NOW), &ledger);
+        keeper.written().await;
+        take(3, &mut process, &mut keeper, &ledger);
+        drop((process, keeper));
+        let (mut process, mut keeper, ledger) = run(dir.path(), HOUR);
+        assert_eq!(books(&ledger), (8, 3, 5));
+        keeper.note(&ledger);
+        let mut out = Vec::new();
+        process.drain(NOW, &mut out);
+        assert_eq!(out.iter().map(|reduced| reduced.records.count()).sum::<u64>(), 5);
+        keeper.finish(process.checkpoint(NOW), &ledger).await;
+        close(dir.path());
+        assert_eq!(books(&run(dir.path(), HOUR).2), (0, 0, 0), "a clean stop loses nothing and leaves nothing");
+    }
+
+    #[tokio::test]
+    async fn a_checkpoint_that_cannot_be_used_is_lost_in_the_books_too_and_no_reason_not_to_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut process, mut keeper, ledger) = run(dir.path(), HOUR);
+        take(5, &mut process, &mut keeper, &ledger);
+        keeper.begin(b"from a version to come".to_vec(), &ledger);
+        keeper.written().await;
+        keeper.note(&ledger);
+        drop(keeper);
+        assert_eq!(books(&run(dir.path(), HOUR).2), (5, 5, 0));
+        assert!(dir.path().join("windows.checkpoint.unusable").exists());
+        assert!(!dir.path().join("windows.checkpoint").exists());
+    }
+
+    #[tokio::test]
+    async fn turned_off_it_leaves_no_checkpoint_that_would_be_taken_for_a_later_run_s() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut process, mut keeper, ledger) = run(dir.path(), HOUR);
+        take(5, &mut process, &mut keeper, &ledger);
+        keeper.begin(process.checkpoint(NOW), &ledger);
+        keeper.written().await;
+        let (_, mut keeper, ledger) = run(dir.path(), Duration::ZERO);
+        assert_eq!((books(&ledger).2, keeper.file.read().unwrap()), (5, None));
+        assert_eq!(at_risk(&mut keeper, dir.path(), &ledger).metrics, 5, "all that is open");
+    }
+
+    #[tokio::test]
+    async fn without_a_disk_nothing_is_held_for_ever_and_nothing_outdated_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut keeper, ledger) = (keeper(dir.path(), HOUR), Ledger::default());
+        keeper.begin(b"former".to_vec(), &ledger);
+        keeper.written().await;
+        std::fs::create_dir(dir.path().join("windows.checkpoint.new")).unwrap();
+        let mut out = vec![metrics()];
+        keeper.pass(&mut out);
+        keeper.begin(b"latter".to_vec(), &ledger);
+        keeper.written().await;
+        keeper.pass(&mut out);
+        assert_eq!((out.len(), keeper.file.read().unwrap()), (1, None));
+    }
+
+    #[tokio::test]
+    async fn with_an_interval_of_zero_nothing_is_written_and_nothing_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut keeper, ledger) = (keeper(dir.path(), Duration::ZERO), Ledger::default());
+        let mut out = vec![metrics()];
+        keeper.pass(&mut out);
+        assert!(out.len() == 1 && !keeper.is_due(keeper.last + HOUR));
+        keeper.finish(b"totals".to_vec(), &ledger).await;
+        assert_eq!((out.len(), keeper.file.read().unwrap()), (1, None));
+    }
+
+    #[tokio::test]
+    async fn at_risk_are_the_samples_since_the_checkpoint_and_what_is_on_its_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut keeper, ledger) = (keeper(dir.path(), HOUR), Ledger::default());
+        ledger.waiting_set(Signal::Metrics, Place::Window, 5);
+        ledger.waiting_set(Signal::Metrics, Place::Freezer, 2);
+        ledger.waiting_set(Signal::Metrics, Place::Buffer, 90);
+        ledger.waiting_set(Signal::Traces, Place::Sampler, 4);
+        ledger.waiting_set(Signal::Logs, Place::Window, 70);
+        keeper.took(100);
+        assert_eq!(at_risk(&mut keeper, dir.path(), &ledger), Lost { metrics: 102, traces: 4, points: 0 });
+        keeper.begin(b"five windows".to_vec(), &ledger);
+        keeper.took(30);
+        assert_eq!(at_risk(&mut keeper, dir.path(), &ledger).metrics, 132, "not yet on disk");
+        keeper.written().await;
+        assert_eq!(at_risk(&mut keeper, dir.path(), &ledger), Lost { metrics: 32, traces: 4, points: 5 });
+    }
+}

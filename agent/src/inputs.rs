@@ -53,10 +53,10 @@ pub(crate) fn start(
     }
     if enabled(supervisor, "logs", config.logs.enabled) {
         let (config, stats, (resource, intake, stop)) = (config.logs.clone(), Arc::clone(&figures.logs), common());
-        let state_dir = state_dir.join("logs");
+        let (state_dir, after) = (state_dir.join("logs"), supervisor.after());
         supervisor.start("logs", move || {
-            let (resource, stats) = (Arc::clone(&resource), Arc::clone(&stats));
-            logs::run(config.clone(), state_dir.clone(), resource, intake.clone(), stop.clone(), stats)
+            let (resource, after, stats) = (Arc::clone(&resource), after.clone(), Arc::clone(&stats));
+            logs::run(config.clone(), state_dir.clone(), resource, intake.clone(), stop.clone(), after, stats)
         });
     }
     if enabled(supervisor, "otlp", config.otlp.enabled) {

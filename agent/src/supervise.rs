@@ -1,8 +1,10 @@
 //! Keeps inputs running: one that fails or panics is started again after a pause, and the others never notice.
 //!
-//! `run.rs` starts each input here; `status`, `/metrics` and the log read the [`Board`]. Invariant: an input's end is
-//! never silent, and once `stop` is cancelled nothing is started again.
+//! `run.rs` starts each input here; `status`, `/metrics` and the log read the [`Board`]. What inputs still do after they returned
+//! (commit as verdicts arrive) is gathered here too. Invariant: an input's end is never silent, and once `stop` is cancelled
+//! nothing is started again.
 
+use ollystack_record::Afterwork;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -68,13 +70,19 @@ pub(crate) struct Supervisor {
     board: Arc<Board>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
+    after: Afterwork,
     pause: Duration,
 }
 
 impl Supervisor {
     /// `stop` is the token that the inputs get too.
     pub(crate) fn new(board: Arc<Board>, stop: CancellationToken) -> Supervisor {
-        Supervisor { board, stop, tasks: JoinSet::new(), pause: PAUSE }
+        Supervisor { board, stop, tasks: JoinSet::new(), after: Afterwork::default(), pause: PAUSE }
+    }
+
+    /// What inputs still do after they returned: to be finished once the stages behind them have drained.
+    pub(crate) fn after(&self) -> Afterwork {
+        self.after.clone()
     }
 
     /// Note an input that does not run, and why.

@@ -1,10 +1,10 @@
 //! What reading a log line costs: CPU time of the whole process per line, from the file to the intake's other end.
 //!
-//! `cargo run --release -p ollystack-input-logs --example throughput [LINES]`. Prints one JSON object with a table and figures.
+//! `cargo run --release -p ollystack-input-logs --example throughput [LINES] [LAYOUT]`. Prints one JSON object with a table and figures.
 #![allow(clippy::unwrap_used, reason = "a bench may stop")]
 
 use ollystack_input_logs::{Config, StartAt, Stats, run};
-use ollystack_record::{Intake, Ledger, Outcome, Resource, value};
+use ollystack_record::{Afterwork, Intake, Ledger, Outcome, Resource, value};
 use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,11 +15,12 @@ use tokio_util::sync::CancellationToken;
 const TRACE_EVERY: usize = 50;
 
 fn main() {
+    let only = std::env::args().nth(2);
     let lines = std::env::args().nth(1).map_or(1_000_000, |lines| lines.parse().unwrap());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let mut rows = Vec::new();
     let mut figures = serde_json::Map::new();
-    for (name, key, line) in LAYOUTS {
+    for (name, key, line) in LAYOUTS.iter().filter(|layout| only.as_deref().is_none_or(|only| only == layout.1)) {
         eprintln!("{name}: {lines} lines");
         let folder = tempfile::tempdir().unwrap();
         let (bytes, physical) = write(&folder.path().join("a.log"), lines, *line);
@@ -63,7 +64,12 @@ const LAYOUTS: &[Layout] = &[
 ];
 
 fn text(number: usize) -> String {
-    format!("2026-11-20 09:12:07,{:03} INFO [worker-{}] order {number} stored for customer {}", number % 1000, number % 8, number * 7)
+    format!(
+        "2026-11-20 09:12:07,{:03} INFO [worker-{}] order {number} stored for customer {}",
+        number % 1000,
+        number % 8,
+        number * 7
+    )
 }
 
 /// Bytes and lines written.
@@ -85,7 +91,8 @@ async fn read(folder: &Path, lines: usize) -> (f64, u64) {
     let (intake, mut receiver) = Intake::new(64, 8_192, Arc::clone(&ledger));
     let host = Arc::new(Resource::new(vec![value::string("host.name", "h")]));
     let begun = cpu();
-    let task = tokio::spawn(run(config, folder.join("state"), host, intake, stop.clone(), Arc::clone(&stats)));
+    let (state, after) = (folder.join("state"), Afterwork::default());
+    let task = tokio::spawn(run(config, state, host, intake, stop.clone(), after, Arc::clone(&stats)));
     let mut records = 0;
     while stats.read().lines < lines as u64 {
         if let Ok(Some(received)) = tokio::time::timeout(Duration::from_secs(5), receiver.recv()).await {

@@ -52,7 +52,7 @@ impl Beginning {
         Ok(Beginning(bytes, length))
     }
 
-    fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.0[..self.1]
     }
 

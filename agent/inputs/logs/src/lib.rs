@@ -1,32 +1,37 @@
 //! Log files: from the files that match the globs to the intake, with offsets that survive restarts.
 //!
-//! `discover` finds files, `watch` hears of changes, `follow` reads them through `tail` and `lines` into `records`, and
-//! `offsets` remembers how far each was made durable. A line is delivered at least once: an offset is committed only after the
-//! verdict on its batch, and a restart goes on from there. Invariant: what is not handed in stays in its file, and a file that
-//! goes before it was read is counted.
+//! `discover` finds files, `watch` hears of changes, `follow` reads them through `tail`, `lines`, `frame` and `join` into
+//! `records`, and `offsets` remembers how far each was made durable. A line is delivered at least once: an offset is committed
+//! only after the verdict on its batch, and a restart goes on from there. Lines that belong together are one record, which counts
+//! as one wherever records are counted and says how many lines it is. Invariant: what is not handed in stays in its file, and a
+//! file that goes before it was read is counted.
 //!
 //! What no tailer can know is how much a file held when it was truncated in place between two looks (copytruncate): such loss is
 //! counted as far as its size was seen.
 
 mod config;
+mod container;
 mod discover;
 mod follow;
+mod frame;
 mod identity;
+mod join;
 mod lines;
 mod offsets;
 mod open;
 mod records;
+mod rules;
 mod service;
 mod stats;
 mod tail;
 mod watch;
 
-pub use config::{Config, StartAt};
+pub use config::{Config, MultilineMode, MultilineRule, StartAt};
 pub use stats::{FileStats, Stats, StatsReading};
 
 use discover::Globs;
 use follow::Follower;
-use ollystack_record::{Availability, Intake, Resource};
+use ollystack_record::{Afterwork, Availability, Intake, Resource};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -96,14 +101,15 @@ pub fn availability(config: &Config) -> Vec<Availability> {
     vec![row]
 }
 
-/// Follow the files until `stop`; offsets are kept in `state_dir`. On `stop` what was handed in is waited for, a few seconds at
-/// most, so the stages behind must still run.
+/// Follow the files until `stop`; offsets are kept in `state_dir`. On `stop` it returns once nothing more is handed in; the offsets
+/// of what was go on being committed as part of `after`.
 pub async fn run(
     config: Config,
     state_dir: PathBuf,
     resource: Arc<Resource>,
     intake: Intake,
     stop: CancellationToken,
+    after: Afterwork,
     stats: Arc<Stats>,
 ) -> Result<(), Error> {
     if !config.enabled {
@@ -111,11 +117,20 @@ pub async fn run(
     }
     config.check()?;
     let runtime = tokio::runtime::Handle::current();
-    let work = move || {
-        let follower = Follower::new(config, &state_dir, resource, intake, stats)?;
-        runtime.block_on(follower.run(stop));
-        Ok(())
-    };
+    let (handed_in, all_handed_in) = tokio::sync::oneshot::channel();
+    let given_up = after.clone();
     // Reading files blocks: a thread where that harms nobody.
-    tokio::task::spawn_blocking(work).await.map_err(Error::Ended)?
+    let work = after.spawn_blocking(move || {
+        let follower = Follower::new(config, &state_dir, resource, intake, stats)?;
+        let unsettled = runtime.block_on(follower.run(stop));
+        // Nobody listens if the supervisor gave up waiting: what is left to do is the same.
+        let _ = handed_in.send(());
+        runtime.block_on(unsettled.settle(given_up));
+        Ok(())
+    });
+    match all_handed_in.await {
+        Ok(()) => Ok(()),
+        // It ended before: why, it says itself.
+        Err(_) => work.await.map_err(Error::Ended)?,
+    }
 }

@@ -19,6 +19,9 @@ pub(crate) struct Mark {
     pub(crate) offset: u64,
     /// Whether the rest of a line that was cut follows.
     pub(crate) in_cut_line: bool,
+    /// Whether lines may follow that belong to a record that was ended before it was over.
+    #[serde(default)]
+    pub(crate) in_record: bool,
 }
 
 /// One file's line in the state.
@@ -107,7 +110,7 @@ mod tests {
             id: FileId { device: 1, inode: u64::MAX },
             fingerprint: Fingerprint::default(),
             path: path.into(),
-            mark: Mark { offset: 7, in_cut_line: true },
+            mark: Mark { offset: 7, in_cut_line: true, in_record: true },
             size: 9,
         }
     }

@@ -1,7 +1,5 @@
-//! Which service a log file is of, from its path alone.
+//! Which service a log file is of that is of no container, from its path alone.
 //!
-//! - `/var/log/containers/<pod>_<namespace>_<container>-<id>.log` and `/var/log/pods/<namespace>_<pod>_<uid>/<container>/0.log`:
-//!   the container;
 //! - `/var/log/<folder>/...`: the folder (`/var/log/nginx/access.log` is nginx);
 //! - anything else: the file's name without its endings (`/var/log/dpkg.log` is dpkg), unless that says nothing about the
 //!   service (`app`, `error`, ...): then the nearest folder that is not called `log` or `logs` (`/srv/shop/logs/app.log` is
@@ -46,8 +44,6 @@ pub(crate) fn service_of(path: &Path) -> String {
         _ => None,
     };
     let found = match below {
-        Some([folder]) if folder == "containers" => container_of_link(file),
-        Some([folder, _pod, container]) if folder == "pods" => Some(container.to_string()),
         Some([folder, ..]) => Some(folder.to_string()),
         _ => None,
     };
@@ -55,13 +51,6 @@ pub(crate) fn service_of(path: &Path) -> String {
     let folder = || folders.iter().rev().find(|name| !matches!(name.as_ref(), "log" | "logs" | "var"));
     let found = found.or_else(|| folder().map(ToString::to_string));
     found.filter(|name| !name.is_empty()).unwrap_or_else(|| file.to_string())
-}
-
-/// `checkout-7d4b9c6f5-x2x9z_shop_server-<64 digits>.log` is server.
-fn container_of_link(file: &str) -> Option<String> {
-    let name = file.strip_suffix(".log")?.rsplit('_').next()?;
-    let (container, id) = name.rsplit_once('-')?;
-    (id.len() == 64 && !container.is_empty()).then(|| container.to_owned())
 }
 
 /// Without ".log", ".txt", numbers and dates at the end.
@@ -84,8 +73,6 @@ mod tests {
 
     #[test]
     fn the_path_names_the_service() {
-        let id = "0123456789abcdef".repeat(4);
-        let link = format!("/var/log/containers/checkout-7d4b9c6f5-x2x9z_shop_server-{id}.log");
         let table = [
             ("/var/log/nginx/access.log", "nginx"),
             ("/var/log/postgresql/postgresql-15-main.log", "postgresql"),
@@ -96,9 +83,6 @@ mod tests {
             ("/srv/shop/logs/app.log", "shop"),
             ("/srv/shop/orders-2026-11-20.log", "orders"),
             ("/srv/.hidden", ".hidden"),
-            ("/var/log/pods/shop_checkout-x_0a1b/server/0.log", "server"),
-            (&link, "server"),
-            ("/var/log/containers/odd.log", "odd"),
             ("/", "log"),
         ];
         for (path, expected) in table {

@@ -15,6 +15,8 @@ pub struct Stats {
 pub struct StatsReading {
     /// Lines handed in.
     pub lines: u64,
+    /// Records that they became: a stack trace is one.
+    pub records: u64,
     /// Bytes read from files.
     pub bytes: u64,
     /// Lines cut at `line_bytes_max`.
@@ -31,6 +33,8 @@ pub struct StatsReading {
     pub errors: u64,
     /// What the last failure was.
     pub last_error: String,
+    /// Commits that wait for their verdict: each of what was handed in of a file in a second, or longer.
+    pub unsettled: u64,
     /// The files followed.
     pub files: Vec<FileStats>,
 }
@@ -46,8 +50,8 @@ pub struct FileStats {
     pub committed: u64,
     /// Bytes behind `read` that are still to be read, when last looked.
     pub lag: u64,
-    /// Lines handed in.
-    pub lines: u64,
+    /// Records handed in.
+    pub records: u64,
 }
 
 impl Stats {

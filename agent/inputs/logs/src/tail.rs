@@ -1,15 +1,18 @@
 //! One followed file: where it stands, what of it is under way, and reading on.
 //!
-//! Nothing here waits: `look` asks the file system, `read` reads one chunk, `handed_in` and `settle` move the marks. Invariant:
-//! `committed` never passes a byte whose batch is not settled, and never moves over bytes of an earlier life of the file.
+//! Nothing here waits: `look` asks the file system, `read` reads one chunk, `handed_in` and `settle` move the marks. Batches that
+//! are handed in between two commits are a group and share an acknowledgement: finer verdicts would not be written anyway.
+//! Invariant: `committed` never passes a byte whose group is not settled, and never moves over bytes of an earlier life of the
+//! file.
 
 use crate::discover::Candidate;
 use crate::identity::{Beginning, FileId, Fingerprint};
-use crate::lines::{self, Rules, Split};
+use crate::join::{Due, Joined, Layout, Limits, join};
 use crate::offsets::{Entry, Mark};
 use crate::open::open;
 use crate::records::Origin;
-use ollystack_record::Resource;
+use crate::rules::Rules;
+use ollystack_record::{Ack, Outcome, Resource};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
@@ -24,6 +27,12 @@ const AFTERLIFE: Duration = Duration::from_secs(60);
 /// Entries of a folder that are looked at for a file that was renamed.
 const RENAMED_ENTRIES_MAX: usize = 10_000;
 
+/// Of an open record in memory, so that truncating the file does not lose it. Longer ones are lost and counted.
+const HELD_BYTES_MAX: usize = 64 << 10;
+
+/// A record that keeps growing waits this many times as long as a silent one.
+const GROWING_WAITS: u32 = 5;
+
 #[derive(Debug)]
 pub(crate) struct Tail {
     pub(crate) id: FileId,
@@ -32,6 +41,7 @@ pub(crate) struct Tail {
     base: Arc<Path>,
     pub(crate) resource: Arc<Resource>,
     pub(crate) origin: Origin,
+    layout: Layout,
     fingerprint: Fingerprint,
     file: Option<File>,
     /// Everything before is handed in.
@@ -40,30 +50,67 @@ pub(crate) struct Tail {
     pub(crate) committed: Mark,
     /// Size when last looked at.
     pub(crate) size: u64,
-    in_flight: VecDeque<InFlight>,
+    /// In the order of the file.
+    groups: VecDeque<Group>,
+    /// Of the last group, while it takes more batches.
+    ack: Option<Ack>,
     /// How long the unfinished last line has been as long as it is.
     unfinished: Option<(u64, Instant)>,
+    open: Option<Open>,
+    /// What of the file was read and may go on, so it is not handed in.
+    held: Vec<u8>,
+    /// How it began before it was truncated, and how far it was read then: a copy of that may come to light later.
+    earlier: Option<(Fingerprint, Mark)>,
     /// Since when its name is gone and it has not grown.
     nameless: Option<Instant>,
+    /// Closed for good, as others needed its descriptor: it only waits for verdicts.
+    is_retired: bool,
     pub(crate) used: Instant,
-    pub(crate) lines: u64,
+    pub(crate) records: u64,
     bytes: u64,
 }
 
+/// Batches that share an acknowledgement.
 #[derive(Debug)]
-struct InFlight {
+struct Group {
     number: u64,
     end: Mark,
     is_settled: bool,
 }
 
+/// The first record of the file that may go on.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    start: u64,
+    end: u64,
+    seen: Instant,
+    grown: Instant,
+}
+
+/// How long is waited for what may go on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waits {
+    /// For the end of a line.
+    pub(crate) line: Duration,
+    /// For more lines of a record.
+    pub(crate) record: Duration,
+}
+
+/// What of an earlier life of a file was read and not handed in.
+#[derive(Clone, Debug)]
+pub(crate) struct Remains {
+    bytes: Vec<u8>,
+    from: Mark,
+    layout: Layout,
+}
+
 /// What looking at a file told.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub(crate) enum Look {
     /// As expected; perhaps with more to read.
     Same,
     /// It begins anew. This many bytes of its earlier life were never read, as far as is known.
-    Anew { unread: u64 },
+    Anew { unread: u64, remains: Remains },
     /// It is nowhere to be found. This many bytes of it were never read.
     Gone { unread: u64 },
 }
@@ -75,7 +122,7 @@ impl Tail {
         file: File,
         beginning: &Beginning,
         start: Mark,
-        host: &Resource,
+        (host, rules): (&Resource, &Rules),
         now: Instant,
     ) -> Tail {
         Tail {
@@ -84,22 +131,28 @@ impl Tail {
             base: Arc::clone(&found.base),
             resource: Arc::new(crate::records::resource(host, &found.path)),
             origin: Origin::new(&found.path),
+            layout: rules.layout(&found.path, beginning.bytes()),
             fingerprint: beginning.fingerprint(),
             file: Some(file),
             position: start,
             committed: start,
             size: found.size,
-            in_flight: VecDeque::new(),
+            groups: VecDeque::new(),
+            ack: None,
             unfinished: None,
+            open: None,
+            held: Vec::new(),
+            earlier: None,
             nameless: None,
+            is_retired: false,
             used: now,
-            lines: 0,
+            records: 0,
             bytes: 0,
         }
     }
 
     /// Ask how large it is and whether it is still the same. Opens it if need be.
-    pub(crate) fn look(&mut self, follow_symlinks: bool, now: Instant) -> io::Result<Look> {
+    pub(crate) fn look(&mut self, rules: &Rules, follow_symlinks: bool, now: Instant) -> io::Result<Look> {
         self.ensure_open(follow_symlinks)?;
         let Some(file) = &self.file else {
             return Ok(Look::Gone { unread: self.unread() });
@@ -110,12 +163,17 @@ impl Tail {
         }
         let beginning = Beginning::read(file)?;
         if size < self.position.offset || !beginning.continues(&self.fingerprint) {
-            let unread = self.size.saturating_sub(self.position.offset);
-            self.begin_anew(size, &beginning);
-            return Ok(Look::Anew { unread });
+            let remains =
+                Remains { bytes: std::mem::take(&mut self.held), from: self.position, layout: self.layout.clone() };
+            let held = remains.bytes.len() as u64;
+            let unread = self.unread().saturating_sub(held);
+            self.earlier = Some((self.fingerprint, Mark { offset: self.position.offset + held, ..Mark::default() }));
+            self.begin_anew(size, &beginning, rules);
+            return Ok(Look::Anew { unread, remains });
         }
         if self.fingerprint.length < crate::identity::FINGERPRINT_BYTES {
             self.fingerprint = beginning.fingerprint();
+            self.layout = rules.layout(&self.path, beginning.bytes());
         }
         if size != self.size {
             self.size = size;
@@ -124,12 +182,14 @@ impl Tail {
         Ok(Look::Same)
     }
 
-    fn begin_anew(&mut self, size: u64, beginning: &Beginning) {
+    fn begin_anew(&mut self, size: u64, beginning: &Beginning, rules: &Rules) {
         self.fingerprint = beginning.fingerprint();
+        self.layout = rules.layout(&self.path, beginning.bytes());
         self.position = Mark::default();
         self.committed = Mark::default();
-        self.in_flight.clear();
-        self.unfinished = None;
+        self.groups.clear();
+        self.end_group();
+        (self.unfinished, self.open) = (None, None);
         self.size = size;
     }
 
@@ -155,7 +215,17 @@ impl Tail {
     }
 
     pub(crate) fn may_close(&self) -> bool {
-        self.is_open() && self.nameless.is_none() && self.unread() == 0
+        self.is_open() && self.unread() == 0
+    }
+
+    /// As [`Tail::close`], of a file without a name: it is not looked at again.
+    pub(crate) fn retire(&mut self) {
+        self.close();
+        self.is_retired = true;
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.is_retired
     }
 
     /// Bytes that were there when last looked and are not handed in.
@@ -163,24 +233,29 @@ impl Tail {
         self.size.saturating_sub(self.position.offset)
     }
 
-    pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight.len()
+    /// Bytes of the file that are kept in memory.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held.len()
     }
 
-    /// When the unfinished last line is to be taken as it is.
-    pub(crate) fn unfinished_due(&self, wait: Duration) -> Option<Instant> {
-        self.unfinished.map(|(_, since)| since + wait)
+    /// When what may go on is to be taken as it is.
+    pub(crate) fn due(&self, waits: Waits) -> Option<Instant> {
+        let line = self.unfinished.map(|(_, since)| since + waits.line);
+        let record = self.open.map(|open| open.due(waits.record));
+        line.into_iter().chain(record).min()
     }
 
-    /// Read one chunk into `buffer` and split it. The position moves only with [`Tail::handed_in`].
+    /// Read one chunk into `buffer` and make records of it; true if there is more to read at once. The position moves only with
+    /// [`Tail::handed_in`]. At most `held_bytes_max` of what may go on are kept.
     pub(crate) fn read<'a>(
         &mut self,
         buffer: &'a mut [u8],
-        rules: Rules,
-        wait: Duration,
+        limits: Limits,
+        waits: Waits,
+        held_bytes_max: usize,
         now: Instant,
-    ) -> io::Result<Split<'a>> {
-        let Some(file) = &self.file else { return Ok(Split::default()) };
+    ) -> io::Result<(Joined<'a>, bool)> {
+        let Some(file) = &self.file else { return Ok((Joined::default(), false)) };
         let mut length = 0;
         while length < buffer.len() {
             match file.read_at(&mut buffer[length..], self.position.offset + length as u64) {
@@ -190,46 +265,97 @@ impl Tail {
                 Err(error) => return Err(error),
             }
         }
+        let chunk = &buffer[..length];
         let end = self.position.offset + length as u64;
         self.size = self.size.max(end);
         self.used = now;
         let at_end = end >= self.size;
-        let take_unfinished = at_end && self.unfinished.is_some_and(|(size, since)| size == end && now >= since + wait);
-        let rules = Rules { in_cut_line: self.position.in_cut_line, take_unfinished, ..rules };
-        let split = lines::split(&buffer[..length], rules);
-        let is_unfinished = at_end && split.consumed < length && split.lines.len() < rules.lines_max;
-        self.unfinished = match self.unfinished {
-            _ if !is_unfinished => None,
-            Some((size, since)) if size == end => Some((size, since)),
-            _ => Some((end, now)),
-        };
-        Ok(split)
-    }
-
-    /// A batch up to `end` was handed in under `number`; without a number there was nothing in it to wait for.
-    pub(crate) fn handed_in(&mut self, consumed: u64, in_cut_line: bool, lines: u64, number: Option<u64>) {
-        self.position = Mark { offset: self.position.offset + consumed, in_cut_line };
-        self.lines += lines;
-        self.bytes += consumed;
-        let end = self.position;
-        self.in_flight.push_back(InFlight { number: number.unwrap_or(0), end, is_settled: number.is_none() });
-        self.commit();
-    }
-
-    /// The verdict on batch `number` is in. True if the file may be committed further than before.
-    pub(crate) fn settle(&mut self, number: u64) -> bool {
-        // A batch of the file's earlier life is not there any more.
-        if let Some(batch) = self.in_flight.iter_mut().find(|batch| batch.number == number && !batch.is_settled) {
-            batch.is_settled = true;
+        let mut joined = join(chunk, self.position, &self.layout, limits, Due::Nothing);
+        if at_end {
+            let due = self.note(&joined, end, waits, now);
+            if due > Due::Nothing {
+                joined = join(chunk, self.position, &self.layout, limits, due);
+                // What is still open begins to wait now.
+                self.note(&joined, end, waits, now);
+            }
+        } else {
+            (self.unfinished, self.open) = (None, None);
         }
-        self.commit()
+        self.held.clear();
+        let rest = &chunk[joined.consumed..];
+        if at_end && !joined.is_full && rest.len() <= held_bytes_max.min(HELD_BYTES_MAX) {
+            self.held.extend_from_slice(rest);
+        }
+        self.held.shrink_to_fit();
+        let has_more = !at_end || joined.is_full;
+        Ok((joined, has_more))
     }
 
-    fn commit(&mut self) -> bool {
+    /// What of the end of the file may go on, and whether it was waited for long enough.
+    fn note(&mut self, joined: &Joined<'_>, end: u64, waits: Waits, now: Instant) -> Due {
+        let same = self.unfinished.filter(|(size, _)| *size == end);
+        self.unfinished = joined.is_unfinished.then_some(same.unwrap_or((end, now)));
+        self.open = joined.open.filter(|_| !joined.is_full).map(|(start, end)| {
+            let (start, end) = (self.position.offset + start as u64, self.position.offset + end as u64);
+            let before = self.open.filter(|open| open.start == start);
+            Open {
+                start,
+                end,
+                seen: before.map_or(now, |open| open.seen),
+                grown: before.filter(|open| open.end == end).map_or(now, |open| open.grown),
+            }
+        });
+        match (self.unfinished, self.open) {
+            (Some((_, since)), _) if now >= since + waits.line => Due::Line,
+            (_, Some(open)) if now >= open.due(waits.record) => Due::Record,
+            _ => Due::Nothing,
+        }
+    }
+
+    /// So many bytes were handed in with the acknowledgement of the last group, or held no records.
+    pub(crate) fn handed_in(&mut self, consumed: u64, (in_cut_line, in_record): (bool, bool), records: u64) {
+        self.position = Mark { offset: self.position.offset + consumed, in_cut_line, in_record };
+        self.records += records;
+        self.bytes += consumed;
+        match self.groups.back_mut() {
+            Some(group) => group.end = self.position,
+            None => self.committed = self.position,
+        }
+    }
+
+    /// The acknowledgement that batches share now, if there is one.
+    pub(crate) fn ack(&self) -> Option<Ack> {
+        self.ack.clone()
+    }
+
+    /// Batches from here on are group `number`. Numbers go up.
+    pub(crate) fn begin_group(&mut self, number: u64, ack: Ack) {
+        self.groups.push_back(Group { number, end: self.position, is_settled: false });
+        self.ack = Some(ack);
+    }
+
+    /// The number of the group that takes more batches.
+    pub(crate) fn open_group(&self) -> Option<u64> {
+        self.ack.as_ref().and(self.groups.back()).map(|group| group.number)
+    }
+
+    /// The last group takes no more batches: its verdict comes once those it has are settled.
+    pub(crate) fn end_group(&mut self) {
+        if let Some(ack) = self.ack.take() {
+            ack.resolve(Outcome::Durable);
+        }
+    }
+
+    /// The verdict on group `number` is in. True if the file may be committed further than before.
+    pub(crate) fn settle(&mut self, number: u64) -> bool {
+        // A group of the file's earlier life is not there any more.
+        if let Some(group) = self.groups.iter_mut().find(|group| group.number == number) {
+            group.is_settled = true;
+        }
         let before = self.committed;
-        while self.in_flight.front().is_some_and(|batch| batch.is_settled) {
-            if let Some(batch) = self.in_flight.pop_front() {
-                self.committed = batch.end;
+        while self.groups.front().is_some_and(|group| group.is_settled) {
+            if let Some(group) = self.groups.pop_front() {
+                self.committed = group.end;
             }
         }
         self.committed != before
@@ -238,6 +364,7 @@ impl Tail {
     /// Its name is there, or no longer.
     pub(crate) fn set_named(&mut self, is_named: bool, now: Instant) {
         self.nameless = if is_named { None } else { self.nameless.or(Some(now)) };
+        self.is_retired &= !is_named;
     }
 
     pub(crate) fn is_nameless(&self) -> bool {
@@ -247,35 +374,52 @@ impl Tail {
     /// Read to its end, settled, and silent for long enough since it lost its name.
     pub(crate) fn is_over(&self, now: Instant) -> bool {
         let is_silent = self.nameless.is_some_and(|since| now.saturating_duration_since(since) >= AFTERLIFE);
-        is_silent && self.is_finished()
+        (is_silent || self.is_retired) && self.is_finished()
     }
 
     /// Without a name, read to its end and settled.
     pub(crate) fn is_finished(&self) -> bool {
-        self.is_nameless() && self.unread() == 0 && self.in_flight.is_empty()
+        self.is_nameless() && self.unread() == 0 && self.groups.is_empty()
     }
 
-    /// How many lines so many bytes of this file are, by what was read of it so far.
-    pub(crate) fn lines_in(&self, bytes: u64) -> u64 {
-        let line_bytes = self.bytes.checked_div(self.lines).unwrap_or(100).max(1);
-        bytes.div_ceil(line_bytes)
+    /// How many records so many bytes of this file are, by what was read of it so far.
+    pub(crate) fn records_in(&self, bytes: u64) -> u64 {
+        let record_bytes = self.bytes.checked_div(self.records).unwrap_or(100).max(1);
+        bytes.div_ceil(record_bytes)
     }
 
-    /// Whether `found` is a copy of this file that a rotation made beside it: named after it, beginning like it, and at least
-    /// as long as what was read.
-    pub(crate) fn is_copied_to(&self, found: &Candidate, beginning: &Beginning) -> bool {
+    /// How far `found` was read already, if it is a copy of this file, or of its earlier life, that a rotation made beside it:
+    /// named after it, beginning like it, and at least as long as what was read.
+    pub(crate) fn copied_to(&self, found: &Candidate, beginning: &Beginning) -> Option<Mark> {
         let name = found.path.as_os_str().as_encoded_bytes();
-        let is_named_after =
-            name.strip_prefix(self.path.as_os_str().as_encoded_bytes()).is_some_and(|rest| !rest.is_empty());
-        is_named_after
-            && self.fingerprint.length > 0
-            && found.size >= self.position.offset
-            && beginning.continues(&self.fingerprint)
+        let rest = name.strip_prefix(self.path.as_os_str().as_encoded_bytes())?;
+        let lives = [Some((self.fingerprint, self.position)), self.earlier];
+        let is_copy = |(fingerprint, read): &(Fingerprint, Mark)| {
+            fingerprint.length > 0 && found.size >= read.offset && beginning.continues(fingerprint)
+        };
+        lives.into_iter().flatten().find(|life| !rest.is_empty() && is_copy(life)).map(|(_, read)| read)
     }
 
     pub(crate) fn entry(&self) -> Entry {
         let path = self.path.to_string_lossy().into_owned();
         Entry { id: self.id, fingerprint: self.fingerprint, path, mark: self.committed, size: self.size }
+    }
+}
+
+impl Open {
+    fn due(&self, wait: Duration) -> Instant {
+        (self.grown + wait).min(self.seen + wait * GROWING_WAITS)
+    }
+}
+
+impl Remains {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// The records of it; nothing more comes.
+    pub(crate) fn joined(&self, limits: Limits) -> Joined<'_> {
+        join(&self.bytes, self.from, &self.layout, limits, Due::Line)
     }
 }
 

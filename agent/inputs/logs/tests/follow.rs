@@ -4,7 +4,7 @@
 
 use ollystack_input_logs::{Config, StartAt, Stats, StatsReading, run};
 use ollystack_record::otlp::common::v1::any_value::Value;
-use ollystack_record::{Ack, Intake, Ledger, Outcome, Received, Records, Resource, value};
+use ollystack_record::{Ack, Afterwork, Intake, Ledger, Outcome, Received, Records, Resource, value};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// A guard against hanging for ever, far beyond what any of these takes.
-const GUARD: Duration = Duration::from_secs(30);
+const GUARD: Duration = Duration::from_secs(10);
+
+fn in_time() -> tokio::time::Instant {
+    tokio::time::Instant::now() + GUARD
+}
 
 struct Host {
     folder: tempfile::TempDir,
@@ -46,6 +50,7 @@ impl Host {
             include: vec![self.path("*.log").display().to_string()],
             start_at: StartAt::Beginning,
             line_wait_ms: 100,
+            multiline_wait_ms: 50,
             poll_interval_ms: 500,
             ..Config::default()
         }
@@ -60,8 +65,9 @@ impl Host {
         let (intake, receiver) = Intake::new(batches_max, records_max, Arc::clone(&ledger));
         let host = Arc::new(Resource::new(vec![value::string("host.name", "h")]));
         let state = self.folder.path().join("state");
-        let task = tokio::spawn(run(config, state, host, intake, stop.clone(), Arc::clone(&stats)));
-        Agent { receiver, ledger, stats, stop, task, delivered: 0 }
+        let after = Afterwork::default();
+        let task = tokio::spawn(run(config, state, host, intake, stop.clone(), after.clone(), Arc::clone(&stats)));
+        Agent { receiver, ledger, stats, stop, task, after, delivered: 0, most_queued: 0 }
     }
 }
 
@@ -71,14 +77,20 @@ struct Agent {
     stats: Arc<Stats>,
     stop: CancellationToken,
     task: JoinHandle<Result<(), ollystack_input_logs::Error>>,
+    after: Afterwork,
     delivered: u64,
+    most_queued: usize,
 }
 
 impl Agent {
+    async fn received(&mut self) -> Option<Received> {
+        self.most_queued = self.most_queued.max(self.receiver.len());
+        tokio::time::timeout(GUARD, self.receiver.recv()).await.expect("nothing came")
+    }
+
     /// The next batch's lines and its ack.
     async fn batch(&mut self) -> Option<(Vec<String>, Ack)> {
-        let received = tokio::time::timeout(GUARD, self.receiver.recv()).await.expect("nothing came")?;
-        let batch = received.take(&self.ledger);
+        let batch = self.received().await?.take(&self.ledger);
         assert_eq!(batch.resource.get("host.name"), Some("h"));
         let Records::Logs(scopes) = batch.records else { panic!("not logs") };
         let records = scopes.into_iter().flat_map(|scope| scope.log_records);
@@ -90,6 +102,24 @@ impl Agent {
             .collect();
         self.delivered += lines.len() as u64;
         Some((lines, batch.ack))
+    }
+
+    /// Wait until the input says so of itself.
+    async fn until(&self, is_so: impl Fn(&StatsReading) -> bool) {
+        tokio::time::timeout(GUARD, async {
+            while !is_so(&self.stats.read()) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("it never came to be");
+    }
+
+    /// Wait until everything before `offset` of a file is committed.
+    async fn committed(&self, name: &str, offset: u64) {
+        let is_so =
+            |stats: &StatsReading| stats.files.iter().any(|file| file.path.ends_with(name) && file.committed >= offset);
+        self.until(is_so).await;
     }
 
     /// At least so many lines, made durable as they come.
@@ -112,6 +142,7 @@ impl Agent {
             ack.resolve(Outcome::Durable);
         }
         self.task.await.unwrap().unwrap();
+        assert!(self.after.finish(in_time()).await, "commits hang");
         let account = &self.ledger.read().signals[1];
         assert_eq!(account.seen, self.delivered + account.dropped_total(), "every line is delivered or counted");
         (rest, self.stats.read(), self.ledger)
@@ -277,6 +308,7 @@ async fn what_was_not_durable_before_a_stop_is_read_again() {
     let config = Config { batch_records_max: 1, ..host.config() };
     let mut agent = host.start(config.clone());
     assert_eq!(agent.lines(1).await, ["1"]);
+    agent.committed("a.log", 2).await;
     host.append("a.log", "2\n3\n");
     let (two, lost) = agent.batch().await.unwrap();
     let (three, ack) = agent.batch().await.unwrap();
@@ -285,10 +317,10 @@ async fn what_was_not_durable_before_a_stop_is_read_again() {
     ack.resolve(Outcome::Durable);
     agent.stop.cancel();
     // The input takes nothing new from here on; its last clone of the intake goes with it.
-    let (task, mut receiver) = (agent.task, agent.receiver);
+    agent.task.await.unwrap().unwrap();
+    assert!(agent.receiver.recv().await.is_none());
     drop(lost);
-    task.await.unwrap().unwrap();
-    assert!(receiver.recv().await.is_none());
+    assert!(agent.after.finish(in_time()).await);
     let mut agent = host.start(config);
     assert_eq!(agent.lines(2).await, ["2", "3"]);
     agent.stop().await;
@@ -298,15 +330,20 @@ async fn what_was_not_durable_before_a_stop_is_read_again() {
 async fn a_file_that_vanishes_while_the_agent_is_down_is_counted_as_far_as_it_was_seen() {
     let host = Host::new();
     let line = "y".repeat(99);
-    host.append("a.log", &format!("{line}\n").repeat(30));
-    let config = Config { batch_records_max: 10, batches_in_flight_max: 1, ..host.config() };
+    host.append("a.log", &format!("{line}\n").repeat(10));
+    let config = Config { batch_records_max: 10, ..host.config() };
     let mut agent = host.start(config.clone());
-    let (_, ack) = agent.batch().await.unwrap();
-    ack.resolve(Outcome::Durable);
+    agent.lines(10).await;
+    agent.committed("a.log", 1_000).await;
+    host.append("a.log", &format!("{line}\n").repeat(20));
     let (_, unsettled) = agent.batch().await.unwrap();
     agent.stop.cancel();
-    drop(unsettled);
     agent.task.await.unwrap().unwrap();
+    drop(unsettled);
+    while let Some(received) = agent.receiver.recv().await {
+        drop(received.take(&agent.ledger));
+    }
+    assert!(agent.after.finish(in_time()).await);
     std::fs::remove_file(host.path("a.log")).unwrap();
     let agent = host.start(config);
     let (_, stats, ledger) = agent.stop().await;
@@ -336,24 +373,127 @@ async fn a_slow_stage_behind_holds_the_input_back_within_its_bounds() {
     let host = Host::new();
     let text: String = (0..5_000).map(|number| format!("{number}\n")).collect();
     host.append("a.log", &text);
-    host.append("b.log", "b\n");
     let config = Config { batch_records_max: 100, batches_in_flight_max: 4, ..host.config() };
     let mut agent = host.start(config);
-    let mut held = Vec::new();
-    // Two of one file may wait, and one of the other: then nothing comes until a verdict does.
-    for _ in 0..3 {
-        held.push(agent.batch().await.unwrap());
-    }
-    assert!(agent.receiver.try_recv().is_err());
-    let mut lines = Vec::new();
-    for (batch, ack) in held {
-        lines.extend(batch);
-        ack.resolve(Outcome::Durable);
-    }
-    lines.extend(agent.lines(5_001 - lines.len()).await);
-    lines.retain(|line| line != "b");
+    // Nobody takes: four batches come, and no fifth although there is room in the queue.
+    agent.until(|stats| stats.records == 400).await;
+    assert_eq!(agent.ledger.read().signals[1].seen, 400);
     let expected: Vec<String> = (0..5_000).map(|number| number.to_string()).collect();
-    assert_eq!(lines, expected);
+    assert_eq!(agent.lines(5_000).await, expected);
+    assert_eq!(agent.most_queued, 4);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verdicts_that_take_long_do_not_hold_up_reading_and_offsets_wait_for_them() {
+    let host = Host::new();
+    let config = Config { batch_records_max: 10, batches_in_flight_max: 2, ..host.config() };
+    let text: String = (0..5_000).map(|number| format!("{number}\n")).collect();
+    host.append("a.log", &text);
+    let mut agent = host.start(config.clone());
+    let (mut lines, mut acks) = (Vec::new(), Vec::new());
+    while lines.len() < 5_000 {
+        let (batch, ack) = agent.batch().await.unwrap();
+        lines.extend(batch);
+        acks.push(ack);
+    }
+    // As killed: nothing was committed, so all of it is read again.
+    agent.until(|stats| stats.unsettled > 0).await;
+    assert_eq!(agent.stats.read().files[0].committed, 0);
+    agent.task.abort();
+    let saved = std::fs::read(host.folder.path().join("state/log-offsets.json")).unwrap();
+    // Stopped instead: the input returns although nothing is settled, and verdicts that come then are still committed.
+    agent.stop.cancel();
+    while agent.receiver.recv().await.is_some() {}
+    acks.into_iter().for_each(|ack| ack.resolve(Outcome::Durable));
+    assert!(agent.after.finish(in_time()).await);
+    let (rest, _, _) = host.start(config.clone()).stop().await;
+    assert!(rest.is_empty(), "{rest:?}");
+    std::fs::write(host.folder.path().join("state/log-offsets.json"), saved).unwrap();
+    let mut agent = host.start(config);
+    assert_eq!(agent.lines(5_000).await, lines);
+    agent.stop().await;
+}
+
+const TRACE: [&str; 3] =
+    ["ERROR no stock\n", "\tat org.acme.Shop.store(Shop.java:12)\n", "\tat org.acme.Shop.main(Shop.java:3)\n"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stack_trace_is_one_record_and_counts_as_one() {
+    let host = Host::new();
+    host.append("a.log", &format!("INFO a\n{}INFO b\n", TRACE.concat()));
+    let mut agent = host.start(Config { multiline_wait_ms: 500, ..host.config() });
+    assert_eq!(agent.lines(2).await, ["INFO a", TRACE.concat().trim_end()]);
+    assert_eq!(agent.lines(1).await, ["INFO b"], "nothing follows it");
+    let (_, stats, ledger) = agent.stop().await;
+    assert_eq!((stats.lines, stats.records, ledger.read().signals[1].seen), (5, 3, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_waits_for_more_is_neither_lost_nor_doubled_by_restart_rotation_or_truncation() {
+    let host = Host::new();
+    // So long that only what the test does ends it.
+    let config = Config { multiline_wait_ms: 60_000, line_wait_ms: 600_000, ..host.config() };
+    host.append("a.log", &format!("INFO 1\n{}", TRACE[..2].concat()));
+    let mut agent = host.start(config.clone());
+    assert_eq!(agent.lines(1).await, ["INFO 1"]);
+    let (rest, ..) = agent.stop().await;
+    assert!(rest.is_empty(), "{rest:?}");
+    // Restart: it is read again from its first line, with what came meanwhile.
+    host.append("a.log", &format!("{}INFO 2\n", TRACE[2]));
+    let mut agent = host.start(config.clone());
+    assert_eq!(agent.lines(1).await, [TRACE.concat().trim_end()]);
+    // Rotation: the writer goes on in the old file.
+    let mut writer = OpenOptions::new().append(true).open(host.path("a.log")).unwrap();
+    host.rename("a.log", "a.log.1");
+    host.append("a.log", &TRACE[..2].concat());
+    write!(writer, "\tof two\nINFO 3\n").unwrap();
+    assert_eq!(agent.lines(1).await, ["INFO 2\n\tof two"]);
+    // Truncation: what was read of it and waited comes, and the new content for itself.
+    // Both files have a last record that waits.
+    agent.until(|stats| stats.files.iter().filter(|file| file.lag > 0).count() == 2).await;
+    std::fs::copy(host.path("a.log"), host.path("a.log.2")).unwrap();
+    OpenOptions::new().write(true).open(host.path("a.log")).unwrap().set_len(0).unwrap();
+    host.append("a.log", "INFO 4\nINFO 5\n");
+    assert_eq!(agent.lines(2).await, [TRACE[..2].concat().trim_end(), "INFO 4"]);
+    let (rest, stats, ledger) = agent.stop().await;
+    assert!(rest.is_empty(), "{rest:?}");
+    assert_eq!((stats.truncations, dropped(&ledger, "source_vanished")), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_s_file_gives_time_stream_and_who_it_is() {
+    let host = Host::new();
+    let folder = "pods/shop_checkout-x_0a1b/server";
+    std::fs::create_dir_all(host.path(folder)).unwrap();
+    let line = |stream: &str, tag: &str, text: &str| format!("2026-11-20T09:12:07.5Z {stream} {tag} {text}\n");
+    let text = [
+        line("stderr", "F", "ERROR"),
+        line("stdout", "P", "a"),
+        line("stderr", "F", "\tat x"),
+        line("stdout", "F", "b"),
+    ];
+    host.append(&format!("{folder}/0.log"), &text.concat());
+    let config = Config { include: vec![host.path("pods/*/*/*.log").display().to_string()], ..host.config() };
+    let mut agent = host.start(config);
+    let mut found = Vec::new();
+    while found.len() < 2 {
+        let received = agent.received().await.unwrap().take(&agent.ledger);
+        assert_eq!(
+            (received.resource.service_name(), received.resource.get("k8s.namespace.name")),
+            ("server", Some("shop"))
+        );
+        let Records::Logs(scopes) = received.records else { panic!("not logs") };
+        for record in &scopes[0].log_records {
+            assert_eq!(record.time_unix_nano, 1_795_165_927_500_000_000);
+            let stream = value::string_attribute(&record.attributes, "log.iostream").unwrap().to_owned();
+            found.push((stream, record.body.clone().unwrap().value.unwrap()));
+        }
+        agent.delivered += scopes[0].log_records.len() as u64;
+        received.ack.resolve(Outcome::Durable);
+    }
+    let text = |text: &str| Value::StringValue(text.into());
+    assert_eq!(found, [("stderr".into(), text("ERROR\n\tat x")), ("stdout".into(), text("ab"))]);
     agent.stop().await;
 }
 

@@ -1,31 +1,36 @@
 //! The follower: finds files, reads them in turn, hands batches in and commits offsets as verdicts arrive.
 //!
 //! One loop owns everything, on a thread where blocking reads harm nobody. Files with something to read queue up and get one
-//! chunk each in turn. Invariant: no more than `batches_in_flight_max` batches are unsettled, so memory is bounded by their
-//! size; what cannot be handed in stays in its file.
+//! chunk each in turn. Verdicts may take long (a pattern's window is open for a minute): `commit` gathers them beside the
+//! reading. Invariant: no more than `batches_in_flight_max` batches are on their way to processing, so memory is bounded by
+//! their size; what cannot be handed in stays in its file.
 
 mod budget;
+mod commit;
 mod walk;
 
 use crate::discover::Globs;
 use crate::identity::FileId;
-use crate::lines::{self, Rules};
-use crate::offsets::{Entry, Loaded, Store};
-use crate::stats::{FileStats, Stats};
-use crate::tail::{Look, Tail};
+use crate::join::{Joined, Limits, Record};
+use crate::lines;
+use crate::offsets::{Loaded, Store};
+use crate::rules::Rules;
+use crate::stats::Stats;
+use crate::tail::{Look, Remains, Tail, Waits};
 use crate::watch::Watch;
 use crate::{Config, Error};
 use budget::Budget;
+use commit::Commits;
 use futures::FutureExt;
-use futures::future::BoxFuture;
-use futures::stream::{FuturesUnordered, StreamExt};
 use hashbrown::{HashMap, HashSet};
-use ollystack_record::{Ack, Batch, DropReason, Intake, Outcome, Records, Resource, Signal, Source};
+use ollystack_record::{Ack, Batch, DropReason, Intake, Records, Resource, Signal, Source};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio_util::sync::CancellationToken;
+
+pub(crate) use commit::Unsettled;
 
 /// After a notice, wait this long for more: a line a batch would cost ten times as much.
 const GATHER: Duration = Duration::from_millis(100);
@@ -39,11 +44,15 @@ const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How often files without a name are looked at: nobody gives notice of them.
 const NAMELESS_EVERY: Duration = Duration::from_secs(1);
 
-/// How long a stop waits for verdicts. What is not settled by then is read again after the restart.
-const STOP_WAIT: Duration = Duration::from_secs(5);
-
-/// A batch of many short lines ends at the chunk; one of long lines at this many bytes or one line.
+/// A batch of many short lines ends at the chunk; one of long lines at this many bytes or one line. Runtimes write no longer
+/// parts of lines than 16 KiB, which escapes make six times as long at most.
 const CHUNK_BYTES_MIN: usize = 128 << 10;
+
+/// What frames take beside a line of the greatest length that came in parts.
+const FRAMES_BYTES: usize = 8 << 10;
+
+/// Of all files: bytes that were read and may go on.
+const HELD_BYTES_MAX: usize = 1 << 20;
 
 /// Paths that were complained about once.
 const COMPLAINTS_MAX: usize = 1_000;
@@ -51,20 +60,21 @@ const COMPLAINTS_MAX: usize = 1_000;
 pub(crate) struct Follower {
     config: Config,
     globs: Arc<Globs>,
+    rules: Rules,
     host: Arc<Resource>,
     intake: Intake,
     stats: Arc<Stats>,
-    store: Store,
+    commits: Commits,
     watch: Watch,
     tails: HashMap<FileId, Tail>,
     by_path: HashMap<PathBuf, FileId>,
     queue: VecDeque<FileId>,
-    verdicts: FuturesUnordered<BoxFuture<'static, (FileId, u64, Outcome)>>,
-    batches: u64,
     /// Files that look binary, with their size then.
     binary: HashMap<FileId, u64>,
     complaints: HashSet<PathBuf>,
     buffer: Vec<u8>,
+    /// Bytes that the tails hold.
+    held_bytes: usize,
     budget: Budget,
     times: Times,
     is_unsaved: bool,
@@ -115,35 +125,35 @@ impl Follower {
             tracing::warn!(%error, "no notices of changes: log files are polled; raise fs.inotify.max_user_instances");
         }
         let now = Instant::now();
-        let chunk = lines::chunk_bytes(config.line_bytes_max).max(CHUNK_BYTES_MIN);
+        let chunk = (lines::chunk_bytes(config.line_bytes_max) + FRAMES_BYTES).max(CHUNK_BYTES_MIN);
         let budget = Budget::new(config.bytes_per_second_max, now);
         let mut follower = Follower {
             buffer: vec![0; chunk],
             budget,
             times: Times { walk: now, walked: now, gather: None, save: now, nameless: now },
             globs,
+            rules: Rules::new(&config)?,
             host,
-            intake,
+            intake: intake.limited(config.batches_in_flight_max),
+            commits: Commits::new(store, Arc::clone(&stats)),
             stats,
-            store,
             watch,
             config,
             tails: HashMap::new(),
             by_path: HashMap::new(),
             queue: VecDeque::new(),
-            verdicts: FuturesUnordered::new(),
-            batches: 0,
             binary: HashMap::new(),
             complaints: HashSet::new(),
+            held_bytes: 0,
             is_unsaved: true,
         };
         follower.first_walk(state, now);
-        follower.save(now).map_err(|source| Error::State { path: follower.store.path().to_owned(), source })?;
+        follower.save(now).map_err(|source| Error::State { path: follower.commits.path().to_owned(), source })?;
         Ok(follower)
     }
 
-    /// Until `stop`.
-    pub(crate) async fn run(mut self, stop: CancellationToken) {
+    /// Until `stop`. What was handed in by then is still to be settled.
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Unsettled {
         loop {
             if stop.is_cancelled() {
                 break;
@@ -153,8 +163,8 @@ impl Follower {
                     break;
                 }
                 self.bound_open();
-                while let Some(Some((id, number, outcome))) = self.verdicts.next().now_or_never() {
-                    self.settle(id, number, outcome, stop.is_cancelled());
+                while let Some(verdict) = self.commits.try_next() {
+                    self.is_unsaved |= self.commits.settle(&mut self.tails, verdict, false);
                 }
                 if self.watch.changed().now_or_never().is_some() {
                     self.gather_from_now();
@@ -163,8 +173,8 @@ impl Follower {
                 let next = self.next_deadline();
                 tokio::select! {
                     () = stop.cancelled() => break,
-                    Some((id, number, outcome)) = self.verdicts.next() => {
-                        self.settle(id, number, outcome, stop.is_cancelled());
+                    verdict = self.commits.next() => {
+                        self.is_unsaved |= self.commits.settle(&mut self.tails, verdict, false);
                     }
                     () = self.watch.changed() => self.gather_from_now(),
                     () = tokio::time::sleep_until(next.into()) => {}
@@ -172,22 +182,7 @@ impl Follower {
             }
             self.on_time(Instant::now());
         }
-        self.finish().await;
-    }
-
-    /// The verdicts of what is under way, as far as they come in time, and the last save.
-    async fn finish(&mut self) {
-        let deadline = tokio::time::Instant::now() + STOP_WAIT;
-        while let Ok(Some((id, number, outcome))) = tokio::time::timeout_at(deadline, self.verdicts.next()).await {
-            self.settle(id, number, outcome, true);
-        }
-        if !self.verdicts.is_empty() {
-            tracing::warn!(
-                batches = self.verdicts.len(),
-                "stopped before all log lines were settled: they are read again"
-            );
-        }
-        self.try_save(Instant::now());
+        Unsettled { tails: self.tails, commits: self.commits }
     }
 
     /// Writes may wait for more of them; a name that changed may soon be gone.
@@ -197,33 +192,37 @@ impl Follower {
         self.times.gather = Some(self.times.gather.map_or(due, |gather| gather.min(due)));
     }
 
-    /// The verdict is in. A batch that was dropped while the agent runs is gone for good, and the ledger says why: reading it
-    /// again would drop it again. Dropped while stopping, the disk may have had no chance: it is read again after the restart.
-    fn settle(&mut self, id: FileId, number: u64, outcome: Outcome, is_stopping: bool) {
-        if outcome == Outcome::Dropped && is_stopping {
-            return;
+    fn waits(&self) -> Waits {
+        Waits {
+            line: Duration::from_millis(self.config.line_wait_ms),
+            record: Duration::from_millis(self.config.multiline_wait_ms),
         }
-        if let Some(tail) = self.tails.get_mut(&id) {
-            self.is_unsaved |= tail.settle(number);
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            line_bytes_max: self.config.line_bytes_max,
+            lines_max: self.config.multiline_lines_max,
+            records_max: self.config.batch_records_max,
+            chunk_bytes_max: self.buffer.len(),
         }
     }
 
     fn next_deadline(&self) -> Instant {
-        let wait = Duration::from_millis(self.config.line_wait_ms);
+        let waits = self.waits();
         let mut next = self.times.walk;
         next = self.times.gather.map_or(next, |gather| next.min(gather));
         if self.is_unsaved {
             next = next.min(self.times.save);
         }
-        // Files that wait for verdicts are woken by those; only the budget comes back without a word.
         if !self.queue.is_empty() && self.budget.is_spent() {
             next = next.min(self.budget.due());
         }
         for tail in self.tails.values() {
-            if tail.is_nameless() {
+            if tail.is_nameless() && !tail.is_retired() {
                 next = next.min(self.times.nameless);
             }
-            next = tail.unfinished_due(wait).map_or(next, |due| next.min(due));
+            next = tail.due(waits).map_or(next, |due| next.min(due));
         }
         next
     }
@@ -252,14 +251,13 @@ impl Follower {
         if now >= self.times.walk {
             self.walk(now);
         }
-        let wait = Duration::from_millis(self.config.line_wait_ms);
+        let waits = self.waits();
         let look_at_nameless = now >= self.times.nameless;
         if look_at_nameless {
             self.times.nameless = now + NAMELESS_EVERY;
         }
-        let is_due = |tail: &Tail| {
-            (look_at_nameless && tail.is_nameless()) || tail.unfinished_due(wait).is_some_and(|due| now >= due)
-        };
+        let is_due =
+            |tail: &Tail| (look_at_nameless && tail.is_nameless()) || tail.due(waits).is_some_and(|due| now >= due);
         let due: Vec<FileId> = self.tails.values().filter(|tail| is_due(tail)).map(|tail| tail.id).collect();
         due.into_iter().for_each(|id| self.enqueue(id));
         if look_at_nameless {
@@ -278,30 +276,27 @@ impl Follower {
         }
     }
 
-    /// The first of the queue that may be read now, taken out of it.
+    /// The first of the queue, if anything may be read now.
     fn next_readable(&mut self) -> Option<FileId> {
-        let per_file = (self.config.batches_in_flight_max / 2).max(1);
-        if !self.budget.has_some(Instant::now()) || self.verdicts.len() >= self.config.batches_in_flight_max {
-            return None;
-        }
-        let tails = &self.tails;
-        let may = |id: &FileId| tails.get(id).is_none_or(|tail| tail.in_flight() < per_file);
-        let at = self.queue.iter().position(may)?;
-        self.queue.remove(at)
+        if self.budget.has_some(Instant::now()) { self.queue.pop_front() } else { None }
     }
 
     /// Read one chunk of a file and hand it in.
     async fn turn(&mut self, id: FileId, stop: &CancellationToken) -> Flow {
         let now = Instant::now();
-        let Some(tail) = self.tails.get_mut(&id) else { return Flow::On };
-        let look = tail.look(self.config.follow_symlinks, now);
+        let Some(tail) = self.tails.get_mut(&id).filter(|tail| !tail.is_retired()) else { return Flow::On };
+        let look = tail.look(&self.rules, self.config.follow_symlinks, now);
         let path = tail.path.clone();
         match look {
             Ok(Look::Same) => {}
-            Ok(Look::Anew { unread }) => {
+            Ok(Look::Anew { unread, remains }) => {
                 self.is_unsaved = true;
                 self.stats.update(|stats| stats.truncations += 1);
                 self.lost(&path, id, unread, "a log file was truncated before it was read to its end");
+                if self.hand_in_remains(id, &remains, stop).await == Flow::Stop {
+                    self.lost(&path, id, remains.bytes(), "a log file was truncated as the agent stopped");
+                    return Flow::Stop;
+                }
             }
             Ok(Look::Gone { unread }) => {
                 self.lost(&path, id, unread, "a log file vanished before it was read to its end");
@@ -314,18 +309,14 @@ impl Follower {
                 return Flow::On;
             }
         }
+        let (limits, waits) = (self.limits(), self.waits());
         let Some(tail) = self.tails.get_mut(&id) else { return Flow::On };
         if tail.unread() == 0 {
             return Flow::On;
         }
-        let rules = Rules {
-            line_bytes_max: self.config.line_bytes_max,
-            lines_max: self.config.batch_records_max,
-            in_cut_line: false,
-            take_unfinished: false,
-        };
-        let wait = Duration::from_millis(self.config.line_wait_ms);
-        let split = match tail.read(&mut self.buffer, rules, wait, now) {
+        let others_held = self.held_bytes.saturating_sub(tail.held_bytes());
+        let held_max = HELD_BYTES_MAX.saturating_sub(others_held);
+        let (joined, has_more) = match tail.read(&mut self.buffer, limits, waits, held_max, now) {
             Ok(read) => read,
             Err(error) => {
                 tail.close();
@@ -333,78 +324,94 @@ impl Follower {
                 return Flow::On;
             }
         };
-
-        let (consumed, in_cut_line, count) = (split.consumed as u64, split.in_cut_line, split.lines.len() as u64);
-        let cut = split.lines.iter().filter(|line| line.is_cut).count() as u64;
-        self.budget.spend(consumed);
-        let number = if count > 0 {
-            let (ack, pending) = Ack::new();
-            let records = Records::Logs(vec![tail.origin.records(&split.lines, unix_nanos())]);
-            let batch = Batch { source: Source::Logs, resource: Arc::clone(&tail.resource), records, ack };
-            tokio::select! {
+        self.held_bytes = others_held + tail.held_bytes();
+        let Joined { records, consumed, in_cut_line, in_record, .. } = joined;
+        let count = Count::of(&records, consumed);
+        self.budget.spend(count.bytes);
+        if !records.is_empty() {
+            let slot = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Flow::Stop,
-                sent = self.intake.send(batch) => if sent.is_err() { return Flow::Stop },
-            }
-            self.batches += 1;
-            let number = self.batches;
-            self.verdicts.push(async move { (id, number, pending.outcome().await) }.boxed());
-            Some(number)
-        } else {
-            None
-        };
+                slot = self.intake.reserve(count.records) => slot,
+            };
+            let Ok(slot) = slot else { return Flow::Stop };
+            let ack = self.commits.ack(tail);
+            slot.send(batch(tail, records, ack));
+        }
         if consumed > 0 {
-            tail.handed_in(consumed, in_cut_line, count, number);
+            tail.handed_in(count.bytes, (in_cut_line, in_record), count.records);
             self.is_unsaved = true;
-            if tail.unread() > 0 {
-                self.enqueue(id);
-            }
         }
-        if cut > 0 {
-            // The beginning is handed in as a record; the end is one more, and lost.
-            self.intake.ledger().seen(Signal::Logs, cut);
-            self.intake.ledger().dropped(Signal::Logs, DropReason::Malformed, cut);
+        if has_more && consumed > 0 {
+            self.enqueue(id);
         }
-        self.stats.update(|stats| {
-            stats.lines += count;
-            stats.bytes += consumed;
-            stats.lines_cut += cut;
-        });
+        self.count(count);
         Flow::On
     }
 
-    /// Close the files that were not used for longest: first those without a name that were read to their end, which are then
-    /// over, then those that can be opened again. None that has something to read is closed.
+    /// What was read of a file that was truncated since, and waited for more.
+    async fn hand_in_remains(&mut self, id: FileId, remains: &Remains, stop: &CancellationToken) -> Flow {
+        let joined = remains.joined(self.limits());
+        let Some(tail) = self.tails.get(&id).filter(|_| !joined.records.is_empty()) else { return Flow::On };
+        let count = Count::of(&joined.records, joined.consumed);
+        // There is no offset any more that could wait for the verdict.
+        let batch = batch(tail, joined.records, Ack::none());
+        tokio::select! {
+            biased;
+            sent = self.intake.send(batch) => if sent.is_err() { return Flow::Stop },
+            () = stop.cancelled() => return Flow::Stop,
+        }
+        self.count(count);
+        Flow::On
+    }
+
+    fn count(&self, count: Count) {
+        if count.cut > 0 {
+            // The beginning is handed in as a record; the end is one more, and lost.
+            self.intake.ledger().seen(Signal::Logs, count.cut);
+            self.intake.ledger().dropped(Signal::Logs, DropReason::Malformed, count.cut);
+        }
+        self.stats.update(|stats| {
+            stats.lines += count.lines;
+            stats.records += count.records;
+            stats.bytes += count.bytes;
+            stats.lines_cut += count.cut;
+        });
+    }
+
+    /// Close the files that were not used for longest: first those without a name that were read to their end, which are over
+    /// once they are settled, then those that can be opened again. None that has something to read is closed.
     fn bound_open(&mut self) {
         if self.tails.len() <= self.config.files_open_max {
             return;
         }
         let open = self.tails.values().filter(|tail| tail.is_open()).count();
         for _ in self.config.files_open_max..open {
-            let may = |tail: &&mut Tail| tail.may_close() || tail.is_finished();
-            let idle = self.tails.values_mut().filter(may).min_by_key(|tail| (!tail.is_nameless(), tail.used));
-            let Some(tail) = idle else { return };
-            if tail.is_nameless() {
+            let idle = self.tails.values_mut().filter(|tail| tail.may_close());
+            let Some(tail) = idle.min_by_key(|tail| (!tail.is_nameless(), tail.used)) else { return };
+            if tail.is_finished() {
                 let id = tail.id;
                 self.tails.remove(&id);
                 self.is_unsaved = true;
+            } else if tail.is_nameless() {
+                tail.retire();
             } else {
                 tail.close();
             }
         }
     }
 
-    /// Bytes that nobody will ever read: counted in lines by the file's own mean.
+    /// Bytes that nobody will ever read: counted in records by the file's own mean.
     fn lost(&self, path: &Path, id: FileId, unread: u64, what: &'static str) {
         if unread == 0 {
             tracing::info!(path = %path.display(), "{}", "a log file begins anew or is gone; it was read to its end");
             return;
         }
-        let lines = self.tails.get(&id).map_or_else(|| unread.div_ceil(100), |tail| tail.lines_in(unread));
-        tracing::error!(path = %path.display(), bytes = unread, lines_estimated = lines, "{what}");
+        let records = self.tails.get(&id).map_or_else(|| unread.div_ceil(100), |tail| tail.records_in(unread));
+        tracing::error!(path = %path.display(), bytes = unread, records_estimated = records, "{what}");
         self.stats.update(|stats| stats.vanished += 1);
-        self.intake.ledger().seen(Signal::Logs, lines);
-        self.intake.ledger().dropped(Signal::Logs, DropReason::SourceVanished, lines);
+        self.intake.ledger().seen(Signal::Logs, records);
+        self.intake.ledger().dropped(Signal::Logs, DropReason::SourceVanished, records);
     }
 
     /// Counted each time, said once a path.
@@ -421,32 +428,43 @@ impl Follower {
 
     fn try_save(&mut self, now: Instant) {
         if let Err(error) = self.save(now) {
-            let path = self.store.path().to_owned();
+            let path = self.commits.path().to_owned();
             self.complain(&path, format!("log offsets are not saved, a restart would read lines again: {error}"));
         }
     }
 
     fn save(&mut self, now: Instant) -> std::io::Result<()> {
         self.times.save = now + COMMIT_EVERY;
-        let mut entries: Vec<Entry> = self.tails.values().map(Tail::entry).collect();
-        entries.sort_by(|a, b| a.path.cmp(&b.path));
-        let mut files: Vec<FileStats> = self.tails.values().map(file_stats).collect();
-        files.sort_by(|a, b| a.path.cmp(&b.path));
-        self.stats.update(|stats| stats.files = files);
-        self.store.save(unix_nanos(), entries)?;
+        self.commits.end_groups(&mut self.tails);
+        self.held_bytes = self.tails.values().map(Tail::held_bytes).sum();
+        self.commits.save(&self.tails)?;
         self.is_unsaved = false;
         Ok(())
     }
 }
 
-fn file_stats(tail: &Tail) -> FileStats {
-    FileStats {
-        path: tail.path.clone(),
-        read: tail.position.offset,
-        committed: tail.committed.offset,
-        lag: tail.unread(),
-        lines: tail.lines,
+/// What is counted of a batch.
+struct Count {
+    lines: u64,
+    records: u64,
+    bytes: u64,
+    cut: u64,
+}
+
+impl Count {
+    fn of(records: &[Record<'_>], bytes: usize) -> Count {
+        Count {
+            lines: records.iter().map(|record| u64::from(record.lines)).sum(),
+            records: records.len() as u64,
+            bytes: bytes as u64,
+            cut: records.iter().filter(|record| record.is_cut).count() as u64,
+        }
     }
+}
+
+fn batch(tail: &Tail, records: Vec<Record<'_>>, ack: Ack) -> Batch {
+    let records = Records::Logs(vec![tail.origin.records(records, unix_nanos())]);
+    Batch { source: Source::Logs, resource: Arc::clone(&tail.resource), records, ack }
 }
 
 fn unix_nanos() -> u64 {

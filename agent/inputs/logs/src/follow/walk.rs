@@ -37,7 +37,7 @@ impl Follower {
                     let since = saved_unix_nano.map(|saved| saved.saturating_sub(1_000_000_000));
                     let is_newer = since.is_some_and(|since| born(&file).is_none_or(|born| born >= since));
                     let at_end = self.config.start_at == StartAt::End && !is_newer;
-                    Mark { offset: if at_end { found.size } else { 0 }, in_cut_line: false }
+                    Mark { offset: if at_end { found.size } else { 0 }, ..Mark::default() }
                 }
             };
             self.adopt(found, file, &beginning, start, now);
@@ -134,8 +134,7 @@ impl Follower {
 
     /// What appears is read from its beginning, but for a copy of what was read already.
     fn start_of_new(&self, found: &Candidate, beginning: &Beginning) -> Mark {
-        let copied = self.tails.values().find(|tail| tail.is_copied_to(found, beginning));
-        copied.map(|tail| tail.position).unwrap_or_default()
+        self.tails.values().find_map(|tail| tail.copied_to(found, beginning)).unwrap_or_default()
     }
 
     fn after_walk(&mut self, folders: &[PathBuf], is_incomplete: bool) {
@@ -176,7 +175,7 @@ impl Follower {
     }
 
     fn adopt(&mut self, found: &Candidate, file: File, beginning: &Beginning, start: Mark, now: Instant) {
-        let tail = Tail::new(found, file, beginning, start, &self.host, now);
+        let tail = Tail::new(found, file, beginning, start, (&self.host, &self.rules), now);
         tracing::debug!(path = %found.path.display(), offset = start.offset, size = found.size, "following a log file");
         self.tails.insert(found.id, tail);
         self.by_path.insert(found.path.clone(), found.id);

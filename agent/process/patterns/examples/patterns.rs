@@ -4,7 +4,7 @@
 //! content alone, and the raw lines after the agent's own parser took their head off. Speed is CPU time of this thread. Invariant: a
 //! miner sees lines only, never a label.
 
-#[path = "../tests/labelled/mod.rs"]
+#[path = "../tests/accuracy/labelled.rs"]
 mod labelled;
 
 use anyhow::{Context, Result, bail};

@@ -65,7 +65,7 @@ fn differences(one: &[Token], other: &[Token]) -> Option<(u128, bool)> {
         if a.hash == b.hash {
             continue;
         }
-        if !a.may_vary() || !b.may_vary() {
+        if !a.may_vary() || !b.may_vary() || a.is_spaced() != b.is_spaced() {
             return None;
         }
         mask |= 1 << position;

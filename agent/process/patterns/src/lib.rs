@@ -1,12 +1,27 @@
 //! Patterns of log lines, mined online: from a message to the pattern it is an instance of.
 //!
-//! A message is what is left of a line after time, severity and process were taken off. Invariant: what is held stays within
-//! [`Config`]'s limits, whatever comes.
+//! A message is what is left of a line after time, severity and process were taken off. There is no training and no rule for any one
+//! system; a pattern is what stays when everything that varies is taken out, and that is told in two steps:
+//!
+//! 1. By looks (`scan`, `shape`). Numbers, paths, addresses and the like vary in every log, so they are wildcards at first sight, and
+//!    lists and dates of them are one. What is left, hashed, is the signature: a line whose signature is known costs one probe.
+//! 2. By evidence (`evidence`). A line with a new signature is a pattern of its own until enough others turn up that differ in the same
+//!    place only: names come by the dozen, verbs do not. Then that place becomes a wildcard and the patterns one, under the oldest
+//!    id; [`Miner::resolve`] leads there from the others. Merging late, and only on proof, makes the outcome independent of the
+//!    order of lines.
+//!
+//! Masking by type and comparing within one length is Drain's (He et al., ICWS 2017); that frequent words are constant and positions with many
+//! values are not is Brain's (Yu et al., TSC 2023), here without its second pass; correcting templates as they come is Spell's (Du and
+//! Li, ICDM 2016). Unlike these there is no threshold of similarity: what differs must be shown to vary.
+//!
+//! Invariant: what is held stays within [`Config`]'s limits, whatever comes.
 
 mod evidence;
 mod scan;
 mod shape;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use scan::Token;
 use std::fmt;

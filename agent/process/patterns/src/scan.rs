@@ -225,6 +225,8 @@ impl Scanner<'_> {
             self.wildcard(at, end, 0);
         } else if let Some(last) = self.tokens.last_mut()
             && last.is_wildcard()
+            && last.end > 0
+            && self.bytes[usize::from(last.end) - 1].is_ascii_digit()
             && (shape::is_unit(word) || shape::is_calendar(word))
         {
             last.end = end as u16;

@@ -219,11 +219,17 @@ impl Store {
                 continue;
             }
             let Some(mut pattern) = self.take(slot) else { continue };
+            let before = pattern.signature;
             pattern.vary(mask);
-            if let Some(same) = self.find(pattern.signature).and_then(|slot| self.take(slot)) {
-                pattern = self.merge(pattern, same);
+            let is_varied = pattern.signature != before;
+            let same = self.find(pattern.signature).and_then(|slot| self.take(slot));
+            let is_changed = is_varied || same.is_some();
+            if let Some(other) = same {
+                pattern = self.merge(pattern, other);
             }
-            changed.push(pattern.id);
+            if is_changed {
+                changed.push(pattern.id);
+            }
             self.put(pattern);
         }
         changed

@@ -21,7 +21,7 @@ pub(crate) struct Labelled {
 }
 
 /// How well a grouping of lines agrees with the true one.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Score {
     /// Share of the lines whose group is exactly a true one.
     pub(crate) ga: f64,
@@ -29,6 +29,12 @@ pub(crate) struct Score {
     pub(crate) fga: f64,
     pub(crate) found: usize,
     pub(crate) truth: usize,
+}
+
+impl std::fmt::Display for Score {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "GA {:.3}, FGA {:.3}, {} patterns of {}", self.ga, self.fga, self.found, self.truth)
+    }
 }
 
 /// The samples that are part of this repository.

@@ -5,17 +5,21 @@
 //! refused knows which limit to lower.
 
 use crate::config::Config;
-use ollystack_process::redact::RULE_BYTES_MAX;
 use crate::table::{Align, Table, bytes};
+use ollystack_process::logs::RULE_BYTES_MAX as LINE_RULE_BYTES_MAX;
+use ollystack_process::redact::RULE_BYTES_MAX;
+use ollystack_process::sample::rule::PATTERN_BYTES_MAX;
 
 /// The program's own pages (measured 15 MiB of a 13 MiB file and its libraries), its stacks and what the libraries hold.
 const PROGRAM_BYTES: u64 = 16 << 20;
-/// A sample or small span in the intake. Logs and OTLP requests are counted where they enter, until their verdict.
+/// A sample or small span in the intake. Logs and OTLP requests are counted where they enter.
 const RECORD_BYTES: u64 = 512;
 /// Series of this host's devices, processes and containers, all capped by the host input itself.
 const HOST_BYTES: u64 = 2 << 20;
 /// A log line is held raw and decoded; batches end at this many bytes or one line.
 const LOG_BATCH_BYTES_MIN: u64 = 128 << 10;
+/// Commits that wait for verdicts (4,096 x 200 B) and records that may go on (1 MiB), of log files.
+const LOG_WAITING_BYTES: u64 = 2 << 20;
 /// What a followed log file, a process, a TCP series take in their tables.
 const ENTRY_BYTES: u64 = 512;
 /// A connection's own buffers, its window aside, which is drawn only while a body is read.
@@ -31,12 +35,17 @@ const REDACT_BYTES: u64 = 1 << 20;
 /// The open window of a series with its place in the tables (184 bytes, 48 more if it goes out under other labels); its
 /// attributes are counted where the series comes from.
 const WINDOW_BYTES: u64 = 256;
-/// An operation in RED metrics, or a quantile sketch of sampling with its name.
-const OPERATION_BYTES: u64 = 256;
+/// A series in a checkpoint, before and after it is packed (measured 82 bytes before).
+const CHECKPOINT_BYTES: u64 = 128;
+/// A RED series with its labels, its histogram of some 60 buckets and two exemplars.
+const RED_BYTES: u64 = 2_560;
+/// A quantile sketch of sampling with the name of its operation.
 const SKETCH_BYTES: u64 = 1 << 10;
 const DECISION_BYTES: u64 = 32;
-/// Groups that fill at once besides logs: metrics, and traces in three classes.
-const GROUPS: u64 = 4;
+/// Rows of a closing window, before the freezer has them.
+const LINES_BYTES: u64 = 512 << 10;
+/// Groups that fill at once: metrics, and logs and traces in three classes each.
+const GROUPS: u64 = 7;
 /// zstd's tables at the levels that are allowed.
 const ZSTD_BYTES: u64 = 2 << 20;
 /// SQLite's page caches: eight segments open, 256 KiB each; and the batch being written.
@@ -76,7 +85,7 @@ pub(crate) fn check(config: &Config) -> Result<Budget, Overdrawn> {
 }
 
 fn declare(config: &Config) -> Budget {
-    let Config { limits, host, logs, otlp, ebpf, redact, metrics, red, traces, export, .. } = config;
+    let Config { limits, host, logs, otlp, ebpf, redact, metrics, red, traces, patterns, export, .. } = config;
     let mut lines = Vec::new();
     let mut line = |stage, on: bool, bytes, arithmetic: &str| {
         let (bytes, arithmetic) = if on { (bytes, arithmetic.to_owned()) } else { (0, "off".to_owned()) };
@@ -90,8 +99,10 @@ fn declare(config: &Config) -> Budget {
     line(
         "logs",
         logs.enabled,
-        2 * logs.batches_in_flight_max as u64 * log_batch + logs.files_max as u64 * ENTRY_BYTES,
-        "2 x logs.batches_in_flight_max x max(logs.line_bytes_max, 128 KiB) + logs.files_max x 512 B",
+        (2 * logs.batches_in_flight_max as u64 + 2) * log_batch
+            + logs.files_max as u64 * ENTRY_BYTES
+            + LOG_WAITING_BYTES,
+        "(2 x logs.batches_in_flight_max + 2) x max(logs.line_bytes_max, 128 KiB) + logs.files_max x 512 B + 2 MiB",
     );
     line(
         "otlp",
@@ -118,20 +129,30 @@ fn declare(config: &Config) -> Budget {
     );
     line("metrics", true, metrics.series_max as u64 * WINDOW_BYTES, "metrics.series_max x 256 B");
     line(
-        "red",
-        red.enabled,
-        red.services_max as u64 * red.operations_per_service_max as u64 * OPERATION_BYTES,
-        "red.services_max x red.operations_per_service_max x 256 B",
+        "checkpoint",
+        metrics.checkpoint_ms > 0,
+        metrics.series_max as u64 * CHECKPOINT_BYTES,
+        "metrics.series_max x 128 B",
     );
+    line("red", red.enabled, red.series_max as u64 * RED_BYTES, "red.series_max x 2.5 KiB");
     line(
         "traces",
         true,
         traces.bytes_max as u64
             + traces.decisions_max as u64 * DECISION_BYTES
-            + traces.operations_max as u64 * SKETCH_BYTES,
-        "traces.bytes_max + traces.decisions_max x 32 B + traces.operations_max x 1 KiB",
+            + traces.operations_max as u64 * SKETCH_BYTES
+            + traces.rules.len() as u64 * 2 * PATTERN_BYTES_MAX as u64,
+        "traces.bytes_max + traces.decisions_max x 32 B + traces.operations_max x 1 KiB + traces.rules x 512 KiB",
     );
-    line("freeze", true, GROUPS * 2 * frozen + ZSTD_BYTES, "4 groups x 2 x export.batch_bytes_max + 2 MiB");
+    line(
+        "patterns",
+        patterns.enabled,
+        (patterns.patterns_bytes_max + patterns.window_bytes_max) as u64
+            + LINES_BYTES
+            + patterns.rules.len() as u64 * LINE_RULE_BYTES_MAX as u64,
+        "patterns.patterns_bytes_max + patterns.window_bytes_max + 512 KiB + patterns.rules x 256 KiB",
+    );
+    line("freeze", true, GROUPS * 2 * frozen + ZSTD_BYTES, "7 groups x 2 x export.batch_bytes_max + 2 MiB");
     line("buffer", true, BUFFER_BYTES, "8 page caches x 256 KiB + 1 MiB");
     line("send", true, export.in_flight_max as u64 * frozen, "export.in_flight_max x export.batch_bytes_max");
     Budget(lines)
@@ -178,7 +199,7 @@ mod tests {
         let mut config = Config::default();
         let all = check(&config).unwrap().total();
         config.otlp.enabled = false;
-        let expected = (16 << 20) + 256 * CONNECTION_BYTES + 4_000 * SERIES_BYTES;
+        let expected = (12 << 20) + 256 * CONNECTION_BYTES + 4_000 * SERIES_BYTES;
         assert_eq!(all - check(&config).unwrap().total(), expected);
     }
 }

@@ -102,7 +102,7 @@ impl Agent {
         let enricher = Enricher::new(&config.enrich);
         let host = enricher.host_resource();
         let own = telemetry::resource(&host, &state.agent_id.to_string());
-        let mut process = Process::new(config.process(), Arc::clone(&own), Arc::clone(&ledger));
+        let mut process = Process::new(config.process().keyed(key.expose()), Arc::clone(&own), Arc::clone(&ledger));
         let (every_ms, bytes_max) = (config.metrics.checkpoint_ms, config.limits.memory_bytes_max);
         let keeper = checkpoint::open(&state.dir, every_ms, bytes_max, &mut process, &ledger, pipeline::now());
 
@@ -142,28 +142,21 @@ impl Agent {
         admin::start(&config.admin.listen, observatory.clone(), &stop_sending).await;
         let dir = state.dir.display().to_string();
         tracing::info!(version = env!("CARGO_PKG_VERSION"), agent = %state.agent_id, endpoint, state_dir = dir, "the agent runs");
-        Ok(Agent {
-            supervisor,
-            stages,
-            buffer,
-            ledger,
-            stop_inputs,
-            stop_pipeline,
-            stop_sending,
-            deadline,
-            state,
-        })
+        Ok(Agent { supervisor, stages, buffer, ledger, stop_inputs, stop_pipeline, stop_sending, deadline, state })
     }
 
     /// What reaches the disk is safe, so the stages before it have most of the time, and sending what is left.
     async fn stop(mut self) {
         let begin = Instant::now();
         let by = |tenths: u32| begin + self.deadline / 10 * tenths;
+        let after_inputs = self.supervisor.after();
         self.stop_inputs.cancel();
         within(by(6), "the inputs", self.supervisor.join()).await;
         self.stop_pipeline.cancel();
         within(by(8), "processing", self.stages.end("processing")).await;
         within(by(9), "freezing", self.stages.end("freezing")).await;
+        // Every verdict is in by now: what was read is committed, and not read again.
+        after_inputs.finish(by(9)).await;
         self.stop_sending.cancel();
         within(by(10), "sending", self.stages.end("sending")).await;
         within(by(11), "the disk buffer", self.buffer.close()).await;

@@ -36,8 +36,7 @@ pub(crate) struct Journal {
 /// Open it, and read what the last run left there. Where it cannot be had, what a crash takes is not counted, and that is said.
 pub(crate) fn open(dir: &Path) -> (Journal, Lost) {
     let path = dir.join(NAME);
-    let opened =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = opened
         .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "what a crash takes will not be counted"))
         .ok();
@@ -75,7 +74,8 @@ fn encode(lost: Lost) -> [u8; BYTES] {
 }
 
 fn decode(bytes: &[u8; BYTES]) -> Option<Lost> {
-    let field = |at: usize| -> Option<u64> { Some(u64::from_le_bytes(bytes.get(8 * at..8 * at + 8)?.try_into().ok()?)) };
+    let field =
+        |at: usize| -> Option<u64> { Some(u64::from_le_bytes(bytes.get(8 * at..8 * at + 8)?.try_into().ok()?)) };
     let whole = bytes.starts_with(&MAGIC) && field(4)? == xxh3_64(&bytes[..32]);
     whole.then_some(Lost { metrics: field(1)?, traces: field(2)?, points: field(3)? })
 }

@@ -62,7 +62,14 @@ struct Writing {
 
 /// Give `process` back what the last run left in this directory, enter in the books what a crash took of it, and keep what
 /// comes from now on: every so many milliseconds, 0 for never. A checkpoint has at most `bytes_max` bytes.
-pub(crate) fn open(dir: &Path, every_ms: u64, bytes_max: u64, process: &mut Process, ledger: &Ledger, now: u64) -> Keeper {
+pub(crate) fn open(
+    dir: &Path,
+    every_ms: u64,
+    bytes_max: u64,
+    process: &mut Process,
+    ledger: &Ledger,
+    now: u64,
+) -> Keeper {
     let (journal, mut lost) = journal::open(dir);
     let file = CheckpointFile::new(dir, bytes_max);
     let restored = match file.read() {

@@ -70,7 +70,7 @@ impl Default for Config {
             buffer: Buffer::default(),
             export: Default::default(),
         };
-        config.otlp.limits.in_flight_bytes_max = 16 << 20;
+        config.otlp.limits.in_flight_bytes_max = 12 << 20;
         config.otlp.series_max = 4_000;
         config.export.batch_bytes_max = 512 << 10;
         config

@@ -23,7 +23,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use scan::Token;
+use scan::{TOKENS_MAX, Token};
 use std::fmt;
 use store::Store;
 
@@ -68,6 +68,9 @@ pub struct Sight {
     pub is_new: bool,
 }
 
+/// What the tokens of the message at hand take.
+const TOKENS_BYTES: usize = TOKENS_MAX * size_of::<Token>();
+
 /// Learns patterns from messages, one pass, without training.
 #[derive(Debug)]
 pub struct Miner {
@@ -79,7 +82,8 @@ pub struct Miner {
 impl Miner {
     /// A miner that knows nothing yet.
     pub fn new(config: Config) -> Miner {
-        Miner { store: Store::new(config), tokens: Vec::new() }
+        let bytes_max = config.bytes_max.saturating_sub(TOKENS_BYTES);
+        Miner { store: Store::new(Config { bytes_max, ..config }), tokens: Vec::with_capacity(TOKENS_MAX) }
     }
 
     /// The pattern of one message, learned now if nothing like it was seen.
@@ -144,7 +148,7 @@ impl Miner {
 
     /// Bytes held, tables included.
     pub fn bytes(&self) -> usize {
-        self.store.bytes()
+        self.store.bytes() + TOKENS_BYTES
     }
 
     /// Patterns forgotten for want of room.

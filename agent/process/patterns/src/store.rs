@@ -16,6 +16,12 @@ const USES_MAX: u8 = 3;
 /// Sets of learned wildcards among patterns of one length: each costs a probe when a signature is new.
 const MASKS_MAX: usize = 64;
 
+/// Signatures seen lately take at most one of this many parts of the memory.
+const RECENT_SHARE: usize = 16;
+
+/// Slots are added by as many: doubling would overshoot the limit.
+const SLOTS_STEP: usize = 64;
+
 const WILDCARD: &str = "<*>";
 
 /// Where a pattern is held.
@@ -124,6 +130,8 @@ pub(crate) struct Store {
 impl Store {
     pub(crate) fn new(config: Config) -> Store {
         let patterns_max = config.patterns_max.clamp(1, 1 << 24);
+        let recent = (config.bytes_max / RECENT_SHARE / size_of::<Recent>()).clamp(1, patterns_max.next_power_of_two());
+        let recent = 1 << recent.ilog2();
         Store {
             config: Config { patterns_max, ..config },
             slots: Vec::new(),
@@ -131,7 +139,7 @@ impl Store {
             by_signature: HashTable::new(),
             by_id: HashMap::new(),
             buckets: (0..=TOKENS_MAX).map(|_| Bucket::default()).collect(),
-            recent: vec![Recent::default(); patterns_max.next_power_of_two()].into_boxed_slice(),
+            recent: vec![Recent::default(); recent].into_boxed_slice(),
             merged: HashMap::new(),
             merged_order: VecDeque::new(),
             hand: 0,
@@ -194,8 +202,10 @@ impl Store {
     /// Hold a new pattern, forgetting others if there is no room.
     pub(crate) fn insert(&mut self, message: &str, tokens: &[Token], signature: u64) -> PatternId {
         let (text, tokens) = render(message, tokens);
-        let needed = text.len() + size_of::<Token>() * tokens.len() + size_of::<Option<Pattern>>();
-        while self.len() >= self.config.patterns_max || self.bytes() + needed > self.config.bytes_max {
+        let needed = text.len() + size_of::<Token>() * tokens.len();
+        while self.len() >= self.config.patterns_max
+            || self.bytes() + needed + self.growth(tokens.len()) > self.config.bytes_max
+        {
             let Some(slot) = self.least_used() else { break };
             self.take(slot);
             self.forgotten += 1;
@@ -241,7 +251,8 @@ impl Store {
         kept.learned |= gone.learned;
         kept.uses = kept.uses.max(gone.uses);
         // Old enough names are forgotten, like patterns.
-        if self.merged.len() >= self.config.patterns_max
+        let growth = 2 * table_growth(self.merged.len(), self.merged.capacity(), self.merged.allocation_size());
+        if (self.merged.len() >= self.config.patterns_max || self.bytes() + growth > self.config.bytes_max)
             && let Some(oldest) = self.merged_order.pop_front()
         {
             self.merged.remove(&oldest);
@@ -254,6 +265,10 @@ impl Store {
     fn put(&mut self, mut pattern: Pattern) {
         self.heap_bytes += pattern.heap_bytes();
         let slot = self.free.pop().unwrap_or_else(|| {
+            if self.slots.len() == self.slots.capacity() {
+                self.slots.reserve_exact(SLOTS_STEP);
+                self.free.reserve_exact(self.slots.capacity());
+            }
             self.slots.push(None);
             (self.slots.len() - 1) as Slot
         });
@@ -331,6 +346,18 @@ impl Store {
         self.forgotten
     }
 
+    /// Bytes by which tables may grow when one more pattern of this length is held.
+    fn growth(&self, length: usize) -> usize {
+        let step = SLOTS_STEP * (size_of::<Option<Pattern>>() + size_of::<Slot>());
+        let slots = if self.free.is_empty() && self.slots.len() == self.slots.capacity() { step } else { 0 };
+        let by_id = table_growth(self.by_id.len(), self.by_id.capacity(), self.by_id.allocation_size());
+        let table = &self.by_signature;
+        let by_signature = table_growth(table.len(), table.capacity(), table.allocation_size());
+        let bucket = &self.buckets[length].patterns;
+        let allocated = bucket.capacity() * size_of::<(Slot, Sketch)>();
+        slots + by_id + by_signature + table_growth(bucket.len(), bucket.capacity(), allocated)
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         let tables = self.by_signature.allocation_size() + self.by_id.allocation_size() + self.merged.allocation_size();
         let slots = self.slots.capacity() * size_of::<Option<Pattern>>() + self.free.capacity() * size_of::<Slot>();
@@ -347,6 +374,12 @@ impl Bucket {
             + self.patterns.capacity() * size_of::<(Slot, Sketch)>()
             + self.masks.capacity() * size_of::<(u128, u32)>()
     }
+}
+
+/// Bytes that come on top when one more entry makes a table or a vector double.
+fn table_growth(len: usize, capacity: usize, allocated: usize) -> usize {
+    const FIRST: usize = 256;
+    if len == capacity { allocated.max(FIRST) } else { 0 }
 }
 
 fn signature_in(slots: &[Option<Pattern>], slot: Slot) -> u64 {

@@ -286,7 +286,7 @@ proptest! {
     #[test]
     fn ids_lead_to_patterns_that_stand_and_limits_hold(
         messages in prop::collection::vec(message(), 1..100),
-        patterns_max in 1_usize..40,
+        patterns_max in 1_usize..5000,
     ) {
         let mut miner = Miner::new(Config { patterns_max, bytes_max: 64 << 10 });
         let mut ids = Vec::new();

@@ -19,16 +19,21 @@ fn novel(line: u64) -> String {
 }
 
 #[test]
-fn memory_stays_within_two_mebibytes_however_new_the_lines_are() {
-    let before = HEAP.current_usage();
-    let mut miner = Miner::new(Config::default());
-    let mut most = 0;
-    for line in 0..20_000 {
-        miner.observe(&novel(line));
-        let (held, said) = (HEAP.current_usage() - before, miner.bytes());
-        assert!(held.abs_diff(said) < 64 << 10, "holds {held}, says {said}");
-        most = most.max(held);
+fn memory_stays_within_the_limit_however_new_the_lines_are() {
+    for config in [
+        Config::default(),
+        Config { patterns_max: 1 << 20, ..Config::default() },
+        Config { patterns_max: 1 << 20, bytes_max: 64 << 10 },
+    ] {
+        let before = HEAP.current_usage();
+        let mut miner = Miner::new(config);
+        for line in 0..20_000 {
+            miner.observe(&novel(line));
+            let (held, said) = (HEAP.current_usage() - before, miner.bytes());
+            assert!(held <= config.bytes_max, "{config:?} holds {held}, says {said}");
+            assert!(held.abs_diff(said) < 16 << 10, "{config:?} holds {held}, says {said}");
+        }
+        assert!(miner.forgotten() > 10_000, "{config:?}: the limit was not reached");
+        assert!(miner.bytes() > config.bytes_max / 2, "{config:?}: what may be used is used");
     }
-    assert!(most <= 2 << 20, "held {most}");
-    assert!(miner.forgotten() > 10_000, "the limit was not reached");
 }

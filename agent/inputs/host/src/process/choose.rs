@@ -1,8 +1,9 @@
 //! Which processes are reported: those that serve traffic, the top by CPU time, the top by memory, and for a while those
 //! that were among them lately.
 //!
-//! Kernel threads are never among them: their work is the host's, and their names change with what they do. Invariant: at
-//! most `max` are chosen, in that order of right.
+//! Kernel threads are never among them: their work is the host's, and their names change with what they do. Nor is a process that
+//! the scan before did not see, unless it serves: on hosts that start many short ones, each would be a dozen series of one sample.
+//! Invariant: at most `max` are chosen, in that order of right.
 
 use super::stat::Stat;
 use hashbrown::{HashMap, HashSet};
@@ -20,7 +21,7 @@ pub(crate) struct Limits {
 }
 
 /// Indices into `processes`, and whether each is chosen for what it does now rather than for what it did lately. `before`
-/// has each process' user and kernel ticks at the last scan; one that is new worked all its ticks since.
+/// has each process' user and kernel ticks at the last scan; before the first scan it is empty, and every process counts as known.
 pub(crate) fn choose(
     processes: &[Stat],
     before: &HashMap<Key, [u64; 2]>,
@@ -36,6 +37,7 @@ pub(crate) fn choose(
     };
     let all = (0..processes.len()).filter(|index| !processes[*index].is_kernel_thread());
     let mut chosen: Vec<usize> = all.clone().filter(|index| serving.contains(&key(index))).collect();
+    let all = all.filter(|index| before.is_empty() || before.contains_key(&key(index)));
     chosen.extend(top(all.clone().map(|index| (worked(index), index)), limits.top));
     chosen.extend(top(all.clone().map(|index| (processes[index].resident_pages, index)), limits.top));
     let mut chosen: Vec<(usize, bool)> = chosen.into_iter().map(|index| (index, true)).collect();
@@ -76,7 +78,9 @@ mod tests {
             process(5, 0, 1),
             process(6, 0, 0),
         ];
-        let before = HashMap::from([((1, 7), [0, 0]), ((2, 7), [490, 9]), ((3, 7), [900, 0])]);
+        let idle = [4, 5, 6].map(|pid| ((pid, 7), [0, 0]));
+        let mut before = HashMap::from([((1, 7), [0, 0]), ((2, 7), [490, 9]), ((3, 7), [900, 0])]);
+        before.extend(idle);
         let serving = HashSet::from([(5, 7)]);
         let lately = |key: &Key| *key == (6, 7);
         let limits = |top, max| Limits { top, max };
@@ -95,10 +99,23 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_the_scan_before_did_not_see_is_chosen_only_if_it_serves() {
+        let processes = [process(1, 90, 9), process(2, 80, 8), process(3, 1, 1)];
+        let before = HashMap::from([((3, 7), [0, 0])]);
+        let limits = Limits { top: 9, max: 9 };
+        let choose = |before, serving| pids(&processes, super::choose(&processes, before, &serving, |_| false, limits));
+        assert_eq!(choose(&before, HashSet::new()), [3]);
+        assert_eq!(choose(&before, HashSet::from([(2, 7)])), [2, 3]);
+        assert_eq!(choose(&HashMap::new(), HashSet::new()), [1, 2, 3], "nothing was seen before the first scan");
+    }
+
+    #[test]
     fn a_pid_used_again_is_another_process() {
         let processes = [process(1, 50, 0)];
         let before = HashMap::from([((1, 6), [50, 0])]);
-        let none = HashSet::new();
-        assert_eq!(choose(&processes, &before, &none, |_| false, Limits { top: 1, max: 1 }), [(0, true)]);
+        let (none, serving) = (HashSet::new(), HashSet::from([(1, 7)]));
+        let limits = Limits { top: 1, max: 1 };
+        assert_eq!(choose(&processes, &before, &none, |_| false, limits), [], "it was not there at the scan before");
+        assert_eq!(choose(&processes, &before, &serving, |_| false, limits), [(0, true)]);
     }
 }

@@ -3,17 +3,44 @@
 use crate::traffic::{MS, Random, START};
 use crate::{ALLOCATOR, Report, speed};
 use ollystack_record::otlp::trace::v1::{ScopeSpans, Span};
-use ollystack_record::{Ledger, Resource, value};
+use ollystack_record::{Resource, value};
 use ollystack_sample::{Config, Sampler};
 use prost::Message;
 use std::sync::Arc;
 
+/// Operations that are learnt, and requests of each.
+const OPERATIONS: usize = 500;
+const REQUESTS: usize = 400;
+
 pub(crate) fn run(report: &mut Report) {
+    waiting(report);
+    operations(report);
+}
+
+fn operations(report: &mut Report) {
+    eprintln!("memory, {OPERATIONS} operations");
+    let resource = Arc::new(Resource::new(vec![value::string("service.name", "a")]));
+    let mut sampler = Sampler::new(Config::default(), Arc::default());
+    let (mut random, mut out) = (Random(7), Vec::new());
+    let before = ALLOCATOR.allocated();
+    for _ in 0..REQUESTS {
+        for operation in 0..OPERATIONS {
+            // They fail, so that none of them waits, and all in one trace, so that one decision is held.
+            let span = Span { name: format!("op{operation}"), ..speed::span(&mut random, 1, 9, true, START + MS) };
+            sampler.take(&resource, vec![ScopeSpans { spans: vec![span], ..ScopeSpans::default() }], START, &mut out);
+            out.clear();
+        }
+    }
+    let each = (ALLOCATOR.allocated() - before) as f64 / OPERATIONS as f64;
+    report.add("bytes per operation known", "bytes_per_operation", each, format!("{each:.0}"), "1024");
+}
+
+fn waiting(report: &mut Report) {
     let config = Config { spans_max: 1_000_000, ..Config::default() };
     for spans_per_trace in [10, 1] {
         eprintln!("memory, {spans_per_trace} spans a trace");
-        let (resource, ledger) = (Arc::new(Resource::new(vec![value::string("service.name", "a")])), Arc::default());
-        let mut sampler = Sampler::new(config.clone(), Arc::<Ledger>::clone(&ledger));
+        let resource = Arc::new(Resource::new(vec![value::string("service.name", "a")]));
+        let mut sampler = Sampler::new(config.clone(), Arc::default());
         let (mut random, mut out) = (Random(7), Vec::new());
         let before = ALLOCATOR.allocated();
         let (mut encoded, mut count) = (0, 0);

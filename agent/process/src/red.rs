@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn rate_errors_and_duration_are_exact_and_the_slowest_and_the_last_trace_are_named() {
+    fn rate_errors_and_duration_are_exact_and_the_slowest_trace_is_named() {
         let mut bench = Bench::new(Config::default());
         for (code, milliseconds) in
             [(StatusCode::Ok, 10), (StatusCode::Ok, 200), (StatusCode::Error, 30), (StatusCode::Ok, 20)]
@@ -261,7 +261,7 @@ mod tests {
         assert_eq!((ok.count, ok.min, ok.max, error.count, error.sum), (3, Some(0.01), Some(0.2), 1, Some(0.03)));
         assert_eq!(value::string_attribute(&ok.attributes, key::SPAN_NAME), Some("GET /orders/{id}"));
         let traces: Vec<u8> = ok.exemplars.iter().map(|exemplar| exemplar.trace_id[0]).collect();
-        assert_eq!(traces, vec![200, 20]);
+        assert_eq!(traces, vec![200]);
     }
 
     #[test]

@@ -145,7 +145,8 @@ impl Exemplars {
     }
 
     pub(super) fn add(&mut self, exemplar: Exemplar) {
-        let (worse, newer) = self.places(value(&exemplar), exemplar.time_unix_nano);
+        let newer = self.last.as_ref().is_none_or(|last| exemplar.time_unix_nano >= last.time_unix_nano);
+        let worse = self.worst.as_ref().is_none_or(|worst| value(&exemplar) > value(worst));
         if worse && newer {
             self.last = Some(Box::new(exemplar.clone()));
             self.worst = Some(Box::new(exemplar));
@@ -156,21 +157,12 @@ impl Exemplars {
         }
     }
 
-    /// As [`Exemplars::add`], into the memory of the exemplar that goes: this happens for every span.
+    /// Keep a measurement's span if it is the worst: sampling keeps that trace, and hardly ever the newest.
     pub(super) fn note(&mut self, measurement: &Measurement<'_>) {
-        let (worse, newer) = self.places(measurement.value, measurement.time_unix_nano);
-        if worse {
+        if self.worst.as_ref().is_none_or(|worst| measurement.value > value(worst)) {
+            // Into the memory of the one that goes: this happens for many a span.
             measurement.write(self.worst.get_or_insert_default());
         }
-        if newer {
-            measurement.write(self.last.get_or_insert_default());
-        }
-    }
-
-    /// Whether an exemplar would be the worst, and whether the newest.
-    fn places(&self, coming: f64, time_unix_nano: u64) -> (bool, bool) {
-        let newer = self.last.as_ref().is_none_or(|last| time_unix_nano >= last.time_unix_nano);
-        (self.worst.as_ref().is_none_or(|worst| coming > value(worst)), newer)
     }
 
     /// One or two, or none.

@@ -129,10 +129,11 @@ impl Entry {
         }
         let mut histogram = super::exponential::Exponential::new(scale);
         histogram.record(measurement.value);
-        let mut exemplars = Exemplars::default();
-        exemplars.note(measurement);
-        let exemplars = exemplars.last.map(|exemplar| *exemplar).into_iter().collect();
-        self.fold(start, end, State::Exponential(Box::new(histogram)), exemplars)
+        let (taken, place) = self.merge(start, end, State::Exponential(Box::new(histogram)));
+        if taken != Taken::Refused {
+            self.exemplars(place).note(measurement);
+        }
+        taken
     }
 
     /// Fold a state into the window [start, end).
@@ -141,13 +142,15 @@ impl Entry {
         if exemplars.is_empty() || taken == Taken::Refused {
             return taken;
         }
-        let more = self.more.get_or_insert_default();
-        let kept = match place.and_then(|at| more.aside.get_mut(at)) {
-            Some((_, aside)) => aside,
-            None => &mut more.exemplars,
-        };
+        let kept = self.exemplars(place);
         exemplars.into_iter().for_each(|exemplar| kept.add(exemplar));
         taken
+    }
+
+    /// Of a window aside, or of the entry's own.
+    fn exemplars(&mut self, place: Option<usize>) -> &mut Exemplars {
+        let More { exemplars, aside } = self.more.get_or_insert_default().as_mut();
+        place.and_then(|at| aside.get_mut(at)).map_or(exemplars, |(_, exemplars)| exemplars)
     }
 
     /// What became of the state, and in which window aside it is, if it is not in the entry's own.

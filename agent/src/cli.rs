@@ -80,7 +80,7 @@ pub(crate) enum Command {
     },
     /// The patterns of log lines in files: how often each occurs, or which one each line has
     Patterns(Patterns),
-    /// Write what the inputs hand in to a file, as it is, and send nothing
+    /// Write what the inputs hand in to a file, redacted but not reduced, and send nothing
     Record(crate::record::Options),
     /// Print the version
     Version,

@@ -92,8 +92,14 @@ fn no_value(text: &[u8], from: usize, quoted: bool, named: &[u8]) -> bool {
     refers || opens || is_folder || mark::mark_len(rest) > 0
 }
 
-/// `'...'` after a word that ends at `end`.
-pub(crate) fn quoted_after(text: &[u8], end: usize) -> Option<Find> {
+/// The password after `IDENTIFIED BY`, of which `ntif` begins at `at`.
+pub(crate) fn identified_by(text: &[u8], at: usize) -> Option<Find> {
+    const WORDS: &[u8] = b"identified by";
+    let start = at.checked_sub(3)?;
+    let end = start + WORDS.len();
+    if !text.get(start..end)?.eq_ignore_ascii_case(WORDS) {
+        return None;
+    }
     let at = skip_blanks(text, end);
     let opened = quote_at(text, at)?;
     let from = at + opened.bytes;

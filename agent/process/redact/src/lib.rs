@@ -1,7 +1,7 @@
 //! Redaction: secrets and personal data leave every string of a record before it reaches disk or wire.
 //!
 //! Records come from the inputs, redacted ones go on to be reduced, so that no pattern, operation or series ever holds a secret.
-//! A text is looked through three times, each time at a fraction of a nanosecond a byte: for words that announce a secret or that
+//! A text is looked through three times, quickly: for words that announce a secret or that
 //! keys begin with ([`words`]), for `@` ([`address`]), for long runs of digits and capitals ([`number`]). Only what these passes
 //! point at is looked at closely. Invariants: a text without anything to redact is not copied; time is linear in the length of
 //! the text, whatever it holds; what was redacted is counted by kind and shown nowhere.

@@ -102,13 +102,15 @@ fn grouped_card(bytes: &[u8], start: usize, end: usize) -> Option<usize> {
     }
 }
 
-/// Not a part of something longer: of a word, a hexadecimal or decimal number, a telephone number.
+/// Not a part of something longer: of a word or name, a hexadecimal or decimal number, a telephone number.
 fn stands_alone(bytes: &[u8], start: usize, end: usize) -> bool {
     let digit = |at: Option<usize>| at.and_then(|at| bytes.get(at)).is_some_and(u8::is_ascii_digit);
     let before = start.checked_sub(1).and_then(|at| bytes.get(at));
     let free = match before {
         Some(b'.') => !digit(start.checked_sub(2)),
-        Some(byte) => !byte.is_ascii_alphanumeric() && *byte != b'+' && byte.is_ascii(),
+        // blk_-4111111111111111 is negative.
+        Some(b'-') => start.checked_sub(2).and_then(|at| bytes.get(at)).is_none_or(|byte| *byte != b'_'),
+        Some(byte) => !byte.is_ascii_alphanumeric() && !matches!(byte, b'+' | b'_') && byte.is_ascii(),
         None => true,
     };
     free && match bytes.get(end) {

@@ -6,7 +6,9 @@ use crate::kind::{Find, Kind};
 use memchr::memmem;
 
 /// What a block begins with, and what says that it is private, within one line.
-pub(crate) const BEGIN: &str = "-----BEGIN";
+const BEGIN: &[u8] = b"-----BEGIN";
+/// Before the dash that it is known by.
+const DASHES_BEFORE: usize = 4;
 const END: &[u8] = b"-----END";
 const DASHES: &[u8] = b"-----";
 const PRIVATE: &[u8] = b"PRIVATE KEY";
@@ -15,8 +17,9 @@ const LABEL_BYTES_MAX: usize = 64;
 /// Lines of PEM have 64 characters (RFC 7468), of OpenSSH 70, of PGP 64 or 76.
 const BODY_LINE_BYTES_MAX: usize = 76;
 
-/// The block that begins at `begin`, which is where [`BEGIN`] was found.
-pub(crate) fn find(text: &[u8], begin: usize) -> Option<Find> {
+/// The block of whose `-----BEGIN` the last dash is at `dash`.
+pub(crate) fn find(text: &[u8], dash: usize) -> Option<Find> {
+    let begin = dash.checked_sub(DASHES_BEFORE).filter(|begin| text[*begin..].starts_with(BEGIN))?;
     let label = begin + BEGIN.len();
     let line = text.get(label..text.len().min(label + LABEL_BYTES_MAX))?;
     let line = &line[..memchr::memchr2(b'\n', b'\\', line).unwrap_or(line.len())];
@@ -39,8 +42,8 @@ pub(crate) fn goes_on(line: &str, open: bool) -> bool {
         return false;
     }
     let begins = || {
-        let begin = memmem::rfind(bytes, BEGIN.as_bytes())?;
-        let found = find(bytes, begin)?;
+        let begin = memmem::rfind(bytes, BEGIN)?;
+        let found = find(bytes, begin + DASHES_BEFORE)?;
         memmem::find(&bytes[begin..found.end], END).is_none().then_some(())
     };
     open || begins().is_some()

@@ -63,7 +63,6 @@ fn cards_of_every_scheme_are_found_however_they_are_grouped() {
         ("1 4111111111111111 2", "1 [redacted:card] 2"),
         ("2026-11-20 4111 1111 1111 1111", "2026-11-20 [redacted:card]"),
         ("<pan>4012888888881881</pan>", "<pan>[redacted:card]</pan>"),
-        ("pan_4012888888881881", "pan_[redacted:card]"),
     ]);
 }
 
@@ -78,6 +77,7 @@ fn numbers_that_are_no_cards_stay() {
         "phone +4915112345678, +1 415 555 2671, 0049 151 1234 5678",
         "trace 4bf92f3577b34da6a3ce929d0e0e4736 span 00f067aa0ba902b7",
         "4111111111111111a",
+        "blk_4012888888881881 blk_-4012888888881881",
         "a4111111111111111",
         "0.4111111111111111",
         "12.4111111111111111",

@@ -103,8 +103,8 @@ pub(crate) static KEYS: [Shape; 42] = [
 /// The key that begins at `start` and looks so, and how far the text was read for it.
 pub(crate) fn key(text: &[u8], start: usize, shape: &Shape) -> (Option<Find>, usize) {
     let end = start + shape.prefix.len();
-    if !begins_word(text, start) {
-        return (None, end);
+    if !begins_word(text, start) || !text[start..].starts_with(shape.prefix.as_bytes()) {
+        return (None, start + 1);
     }
     let length = text[end..].iter().take_while(|byte| shape.of.holds(**byte)).count();
     let read = end + length;
@@ -167,7 +167,7 @@ pub(crate) fn bearer(text: &[u8], end: usize) -> Option<Find> {
 /// The JSON web token that begins at `start`: header, payload and what follows, Base64 for URLs with dots between (RFC 7519).
 pub(crate) fn jwt(text: &[u8], start: usize) -> Option<Find> {
     const PART_BYTES_MIN: usize = 8;
-    if !begins_word(text, start) {
+    if !begins_word(text, start) || !text[start..].starts_with(b"eyJ") {
         return None;
     }
     let part = |at: usize| text[at..].iter().take_while(|byte| Of::Url.holds(**byte)).count();

@@ -1,17 +1,17 @@
-//! The words that announce a secret or that keys begin with, found in one vectorised pass (Teddy), and what to look at then.
+//! The words that announce a secret or that keys begin with, and what to look at then.
 //!
-//! Invariant: after a word the search goes on behind it, or behind what was found or ruled out there, never before.
+//! Each word is known by four of its bytes, whatever their case. For each run of four bytes of a text a table says whether it may
+//! be one of a word, which costs one multiplication and one load; only then it is searched among the words. Invariant: after a
+//! word the search goes on behind it, or behind what was found or ruled out there, never before.
 
-use crate::kind::{Find, Kind};
+use crate::kind::{Find, Kind, What};
 use crate::{address, assignment, command, private_key, token};
-use aho_corasick::packed::{Config, MatchKind, Searcher};
-use aho_corasick::{AhoCorasick, Span};
 
 /// What a word points at.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Cue {
-    /// The end of a name, after which a value may be assigned.
-    Name,
+    /// A part of a name, after which a value may be assigned; and how many of the four bytes are the name's.
+    Name(usize),
     /// `Bearer` and a token.
     Bearer,
     /// The beginning of a JSON web token.
@@ -20,66 +20,47 @@ enum Cue {
     Key(usize),
     /// The beginning of a block in PEM.
     Pem,
-    /// A program that takes a password in a flag of one letter.
-    Command,
+    /// A program that takes a password in a flag of one letter; and how far before the four bytes it begins.
+    Command(usize),
     /// `IDENTIFIED BY` and a password in quotes.
     Identified,
     /// An `@` in a query string.
     EscapedAt,
 }
 
-/// Words in the cases in which they are written. The first letter is left off where that saves a spelling.
-const CUES: [(&str, Cue); 44] = [
-    ("pass", Cue::Name),
-    ("Pass", Cue::Name),
-    ("PASS", Cue::Name),
-    ("pwd", Cue::Name),
-    ("Pwd", Cue::Name),
-    ("PWD", Cue::Name),
-    ("ecret", Cue::Name),
-    ("ECRET", Cue::Name),
-    ("oken", Cue::Name),
-    ("OKEN", Cue::Name),
-    ("redential", Cue::Name),
-    ("REDENTIAL", Cue::Name),
-    ("uthorization", Cue::Name),
-    ("UTHORIZATION", Cue::Name),
-    ("ookie", Cue::Name),
-    ("OOKIE", Cue::Name),
-    ("ignature", Cue::Name),
-    ("IGNATURE", Cue::Name),
-    ("essid", Cue::Name),
-    ("ESSID", Cue::Name),
-    ("essionid", Cue::Name),
-    ("ESSIONID", Cue::Name),
-    ("key", Cue::Name),
-    ("Key", Cue::Name),
-    ("KEY", Cue::Name),
-    ("jwt", Cue::Name),
-    ("JWT", Cue::Name),
-    ("cvv", Cue::Name),
-    ("CVV", Cue::Name),
-    ("cvc", Cue::Name),
-    ("CVC", Cue::Name),
-    ("sig=", Cue::Name),
-    ("earer", Cue::Bearer),
-    ("EARER", Cue::Bearer),
-    ("eyJ", Cue::Jwt),
-    (private_key::BEGIN, Cue::Pem),
-    ("mysql", Cue::Command),
-    ("mariadb", Cue::Command),
-    ("redis-cli", Cue::Command),
-    ("curl ", Cue::Command),
-    ("DENTIFIED BY", Cue::Identified),
-    ("dentified by", Cue::Identified),
-    ("%40", Cue::EscapedAt),
-    ("sshpass", Cue::Command),
+/// Four bytes of each word, the rarest ones, in small letters.
+const CUES: [(&str, Cue); 18] = [
+    ("pass", Cue::Name(4)),
+    ("cret", Cue::Name(4)), // secret
+    ("oken", Cue::Name(4)), // token
+    ("eden", Cue::Name(4)), // credential
+    ("riza", Cue::Name(4)), // authorization
+    ("okie", Cue::Name(4)), // cookie
+    ("gnat", Cue::Name(4)), // signature
+    ("ssid", Cue::Name(4)), // PHPSESSID
+    ("onid", Cue::Name(4)), // JSESSIONID
+    ("sig=", Cue::Name(3)),
+    ("arer", Cue::Bearer),
+    ("-beg", Cue::Pem),
+    ("mysq", Cue::Command(0)),
+    ("mari", Cue::Command(0)),
+    ("sshp", Cue::Command(0)),
+    ("curl", Cue::Command(0)),
+    ("-cli", Cue::Command(5)), // redis-cli
+    ("ntif", Cue::Identified),
 ];
+
+/// Names too short to be known by four bytes, known by what may follow them.
+const SHORT_NAMES: [&str; 5] = ["key", "pwd", "jwt", "cvv", "cvc"];
+const AFTER_NAMES: &str = "=:\"'` ]\\%>2";
+const ALPHANUMERIC: &str = "abcdefghijklmnopqrstuvwxyz0123456789";
 
 /// Shorter than the shortest text with a secret, `pwd=x`.
 const TEXT_BYTES_MIN: usize = 5;
 /// Below this every secret needs one of a few characters: keys are longer, and so are numbers.
 const SHORT: usize = 13;
+/// Keys and values of attributes are shorter than this, mostly.
+const PLAIN: usize = 64;
 
 /// Rules out most texts that are short or plain words, such as keys and values of attributes, by a look at each byte.
 pub(crate) fn may_hold_secret(bytes: &[u8]) -> bool {
@@ -90,46 +71,74 @@ pub(crate) fn may_hold_secret(bytes: &[u8]) -> bool {
     }
     // A key without a digit or a capital is none.
     let plain = |byte: &u8| byte.is_ascii_lowercase() | matches!(byte, b'.' | b'_' | b'/');
-    bytes.len() > 64 || !bytes.iter().fold(true, |all_plain, byte| all_plain & plain(byte))
+    bytes.len() > PLAIN || !bytes.iter().fold(true, |all_plain, byte| all_plain & plain(byte))
 }
 
+/// Bits of a place in the table: 300 words in 16,384 places, so that of other runs of four bytes 2 in 100 meet one.
+const PLACE_BITS: u32 = 14;
+/// 2^32 over the golden ratio, odd: multiplied by it, words that differ in a bit differ in the upper bits (Fibonacci hashing).
+const FACTOR: u32 = 0x9E37_79B1;
+
 /// Finds words.
-#[derive(Debug)]
 pub(crate) struct Words {
-    cues: Vec<Cue>,
-    searcher: Option<Searcher>,
-    /// For processors without the vector instructions of the former.
-    automaton: Option<AhoCorasick>,
+    /// Sorted by their four bytes.
+    words: Vec<(u32, Cue)>,
+    /// By place: whether there is a word.
+    table: Box<[bool; 1 << PLACE_BITS]>,
+}
+
+impl std::fmt::Debug for Words {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Words").field("words", &self.words.len()).finish_non_exhaustive()
+    }
+}
+
+/// Four bytes with letters made small; `_` and a few others change, too, and always alike.
+fn folded(bytes: [u8; 4]) -> u32 {
+    u32::from_le_bytes(bytes) | 0x2020_2020
 }
 
 impl Words {
     pub(crate) fn new() -> Words {
-        let keys = token::KEYS.iter().enumerate().map(|(place, key)| (key.prefix, Cue::Key(place)));
-        // Of words that begin at one place the longer counts: it comes first.
-        let mut words: Vec<(&str, Cue)> = keys.chain(CUES).collect();
-        words.sort_by_key(|(word, _)| std::cmp::Reverse(word.len()));
-        let texts: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-        let searcher = Config::new()
-            .match_kind(MatchKind::LeftmostFirst)
-            .heuristic_pattern_limits(false)
-            .builder()
-            .extend(&texts)
-            .build();
-        let automaton = match searcher {
-            Some(_) => None,
-            None => AhoCorasick::builder().match_kind(aho_corasick::MatchKind::LeftmostFirst).build(&texts).ok(),
+        let mut words: Vec<(u32, Cue)> = Vec::new();
+        let mut add = |text: &str, cue| {
+            if let Some(four) = text.as_bytes().first_chunk() {
+                words.push((folded(*four), cue));
+            }
         };
-        Words { cues: words.iter().map(|(_, cue)| *cue).collect(), searcher, automaton }
+        CUES.into_iter().for_each(|(text, cue)| add(text, cue));
+        let each = |start: &str, last: &str, mut add: Box<dyn FnMut(&str) + '_>| {
+            last.chars().for_each(|last| add(&format!("{start}{last}")));
+        };
+        for name in SHORT_NAMES {
+            each(name, AFTER_NAMES, Box::new(|text| add(text, Cue::Name(3))));
+        }
+        each("eyJ", ALPHANUMERIC, Box::new(|text| add(text, Cue::Jwt)));
+        each("%40", ALPHANUMERIC, Box::new(|text| add(text, Cue::EscapedAt)));
+        for (place, shape) in token::KEYS.iter().enumerate() {
+            match shape.prefix.len() {
+                3 => each(shape.prefix, ALPHANUMERIC, Box::new(|text| add(text, Cue::Key(place)))),
+                _ => add(shape.prefix, Cue::Key(place)),
+            }
+        }
+        words.sort_by_key(|(four, _)| *four);
+        words.dedup_by_key(|(four, _)| *four);
+        let mut table = Box::new([false; 1 << PLACE_BITS]);
+        words.iter().for_each(|(four, _)| table[place(*four)] = true);
+        Words { words, table }
     }
 
-    /// The next word: its cue, where it begins and ends.
-    fn next(&self, bytes: &[u8], from: usize) -> Option<(Cue, usize, usize)> {
-        let found = match (&self.searcher, &self.automaton) {
-            (Some(searcher), _) => searcher.find_in(bytes, Span::from(from..bytes.len()))?,
-            (None, Some(automaton)) => automaton.find(aho_corasick::Input::new(bytes).range(from..))?,
-            (None, None) => return None,
-        };
-        Some((*self.cues.get(found.pattern().as_usize())?, found.start(), found.end()))
+    /// The next word: its cue, and where its four bytes begin.
+    fn next(&self, bytes: &[u8], mut from: usize) -> Option<(Cue, usize)> {
+        loop {
+            let may_be = |four: &[u8]| four.first_chunk().is_some_and(|four| self.table[place(folded(*four))]);
+            let at = from + bytes.get(from..)?.windows(4).position(may_be)?;
+            let four = folded(*bytes[at..].first_chunk()?);
+            if let Ok(word) = self.words.binary_search_by_key(&four, |(word, _)| *word) {
+                return Some((self.words[word].1, at));
+            }
+            from = at + 1;
+        }
     }
 
     /// What the words in a text point at.
@@ -137,40 +146,64 @@ impl Words {
         let bytes = text.as_bytes();
         let mut from = 0;
         let mut access_key = false;
-        while let Some((cue, start, end)) = self.next(bytes, from) {
-            from = end;
+        while let Some((cue, at)) = self.next(bytes, from) {
+            from = at + 1;
+            let assigned = |from: &mut usize, end| {
+                let (found, name_end) = assignment::find(bytes, at, end);
+                *from = name_end.max(*from);
+                found
+            };
             let found = match cue {
-                Cue::Name => {
-                    let end = end - usize::from(bytes[end - 1] == b'=');
-                    let (found, name_end) = assignment::find(bytes, start, end);
-                    from = from.max(name_end);
-                    found
-                }
-                Cue::Bearer => token::bearer(bytes, end).or_else(|| {
-                    let (found, name_end) = assignment::find(bytes, start, end);
-                    from = from.max(name_end);
-                    found
-                }),
-                Cue::Jwt => token::jwt(bytes, start),
+                Cue::Name(length) => assigned(&mut from, at + length),
+                Cue::Bearer => token::bearer(bytes, at + 4).or_else(|| assigned(&mut from, at + 4)),
+                Cue::Jwt => token::jwt(bytes, at),
                 Cue::Key(place) => {
                     let Some(shape) = token::KEYS.get(place) else { continue };
-                    let (key, read) = token::key(bytes, start, shape);
+                    let (key, read) = token::key(bytes, at, shape);
                     from = from.max(read);
-                    access_key |= key.is_some() && token::is_access_key_id(&bytes[start..]);
+                    access_key |= key.is_some() && token::is_access_key_id(&bytes[at..]);
                     key
                 }
-                Cue::Pem => private_key::find(bytes, start),
-                Cue::Command => command::find(bytes, start),
-                Cue::Identified => assignment::quoted_after(bytes, end),
-                Cue::EscapedAt => address::email(bytes, start, end),
+                Cue::Pem => private_key::find(bytes, at),
+                Cue::Command(before) => at.checked_sub(before).and_then(|start| command::find(bytes, start)),
+                Cue::Identified => assignment::identified_by(bytes, at),
+                Cue::EscapedAt => address::email(bytes, at, at + 3),
             };
-            if let Some(found) = found.filter(|found| matches!(found.what, crate::kind::What::Kind(kind) if on(kind))) {
+            if let Some(found) = found.filter(|found| matches!(found.what, What::Kind(kind) if on(kind))) {
                 from = from.max(found.end);
                 finds.push(found);
             }
         }
         if access_key && on(Kind::Key) {
             token::secret_access_keys(bytes, finds);
+        }
+    }
+}
+
+fn place(four: u32) -> usize {
+    (four.wrapping_mul(FACTOR) >> (u32::BITS - PLACE_BITS)) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_word_is_found_in_any_case() {
+        let words = Words::new();
+        for (four, cue) in &words.words {
+            let text = [b"..".as_slice(), &four.to_le_bytes().map(|byte| byte.to_ascii_uppercase()), b".."].concat();
+            assert_eq!(words.next(&text, 0), Some((*cue, 2)), "{four:x}");
+        }
+    }
+
+    #[test]
+    fn no_two_words_are_known_by_the_same_bytes() {
+        let cue = |text: &str| Words::new().next(text.as_bytes(), 0).map(|(cue, _)| cue);
+        for (place, shape) in token::KEYS.iter().enumerate() {
+            let same = |other: &&token::Shape| other.prefix.as_bytes().get(..4) == shape.prefix.as_bytes().get(..4);
+            let first = token::KEYS.iter().find(same).map(|shape| shape.prefix);
+            assert_eq!(cue(&format!("{}a", shape.prefix)), Some(Cue::Key(place)), "{} and {first:?}", shape.prefix);
         }
     }
 }

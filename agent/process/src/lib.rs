@@ -108,7 +108,7 @@ impl Process {
 
     /// Go on from a checkpoint of which nothing had been handed out, before anything is taken.
     pub fn restore(&mut self, checkpoint: &[u8], now: u64) -> Result<fold::Restored, fold::CheckpointError> {
-        self.fold.restore(checkpoint, now, 0)
+        self.fold.restore(checkpoint, now)
     }
 
     /// What is held and was done.

@@ -140,7 +140,7 @@ fn checkpointed(fold: &Fold, config: Config, now: u64) -> Json {
     let bytes = fold.checkpoint(now);
     let written = thread_seconds();
     let mut again = Fold::new(config, Arc::new(Ledger::default()));
-    let restored = again.restore(&bytes, now, now).unwrap();
+    let restored = again.restore(&bytes, now).unwrap();
     let read = thread_seconds();
     assert_eq!(restored.series, fold.stats().series);
     json!({

@@ -1,7 +1,7 @@
 //! When windows begin, end and close.
 //!
 //! Windows are aligned to the clock, so that hosts agree. Invariant: windows of one length close together, at a whole multiple of
-//! it plus the grace: what has left by a given time can be told from the time alone (see `checkpoint.rs`).
+//! it plus the grace, so that their points leave in few batches and between two closings there is nothing to look for.
 
 use super::config::Config;
 

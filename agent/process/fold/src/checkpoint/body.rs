@@ -21,7 +21,6 @@ use xxhash_rust::xxh3::xxh3_64;
 /// What is read.
 pub(super) struct Body {
     pub(super) watched_since: u64,
-    pub(super) first_close: u64,
     pub(super) closed_until: u64,
     pub(super) series: Vec<ReadSeries>,
     pub(super) aliases: Vec<ReadAlias>,
@@ -31,8 +30,6 @@ pub(super) struct Body {
 pub(super) struct ReadSeries {
     pub(super) resource: Arc<Resource>,
     pub(super) series: Series,
-    /// When its windows were to close next.
-    pub(super) next_close: u64,
     pub(super) source: Source,
     pub(super) overflow: bool,
     pub(super) previous: Option<Previous>,
@@ -86,10 +83,7 @@ pub(super) fn write(fold: &Fold, now: u64) -> Vec<u8> {
         let Some(known) = table.metrics.get(entry.metric) else { continue };
         places.insert(number, places.len());
         series.len(resources.place(entry.resource, |to, _| to.message(&resource.to_proto())));
-        series.len(metrics.place(entry.metric, |to, _| {
-            write_metric(to, &known.scope, &known.metric);
-            to.fixed(times.next_close(now, known.window));
-        }));
+        series.len(metrics.place(entry.metric, |to, _| write_metric(to, &known.scope, &known.metric)));
         series.list(entry.series.attributes().iter(), |to, label| {
             to.len(labels.place(label.encode_to_vec(), |to, label| to.bytes(label)));
         });
@@ -97,7 +91,7 @@ pub(super) fn write(fold: &Fold, now: u64) -> Vec<u8> {
     }
     let mut to = Writer(MAGIC.to_vec());
     to.byte(VERSION);
-    [now, times.watched_since, times.first_close, times.closed_until].into_iter().for_each(|moment| to.fixed(moment));
+    [now, times.watched_since, times.closed_until].into_iter().for_each(|moment| to.fixed(moment));
     resources.write(&mut to);
     metrics.write(&mut to);
     labels.write(&mut to);
@@ -133,27 +127,23 @@ pub(super) fn read(bytes: &[u8]) -> Result<Body, CheckpointError> {
 
 fn read_body(from: &mut Reader<'_>) -> Read<Body> {
     let now = from.fixed()?;
-    let (watched_since, first_close, closed_until) = (from.fixed()?, from.fixed()?, from.fixed()?);
+    let (watched_since, closed_until) = (from.fixed()?, from.fixed()?);
     let resources = from.list(|from| Ok(Arc::new(Resource::from_proto(Some(from.message()?)))))?;
-    let metrics = from.list(|from| Ok((read_metric(from)?, from.fixed()?)))?;
+    let metrics = from.list(read_metric)?;
     let labels = from.list(Reader::message::<KeyValue>)?;
     let series = from.list(|from| {
         let resource = resources.get(from.place()?).ok_or(Malformed)?;
-        let ((scope, metric), next_close) = metrics.get(from.place()?).ok_or(Malformed)?;
+        let (scope, metric) = metrics.get(from.place()?).ok_or(Malformed)?;
         let labels = from.list(|from| labels.get(from.place()?).cloned().ok_or(Malformed))?;
         let series = Series::new(Arc::clone(scope), Arc::clone(metric), labels);
-        read_entry(from, now, Arc::clone(resource), series, *next_close)
+        read_entry(from, now, Arc::clone(resource), series)
     })?;
     let aliases = from.list(|from| {
         let alias =
             ReadAlias { hash: from.fixed()?, series: from.place()?, previous: state::read_previous(from, now)? };
         if alias.series < series.len() { Ok(alias) } else { Err(Malformed) }
     })?;
-    if from.0.is_empty() {
-        Ok(Body { watched_since, first_close, closed_until, series, aliases })
-    } else {
-        Err(Malformed)
-    }
+    if from.0.is_empty() { Ok(Body { watched_since, closed_until, series, aliases }) } else { Err(Malformed) }
 }
 
 fn write_metric(to: &mut Writer, scope: &Scope, metric: &Metric) {
@@ -200,13 +190,7 @@ fn write_entry(to: &mut Writer, now: u64, entry: &Entry) {
     });
 }
 
-fn read_entry(
-    from: &mut Reader<'_>,
-    now: u64,
-    resource: Arc<Resource>,
-    series: Series,
-    next_close: u64,
-) -> Read<ReadSeries> {
+fn read_entry(from: &mut Reader<'_>, now: u64, resource: Arc<Resource>, series: Series) -> Read<ReadSeries> {
     let source = Source::ALL.get(usize::from(from.byte()?)).copied().ok_or(Malformed)?;
     let overflow = from.byte()? == 1;
     let previous = from.option(|from| state::read_previous(from, now))?;
@@ -215,5 +199,5 @@ fn read_entry(
     if windows.len() > WINDOWS_MAX {
         return Err(Malformed);
     }
-    Ok(ReadSeries { resource, series, next_close, source, overflow, previous, run, windows })
+    Ok(ReadSeries { resource, series, source, overflow, previous, run, windows })
 }

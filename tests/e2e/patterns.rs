@@ -41,8 +41,8 @@ pub(crate) fn fold_a_log_without_losing_count_of_a_line(world: &World) -> Result
 
     let rows = world.count("SELECT count() FROM {db}.logs_raw")?;
     ensure!(rows < LINES as u64 / 50, "{rows} rows of {LINES} lines");
-    let wrong_times =
-        format!("SELECT countIf(Timestamp < '{time}' - 1 OR Timestamp >= '{time}' + 1) FROM {{db}}.logs_raw");
+    let second = format!("parseDateTime64BestEffort('{time}', 9, 'UTC')");
+    let wrong_times = format!("SELECT countIf(Timestamp < {second} OR Timestamp >= {second} + 1) FROM {{db}}.logs_raw");
     ensure!(world.count(&wrong_times)? == 0, "a time that is not that of its line");
 
     let errors = "FROM {db}.logs_raw WHERE SeverityText = 'ERROR' AND LineCount = 1";

@@ -13,6 +13,9 @@ use ollystack_record::otlp::logs::v1::SeverityNumber;
 
 /// How far into a line the time of a request may be: host, addresses and user come before it.
 const REQUEST_HEAD_BYTES: usize = 128;
+/// Words among which a level may be: in a line without a header, and after one.
+const BARE_WORDS: usize = 8;
+const MESSAGE_WORDS: usize = 3;
 /// How far into a line the place in code ends, where that comes last in the header.
 const PLACE_BYTES: usize = 160;
 
@@ -55,7 +58,9 @@ pub fn parse_at<'a>(line: &'a str, clock: Clock<'_>) -> Parsed<'a> {
     let Fields { stamp: inner, severity: level, message: inner_message, trace_id, span_id } =
         fields.unwrap_or_default();
     // What the program itself says is nearer to the truth than what was put around it.
-    let severity = level.or(severity).or_else(|| if fields.is_none() { severity::of_head(message) } else { None });
+    let words = if message.len() == text.len() { BARE_WORDS } else { MESSAGE_WORDS };
+    let searched = || if fields.is_none() { severity::of_head(message, words) } else { None };
+    let severity = level.or(severity).or_else(searched);
     Parsed {
         time_unix_nano: inner.or(stamp).and_then(|stamp| stamp.resolve(clock)),
         severity,

@@ -7,8 +7,6 @@ use ollystack_record::otlp::logs::v1::SeverityNumber;
 
 /// How far into a line a level may be: time, host, process and thread come before it.
 const HEAD_BYTES: usize = 160;
-/// Words at the beginning among which a bare upper-case level may be.
-const HEAD_WORDS: usize = 8;
 /// `information`: no level is longer.
 const WORD_BYTES_MAX: usize = 11;
 
@@ -72,10 +70,10 @@ pub(crate) fn of_status(status: u32) -> Option<SeverityNumber> {
     })
 }
 
-/// A level among the first words: in brackets or before a colon in any case, bare only in upper case.
-pub(crate) fn of_head(line: &str) -> Option<(SeverityNumber, &str)> {
+/// A level among the first so many words: in brackets or before a colon in any case, bare only in upper case.
+pub(crate) fn of_head(line: &str, words: usize) -> Option<(SeverityNumber, &str)> {
     let end = (0..=line.len().min(HEAD_BYTES)).rev().find(|end| line.is_char_boundary(*end))?;
-    for token in line[..end].split_ascii_whitespace().take(HEAD_WORDS) {
+    for token in line[..end].split_ascii_whitespace().take(words) {
         let first = std::ptr::eq(token.as_ptr(), line.as_ptr());
         if let Some(found) = of_token(token, first) {
             return Some(found);
@@ -88,6 +86,9 @@ pub(crate) fn of_head(line: &str) -> Option<(SeverityNumber, &str)> {
 /// a level only where it comes first: `error: no such file`.
 pub(crate) fn of_token(token: &str, first: bool) -> Option<(SeverityNumber, &str)> {
     let bytes = token.as_bytes();
+    if !first && bytes.iter().all(u8::is_ascii_lowercase) {
+        return None;
+    }
     let mut from = 0;
     for at in 0..=bytes.len() {
         if bytes.get(at).is_some_and(u8::is_ascii_alphabetic) {

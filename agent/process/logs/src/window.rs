@@ -136,19 +136,16 @@ impl Window {
             return Taken::Whole(record);
         }
         let stays_whole = is_rare && entry.action == Action::Fold;
-        let bytes = bytes_of(&record);
-        let fits = bytes <= room;
         let mut folded = 0;
         entry.open = match std::mem::take(&mut entry.open) {
-            Open::Nothing if !fits => return Taken::Whole(record),
-            Open::Nothing => {
-                self.waiting += 1;
-                self.held_bytes += bytes;
-                if stays_whole { Open::Lines(vec![record]) } else { Summary::new(record, terms.shown).into() }
+            Open::Summary(mut summary) => {
+                folded = 1;
+                self.held_bytes += summary.add(record, terms.shown);
+                Open::Summary(summary)
             }
-            Open::Lines(mut lines) if stays_whole && fits => {
+            Open::Lines(mut lines) if stays_whole && bytes_of(&record) <= room => {
                 self.waiting += 1;
-                self.held_bytes += bytes;
+                self.held_bytes += bytes_of(&record);
                 lines.push(record);
                 Open::Lines(lines)
             }
@@ -159,10 +156,11 @@ impl Window {
                 lines.into_iter().for_each(|line| self.held_bytes += summary.add(line, terms.shown));
                 summary.into()
             }
-            Open::Summary(mut summary) => {
-                folded = 1;
-                self.held_bytes += summary.add(record, terms.shown);
-                Open::Summary(summary)
+            Open::Nothing if bytes_of(&record) > room => return Taken::Whole(record),
+            Open::Nothing => {
+                self.waiting += 1;
+                self.held_bytes += bytes_of(&record);
+                if stays_whole { Open::Lines(vec![record]) } else { Summary::new(record, terms.shown).into() }
             }
         };
         self.opened.get_or_insert(now);

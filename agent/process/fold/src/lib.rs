@@ -19,10 +19,12 @@ mod exponential;
 mod histogram;
 mod increase;
 mod metrics;
+mod resources;
 mod run;
 mod slab;
 mod state;
 mod table;
+mod take;
 #[cfg(test)]
 mod tests;
 mod times;
@@ -34,16 +36,13 @@ pub use config::{Config, Gauges, Rule};
 pub use state::Measurement;
 pub use table::Rewrite;
 
-use exponential::Exponential;
-use histogram::Explicit;
-use increase::{Increase, Total, increase};
-use ollystack_record::{DropReason, Kind, Ledger, Place, Reduced, Resource, Sample, Series, Signal, Source, Value};
+use ollystack_record::{DropReason, Ledger, Place, Reduced, Resource, Sample, Series, Signal, Source};
 use ollystack_schema::names::HISTOGRAM_SCALE;
-use state::{Level, Number, State, is_level};
 use std::sync::Arc;
 use table::{Found, Nowhere, Table};
+use take::{take_one, touch};
 use times::{NANOS_PER_MS, Step, Times};
-use window::{Closing, Entry, Taken};
+use window::{Closing, Taken};
 
 /// How often idle series are looked for.
 const IDLE_CHECK_NANOS: u64 = 60_000 * NANOS_PER_MS;
@@ -238,83 +237,4 @@ impl Fold {
 
 fn seconds(nanos: u64) -> u32 {
     u32::try_from(nanos / NANOS_PER_SECOND).unwrap_or(u32::MAX)
-}
-
-fn touch(entry: &mut Entry, alias: Option<&mut u32>, now: u64) {
-    entry.touched = seconds(now);
-    if let Some(alias) = alias {
-        *alias = entry.touched;
-    }
-}
-
-/// Fold one sample where it belongs.
-fn take_one(found: Found<'_>, sample: Sample, times: &Times, now: u64) -> Taken {
-    let Found { entry, known, alias, shared } = found;
-    let Sample { series, start_unix_nano, time_unix_nano, value, mut exemplars, .. } = sample;
-    let (alias, touched) = alias.map(|alias| (&mut alias.previous, &mut alias.touched)).unzip();
-    touch(entry, touched, now);
-    let kind = series.metric.kind;
-    let (state, cumulative) = match value {
-        Value::Int(value) => number(kind, Number::Int(value), time_unix_nano),
-        // Not a measurement; added up, it would take the window's others with it.
-        Value::Double(value) if value.is_nan() => (State::Missing, false),
-        Value::Double(value) => number(kind, Number::Double(value), time_unix_nano),
-        Value::Missing => (State::Missing, false),
-        Value::Histogram(mut point) => {
-            exemplars.append(&mut point.exemplars);
-            let cumulative = kind == Kind::Histogram { delta: false };
-            match Explicit::from_point(&point) {
-                Some(histogram) => (State::Explicit(Box::new(histogram)), cumulative),
-                None => return Taken::Refused,
-            }
-        }
-        Value::ExponentialHistogram(mut point) => {
-            exemplars.append(&mut point.exemplars);
-            let cumulative = kind == Kind::ExponentialHistogram { delta: false };
-            (State::Exponential(Box::new(Exponential::from_point(&point))), cumulative)
-        }
-        Value::Summary(point) => (State::Summary(Box::new((time_unix_nano, *point))), false),
-    };
-    let state = if !cumulative {
-        state
-    } else if shared {
-        // Totals of several series cannot be told apart here, and their increases not be known.
-        return Taken::Refused;
-    } else {
-        let total = match state {
-            State::Sum(number) => Total::Number(number),
-            State::Explicit(histogram) => Total::Explicit(histogram),
-            State::Exponential(histogram) => Total::Exponential(histogram),
-            State::Level(_) | State::Summary(_) | State::Missing => return Taken::Refused,
-        };
-        let zero = total.zero();
-        let previous = alias.unwrap_or(&mut entry.previous);
-        match increase(previous, start_unix_nano, time_unix_nano, total, times.watched_since) {
-            Increase::By(total) => total.into_state(),
-            // The series is there and has not moved under our eyes: a point of zero says so.
-            Increase::Baseline => zero.into_state(),
-            Increase::Covered => return Taken::Folded,
-        }
-    };
-    let level = is_level(kind);
-    match state {
-        State::Level(Level { last: number, .. }) | State::Sum(number)
-            if exemplars.is_empty() && entry.fold_number(number, time_unix_nano, level) =>
-        {
-            Taken::Folded
-        }
-        state => {
-            let (start, end) = times.window(time_unix_nano, now, known.window);
-            entry.fold(start, end, state, exemplars)
-        }
-    }
-}
-
-/// A number's state, and whether it is a total.
-fn number(kind: Kind, value: Number, time_unix_nano: u64) -> (State, bool) {
-    match kind {
-        Kind::Sum { monotonic: true, delta } => (State::Sum(value), !delta),
-        Kind::Sum { monotonic: false, delta: true } => (State::Sum(value), false),
-        _ => (State::Level(Level::new(value, time_unix_nano)), false),
-    }
 }

@@ -8,11 +8,12 @@
 use super::config::Config;
 use super::increase::Previous;
 use super::metrics::{Known, Metrics};
+use super::resources::{Owner, Resources};
 use super::run::Run;
 use super::slab::Slab;
 use super::window::Entry;
 use hashbrown::{HashMap, HashTable};
-use ollystack_record::{Resource, Series, Source, value};
+use ollystack_record::{Series, Source, value};
 use ollystack_schema::names::OVERFLOW;
 use std::sync::Arc;
 
@@ -53,20 +54,6 @@ pub(super) struct Found<'a> {
     pub(super) alias: Option<&'a mut Alias>,
     /// Its own last total cannot be known, so that only levels and deltas can be taken.
     pub(super) shared: bool,
-}
-
-/// A resource by its number, with its hash at hand.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Owner {
-    pub(super) number: u32,
-    hash: u64,
-}
-
-impl Owner {
-    /// The hash of one of its series.
-    fn mix(self, series: &Series) -> u64 {
-        self.hash.rotate_left(32) ^ series.hash()
-    }
 }
 
 /// Why a sample goes nowhere.
@@ -377,60 +364,4 @@ impl Table {
 
 fn rehash(entries: &Slab<Entry>, resources: &Resources, number: u32) -> u64 {
     entries.get(number).map_or(0, |entry| resources.owner(entry.resource).mix(&entry.series))
-}
-
-/// The resources of the series, each held once.
-#[derive(Debug, Default)]
-pub(super) struct Resources {
-    index: HashTable<u32>,
-    /// With the series they have.
-    known: Slab<(Arc<Resource>, usize)>,
-}
-
-impl Resources {
-    /// A resource's number, which stands for it until [`Resources::forget_unused`].
-    pub(super) fn number(&mut self, resource: &Arc<Resource>) -> Owner {
-        let Resources { index, known } = self;
-        let same = |number: &u32| {
-            known.get(*number).is_some_and(|(known, _)| Arc::ptr_eq(known, resource) || known == resource)
-        };
-        let hash = resource.hash();
-        if let Some(number) = index.find(hash, same) {
-            return Owner { number: *number, hash };
-        }
-        let number = known.insert((Arc::clone(resource), 0));
-        index.insert_unique(hash, number, |number| known.get(*number).map_or(0, |(known, _)| known.hash()));
-        Owner { number, hash }
-    }
-
-    pub(super) fn get(&self, number: u32) -> Option<&Arc<Resource>> {
-        self.known.get(number).map(|(resource, _)| resource)
-    }
-
-    fn owner(&self, number: u32) -> Owner {
-        Owner { number, hash: self.get(number).map_or(0, |resource| resource.hash()) }
-    }
-
-    fn acquire(&mut self, number: u32) {
-        if let Some((_, series)) = self.known.get_mut(number) {
-            *series += 1;
-        }
-    }
-
-    fn release(&mut self, number: u32) {
-        if let Some((_, series)) = self.known.get_mut(number) {
-            *series -= 1;
-        }
-        self.forget_unused(number);
-    }
-
-    /// Forget a resource that no series is of.
-    pub(super) fn forget_unused(&mut self, number: u32) {
-        let unused = self.known.get(number).filter(|(_, series)| *series == 0).map(|(resource, _)| resource.hash());
-        let Some(hash) = unused else { return };
-        if let Ok(place) = self.index.find_entry(hash, |other| *other == number) {
-            place.remove();
-        }
-        self.known.remove(number);
-    }
 }

@@ -9,7 +9,7 @@ use ollystack_record::otlp::metrics::v1::{
     Exemplar, ExponentialHistogramDataPoint, HistogramDataPoint, SummaryDataPoint,
     exponential_histogram_data_point::Buckets, metric::Data,
 };
-use ollystack_record::{Metric, ReducedRecords, Scope, value};
+use ollystack_record::{Kind, Metric, ReducedRecords, Scope, Value, value};
 use ollystack_schema::names::{FOLD, FOLD_GAUGE, OVERFLOW};
 use proptest::prelude::*;
 

@@ -17,15 +17,21 @@ const VALUES_AFTER_ROLE_MIN: usize = 3;
 /// With a wildcard among them: a number in the same place says that it is a value.
 const VALUES_WITH_WILDCARD_MIN: usize = 2;
 
+/// Among many combinations of values.
+const VALUES_OF_COMBINATIONS_MIN: usize = 2;
+
 /// At the beginning, where messages name what they are about, and little else is shared.
 const SUBJECTS_MIN: usize = 12;
 
 /// Shared words from which on the first word is as any other.
 const SHARED_FOR_SUBJECT_MIN: usize = 3;
 
-/// Positions in which two patterns may differ and be instances of one; values of keys beyond.
+/// Patterns that differ in nothing but values of keys: more than these, and two values of a key suffice, as combinations of few
+/// values would else be without end.
+const COMBINATIONS_MAX: usize = 32;
+
+/// Positions in which two patterns may differ and be instances of one; any number if all are values of keys.
 const DIFFERENCES_MAX: usize = 4;
-const VALUE_DIFFERENCES_MAX: usize = 8;
 
 /// The latest patterns of one length that a new one is compared with.
 const COMPARED_MAX: usize = 512;
@@ -71,7 +77,7 @@ fn differences(one: &[Token], other: &[Token]) -> Option<(u128, bool)> {
         mask |= 1 << position;
         count += 1;
         words += usize::from(!a.is_value());
-        if count > VALUE_DIFFERENCES_MAX || words > 0 && count > DIFFERENCES_MAX {
+        if words > 0 && count > DIFFERENCES_MAX {
             return None;
         }
     }
@@ -97,6 +103,7 @@ fn evidence(tokens: &[Token], group: &[(u128, &[Token], PatternId)]) -> Option<u
         let needed = match tokens[position] {
             _ if with_wildcard && (position > 0 || shared >= 2) => VALUES_WITH_WILDCARD_MIN,
             _ if position == 0 && shared < SHARED_FOR_SUBJECT_MIN => SUBJECTS_MIN,
+            token if token.is_value() && group.len() >= COMBINATIONS_MAX => VALUES_OF_COMBINATIONS_MIN,
             token if token.is_after_role() => VALUES_AFTER_ROLE_MIN,
             _ => VALUES_MIN,
         };

@@ -20,10 +20,7 @@ const VALUE_BYTES_MAX: usize = 128;
 /// Groups of hexadecimal digits between colons; fewer may be a time of day.
 const ADDRESS_GROUPS_MIN: usize = 4;
 
-/// Between two wildcards, these make a list, a range or a size of them.
-const SEPARATORS: &[u8] = b",:;-.x|";
-
-/// In a row between two wildcards; more is no list.
+/// Separators in a row between two wildcards; more is no list.
 const SEPARATORS_MAX: usize = 2;
 
 const WILDCARD_HASH: u32 = 0x5bd1_e995;
@@ -300,26 +297,22 @@ impl Scanner<'_> {
 
     /// Where the hardware or IPv6 address that begins at `at` ends, if it is one; `end` is that of its first group.
     fn address_end(&self, at: usize, end: usize) -> Option<usize> {
-        let (mut start, mut end) = (at, end);
-        for groups in 1.. {
-            let group = &self.bytes[start..end];
-            if group.len() > 4 || !group.iter().all(u8::is_ascii_hexdigit) {
-                return None;
+        let is_group =
+            |start: usize, end: usize| end - start <= 4 && self.bytes[start..end].iter().all(u8::is_ascii_hexdigit);
+        let (mut end, mut groups) = (end, usize::from(is_group(at, end)));
+        while groups > 0 && self.bytes.get(end) == Some(&b':') {
+            let next = self.run(end + 1).0;
+            if !is_group(end + 1, next) || next == end + 1 && self.bytes.get(next) != Some(&b':') {
+                break;
             }
-            let more = self.bytes.get(end) == Some(&b':')
-                && matches!(self.bytes.get(end + 1), Some(b':' | b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F'));
-            if !more {
-                return (groups >= ADDRESS_GROUPS_MIN).then_some(end);
-            }
-            start = end + 1;
-            end = self.run(start).0;
+            (end, groups) = (next, groups + 1);
         }
-        None
+        (groups >= ADDRESS_GROUPS_MIN).then_some(end)
     }
 
     /// Where a path or a URL ends: `=`, `:`, `?` and `&` may be part of it, but not its last byte.
     fn path_end(&self, at: usize) -> usize {
-        let ends = |byte: &u8| class::OF[usize::from(*byte)] & class::SPACE != 0 || b"\"'<>()[]{},;|".contains(byte);
+        let ends = |byte: &u8| class::OF[usize::from(*byte)] & class::ENDS_PATH != 0;
         let end = self.bytes[at..].iter().position(ends).map_or(self.bytes.len(), |length| at + length);
         let text = &self.bytes[at..end];
         let kept = text.iter().rposition(|byte| !matches!(byte, b':' | b'=' | b'.')).map_or(1, |last| last + 1);
@@ -354,8 +347,9 @@ impl Scanner<'_> {
             start = usize::from(last.start);
             self.tokens.pop();
         }
-        let is_separator =
-            |token: &Token| token.end == token.start + 1 && SEPARATORS.contains(&self.bytes[usize::from(token.start)]);
+        let is_separator = |token: &Token| {
+            token.end == token.start + 1 && self.class(usize::from(token.start)) & class::SEPARATOR != 0
+        };
         let separators = self.tokens.iter().rev().take(SEPARATORS_MAX).take_while(|token| is_separator(token)).count();
         let before = self.tokens.len() - separators;
         if let Some(last) = before.checked_sub(1)

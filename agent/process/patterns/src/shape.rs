@@ -16,18 +16,27 @@ pub(crate) mod class {
     /// Part of a word, but no hexadecimal digit.
     pub(crate) const NOT_HEX: u8 = 1 << 4;
 
+    /// Ends a path: space, and punctuation but `=` and `:`.
+    pub(crate) const ENDS_PATH: u8 = 1 << 5;
+    /// Alone between two wildcards, makes a list, a range or a size of them.
+    pub(crate) const SEPARATOR: u8 = 1 << 6;
+
     /// By byte; bytes of UTF-8 beyond ASCII are letters.
     pub(crate) static OF: [u8; 256] = {
         let mut of = [NOT_HEX; 256];
         let mut byte = 0;
         while byte < 256 {
             of[byte] = match byte as u8 {
-                0..=b' ' | 0x7f => SPACE,
-                b'=' | b':' | b',' | b';' | b'(' | b')' | b'[' | b']' | b'{' | b'}' | b'<' | b'>' | b'"' | b'\''
-                | b'|' => MARK,
+                0..=b' ' | 0x7f => SPACE | ENDS_PATH,
+                b'=' => MARK,
+                b':' => MARK | SEPARATOR,
+                b',' | b';' | b'|' => MARK | ENDS_PATH | SEPARATOR,
+                b'(' | b')' | b'[' | b']' | b'{' | b'}' | b'<' | b'>' | b'"' | b'\'' => MARK | ENDS_PATH,
                 b'0'..=b'9' => DIGIT,
                 b'a'..=b'f' | b'A'..=b'F' => 0,
-                b'/' | b'\\' | b'.' | b'@' => JOINT | NOT_HEX,
+                b'/' | b'\\' | b'@' => JOINT | NOT_HEX,
+                b'.' => JOINT | NOT_HEX | SEPARATOR,
+                b'-' | b'x' => NOT_HEX | SEPARATOR,
                 _ => NOT_HEX,
             };
             byte += 1;

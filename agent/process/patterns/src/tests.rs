@@ -111,6 +111,18 @@ fn two_places_that_vary_together_need_more_words_around_them() {
 }
 
 #[test]
+fn combinations_of_a_few_values_do_not_become_patterns_without_end() {
+    let value = |bit: usize| if bit == 0 { "off" } else { "on" };
+    let line = |n: usize| {
+        (0..10).map(|key| format!("{}={}", char::from(b'a' + key), value(n >> key & 1))).collect::<Vec<_>>().join(" ")
+    };
+    let lines: Vec<String> = (0..1024).map(line).collect();
+    assert!(count(&lines.iter().map(String::as_str).collect::<Vec<_>>()) <= 32);
+    let few: Vec<String> = (0..8).map(line).collect();
+    assert_eq!(count(&few.iter().map(String::as_str).collect::<Vec<_>>()), 8);
+}
+
+#[test]
 fn a_word_that_proves_to_vary_leads_all_its_patterns_to_the_oldest() {
     let mut miner = miner();
     let words = ["ann", "bob", "eve", "joe", "kim", "lea"];

@@ -20,6 +20,8 @@ const HOST_BYTES: u64 = 2 << 20;
 const LOG_BATCH_BYTES_MIN: u64 = 128 << 10;
 /// Commits that wait for verdicts (4,096 x 200 B) and records that may go on (1 MiB), of log files.
 const LOG_WAITING_BYTES: u64 = 2 << 20;
+/// Batches of journal entries end at this many bytes.
+const JOURNAL_BATCH_BYTES: u64 = 256 << 10;
 /// What a followed log file, a process, a TCP series take in their tables.
 const ENTRY_BYTES: u64 = 512;
 /// A connection's own buffers, its window aside, which is drawn only while a body is read.
@@ -40,7 +42,7 @@ const CHECKPOINT_BYTES: u64 = 128;
 /// A RED series with its labels, its histogram of some 60 buckets and two exemplars.
 const RED_BYTES: u64 = 2_560;
 /// A quantile sketch of sampling with the name of its operation.
-const SKETCH_BYTES: u64 = 1 << 10;
+const SKETCH_BYTES: u64 = 1_280;
 const DECISION_BYTES: u64 = 32;
 /// Rows of a closing window, before the freezer has them.
 const LINES_BYTES: u64 = 512 << 10;
@@ -85,7 +87,7 @@ pub(crate) fn check(config: &Config) -> Result<Budget, Overdrawn> {
 }
 
 fn declare(config: &Config) -> Budget {
-    let Config { limits, host, logs, otlp, ebpf, redact, metrics, red, traces, patterns, export, .. } = config;
+    let Config { limits, host, logs, journald, otlp, ebpf, redact, metrics, red, traces, patterns, export, .. } = config;
     let mut lines = Vec::new();
     let mut line = |stage, on: bool, bytes, arithmetic: &str| {
         let (bytes, arithmetic) = if on { (bytes, arithmetic.to_owned()) } else { (0, "off".to_owned()) };
@@ -103,6 +105,12 @@ fn declare(config: &Config) -> Budget {
             + logs.files_max as u64 * ENTRY_BYTES
             + LOG_WAITING_BYTES,
         "(2 x logs.batches_in_flight_max + 2) x max(logs.line_bytes_max, 128 KiB) + logs.files_max x 512 B + 2 MiB",
+    );
+    line(
+        "journald",
+        journald.enabled != ollystack_input_journald::Enabled::False,
+        (2 * journald.batches_in_flight_max as u64 + 2) * JOURNAL_BATCH_BYTES,
+        "(2 x journald.batches_in_flight_max + 2) x 256 KiB",
     );
     line(
         "otlp",
@@ -142,7 +150,7 @@ fn declare(config: &Config) -> Budget {
             + traces.decisions_max as u64 * DECISION_BYTES
             + traces.operations_max as u64 * SKETCH_BYTES
             + traces.rules.len() as u64 * 2 * PATTERN_BYTES_MAX as u64,
-        "traces.bytes_max + traces.decisions_max x 32 B + traces.operations_max x 1 KiB + traces.rules x 512 KiB",
+        "traces.bytes_max + traces.decisions_max x 32 B + traces.operations_max x 1.25 KiB + traces.rules x 512 KiB",
     );
     line(
         "patterns",
@@ -191,7 +199,7 @@ mod tests {
         let message = check(&config).unwrap_err().to_string();
         assert!(message.contains("limits.memory_bytes_max grants 104857600"), "{message}");
         let row = message.lines().find(|line| line.starts_with("traces")).unwrap();
-        assert!(row.contains("92.6 MiB") && row.contains("traces.bytes_max"), "{row}");
+        assert!(row.contains("93.1 MiB") && row.contains("traces.bytes_max"), "{row}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::supervise::{InputState, Phase, Supervisor};
 use ollystack_input_ebpf as ebpf;
 use ollystack_input_host as host;
+use ollystack_input_journald as journald;
 use ollystack_input_logs as logs;
 use ollystack_input_otlp as otlp;
 use ollystack_record::{Availability, Intake, Resource};
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct Figures {
     host: Arc<host::Stats>,
     logs: Arc<logs::Stats>,
+    journald: Arc<journald::Stats>,
     otlp: Arc<otlp::Stats>,
     ebpf: Arc<ebpf::Stats>,
 }
@@ -28,6 +30,7 @@ pub(crate) fn availability(config: &Config) -> Vec<Availability> {
     [
         host::availability(&config.host),
         logs::availability(&config.logs),
+        journald::availability(&config.journald, config.logs.enabled),
         otlp::availability(&config.otlp),
         ebpf::availability(&config.ebpf),
     ]
@@ -58,6 +61,18 @@ pub(crate) fn start(
             let (resource, after, stats) = (Arc::clone(&resource), after.clone(), Arc::clone(&stats));
             logs::run(config.clone(), state_dir.clone(), resource, intake.clone(), stop.clone(), after, stats)
         });
+    }
+    match journald::decide(&config.journald, config.logs.enabled) {
+        journald::Decision::Off(why) => supervisor.off("journald", &why),
+        journald::Decision::Run => {
+            let (config, stats) = (config.journald.clone(), Arc::clone(&figures.journald));
+            let (state_dir, after) = (state_dir.join("journald"), supervisor.after());
+            let (resource, intake, stop) = common();
+            supervisor.start("journald", move || {
+                let (resource, after, stats) = (Arc::clone(&resource), after.clone(), Arc::clone(&stats));
+                journald::run(config.clone(), state_dir.clone(), resource, intake.clone(), stop.clone(), after, stats)
+            });
+        }
     }
     if enabled(supervisor, "otlp", config.otlp.enabled) {
         let (config, stats, (_, intake, stop)) = (config.otlp.clone(), Arc::clone(&figures.otlp), common());
@@ -100,6 +115,7 @@ impl Figures {
         BTreeMap::from([
             ("host".to_owned(), serde_json::json!(self.host.read())),
             ("logs".to_owned(), serde_json::json!(self.logs.read())),
+            ("journald".to_owned(), serde_json::json!(self.journald.read())),
             ("otlp".to_owned(), serde_json::json!(self.otlp.read())),
             ("ebpf".to_owned(), serde_json::json!(self.ebpf.read())),
         ])

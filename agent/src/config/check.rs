@@ -79,6 +79,7 @@ impl Config {
         let stages = [
             self.host.check().map_err(|e| e.to_string()),
             self.logs.check().map_err(|e| e.to_string()),
+            self.journald.check().map_err(|e| e.to_string()),
             limits,
             process,
             self.ebpf.check().map_err(|e| e.to_string()),

@@ -1,0 +1,253 @@
+//! One journal entry, as `journalctl --output=json` prints it, and what becomes of it.
+//!
+//! Fields are strings; bytes that are no text are arrays of numbers, a field that occurs several times is an array of those
+//! (systemd's "Journal JSON Format"). Invariant: pure, and an entry without a message or a cursor is none.
+
+use ollystack_record::otlp::common::v1::KeyValue;
+use ollystack_record::otlp::logs::v1::SeverityNumber;
+use ollystack_record::service_name::{self, Process};
+use ollystack_record::value;
+use ollystack_schema::names::semconv;
+use serde::Deserialize;
+
+/// The fields that are read: journalctl need not print others.
+pub(crate) const FIELDS: &str = "MESSAGE,PRIORITY,SYSLOG_IDENTIFIER,_TRANSPORT,_SYSTEMD_UNIT,_SYSTEMD_CGROUP,_PID,_COMM,_EXE,\
+                                 _HOSTNAME,_STREAM_ID,CONTAINER_ID_FULL,CONTAINER_NAME,IMAGE_NAME";
+
+/// An entry.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Entry {
+    #[serde(rename = "__CURSOR")]
+    pub(crate) cursor: String,
+    #[serde(rename = "__REALTIME_TIMESTAMP")]
+    realtime_micros: Text,
+    #[serde(rename = "MESSAGE")]
+    pub(crate) message: Text,
+    #[serde(rename = "PRIORITY")]
+    priority: Text,
+    #[serde(rename = "SYSLOG_IDENTIFIER")]
+    identifier: Text,
+    #[serde(rename = "_TRANSPORT")]
+    transport: Text,
+    #[serde(rename = "_SYSTEMD_UNIT")]
+    pub(crate) unit: Text,
+    #[serde(rename = "_SYSTEMD_CGROUP")]
+    cgroup: Text,
+    #[serde(rename = "_PID")]
+    pid: Text,
+    #[serde(rename = "_COMM")]
+    command: Text,
+    #[serde(rename = "_EXE")]
+    executable: Text,
+    #[serde(rename = "_HOSTNAME")]
+    host: Text,
+    #[serde(rename = "_STREAM_ID")]
+    pub(crate) stream: Text,
+    #[serde(rename = "CONTAINER_ID_FULL")]
+    container_id: Text,
+    #[serde(rename = "CONTAINER_NAME")]
+    container_name: Text,
+    #[serde(rename = "IMAGE_NAME")]
+    image: Text,
+}
+
+/// A field's value; of several the first. Empty: not there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "Field")]
+pub(crate) struct Text(pub(crate) String);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Field {
+    Text(String),
+    Bytes(Vec<u8>),
+    Several(Vec<Field>),
+    Nothing(()),
+}
+
+impl From<Field> for Text {
+    fn from(field: Field) -> Text {
+        Text(match field {
+            Field::Text(text) => text,
+            Field::Bytes(bytes) => {
+                String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+            }
+            Field::Several(fields) => fields.into_iter().next().map(|field| Text::from(field).0).unwrap_or_default(),
+            Field::Nothing(()) => String::new(),
+        })
+    }
+}
+
+impl Entry {
+    /// `None` if the line is no entry.
+    pub(crate) fn parse(line: &[u8]) -> Option<Entry> {
+        let entry: Entry = serde_json::from_slice(line).ok()?;
+        (!entry.cursor.is_empty()).then_some(entry)
+    }
+
+    /// When the journal received it. Nanoseconds since the epoch; 0: not said.
+    pub(crate) fn time_unix_nano(&self) -> u64 {
+        self.realtime_micros.0.parse::<u64>().ok().and_then(|micros| micros.checked_mul(1_000)).unwrap_or(0)
+    }
+
+    /// Whether it is a line that a service wrote to its output, so that what it means stands in its text: the journal gives all of
+    /// these one priority, and each line of a stack trace is an entry.
+    pub(crate) fn is_output(&self) -> bool {
+        self.transport.0 == "stdout"
+    }
+
+    /// As syslog has it (RFC 5424, 6.2.1).
+    pub(crate) fn severity(&self) -> Option<(SeverityNumber, &'static str)> {
+        use SeverityNumber::{Debug, Error, Fatal, Info, Info2, Warn};
+        const LEVELS: [(SeverityNumber, &str); 8] = [
+            (Fatal, "emerg"),
+            (Fatal, "alert"),
+            (Fatal, "crit"),
+            (Error, "err"),
+            (Warn, "warning"),
+            (Info2, "notice"),
+            (Info, "info"),
+            (Debug, "debug"),
+        ];
+        let level = self.priority.0.parse::<usize>().ok().and_then(|level| LEVELS.get(level));
+        // `info` is what output has that says nothing else.
+        level.copied().filter(|(_, name)| !(self.is_output() && *name == "info"))
+    }
+
+    /// What tells who wrote it: by it, resources are remembered.
+    pub(crate) fn source(&self) -> [&str; 7] {
+        [
+            &self.transport.0,
+            &self.host.0,
+            &self.unit.0,
+            &self.cgroup.0,
+            &self.identifier.0,
+            &self.command.0,
+            &self.container_id.0,
+        ]
+    }
+
+    /// The attributes of who wrote it, beside the host's.
+    pub(crate) fn resource_attributes(&self) -> Vec<KeyValue> {
+        let cgroup = format!("0::{}", self.cgroup.0);
+        let container = match self.container_id.0.as_str() {
+            "" => service_name::container_id(&cgroup).unwrap_or_default(),
+            id => id,
+        };
+        let pod = service_name::pod_uid(&cgroup).unwrap_or_default();
+        let service = self.service(&cgroup);
+        let all = [
+            (semconv::HOST_NAME, self.host.0.as_str()),
+            (semconv::SERVICE_NAME, &service),
+            (semconv::CONTAINER_ID, container),
+            (semconv::CONTAINER_NAME, &self.container_name.0),
+            (semconv::CONTAINER_IMAGE_NAME, &self.image.0),
+            (semconv::K8S_POD_UID, &pod),
+        ];
+        all.into_iter().filter(|(_, text)| !text.is_empty()).map(|(key, text)| value::string(key, text)).collect()
+    }
+
+    /// The container, else the unit by the rule that all inputs share, else what it calls itself.
+    fn service(&self, cgroup: &str) -> String {
+        let unit = [service_name::systemd_unit(cgroup), Some(self.unit.0.as_str())].into_iter().flatten();
+        let unit = unit.into_iter().find(|unit| unit.ends_with(".service")).map(|unit| {
+            let cgroup = format!("0::/{unit}");
+            service_name::service_name(Process { cgroup: &cgroup, ..Process::default() })
+        });
+        let kernel = (self.transport.0 == "kernel").then(|| "kernel".to_owned());
+        let named = [&self.container_name, &self.identifier, &self.command].map(|name| &name.0);
+        let [container, identifier, command] = named.map(|name| (!name.is_empty()).then(|| name.clone()));
+        container.or(kernel).or(unit).or(identifier).or(command).unwrap_or_else(|| "journal".to_owned())
+    }
+
+    /// The attributes of the record itself.
+    pub(crate) fn record_attributes(&self) -> Vec<KeyValue> {
+        let mut attributes = Vec::new();
+        if let Ok(pid) = self.pid.0.parse() {
+            attributes.push(value::int(semconv::PROCESS_PID, pid));
+        }
+        for (key, text) in [
+            (semconv::PROCESS_EXECUTABLE_NAME, &self.command.0),
+            (semconv::PROCESS_EXECUTABLE_PATH, &self.executable.0),
+        ] {
+            if !text.is_empty() {
+                attributes.push(value::string(key, text));
+            }
+        }
+        attributes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn entry(fields: &str) -> Entry {
+        Entry::parse(
+            format!(r#"{{"__CURSOR":"s=1;i=2","__REALTIME_TIMESTAMP":"1795165927123456",{fields}}}"#).as_bytes(),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_field_is_text_bytes_several_of_them_or_null() {
+        let table = [
+            (r#""MESSAGE":"a""#, "a"),
+            (r#""MESSAGE":[97,255,98]"#, "a\u{fffd}b"),
+            (r#""MESSAGE":["first","second"]"#, "first"),
+            (r#""MESSAGE":[[97,98],"second"]"#, "ab"),
+            (r#""MESSAGE":null"#, ""),
+            (r#""OTHER":"x""#, ""),
+        ];
+        for (fields, expected) in table {
+            assert_eq!(entry(fields).message.0, expected, "{fields}");
+        }
+        assert_eq!(entry(r#""MESSAGE":"a""#).time_unix_nano(), 1_795_165_927_123_456_000);
+        for line in ["", "{", "-- No entries --", r#"{"MESSAGE":"no cursor"}"#, r#"{"__CURSOR":{}}"#] {
+            assert!(Entry::parse(line.as_bytes()).is_none(), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_priority_is_the_severity_unless_it_says_nothing() {
+        let severity = |fields: &str| entry(fields).severity().map(|(number, name)| (number as i32, name));
+        assert_eq!(severity(r#""PRIORITY":"3","_TRANSPORT":"syslog""#), Some((17, "err")));
+        assert_eq!(severity(r#""PRIORITY":"6","_TRANSPORT":"syslog""#), Some((9, "info")));
+        assert_eq!(severity(r#""PRIORITY":"6","_TRANSPORT":"stdout""#), None, "the text may say more");
+        assert_eq!(severity(r#""PRIORITY":"4","_TRANSPORT":"stdout""#), Some((13, "warning")));
+        assert_eq!(severity(r#""PRIORITY":"9""#), None);
+    }
+
+    #[test]
+    fn who_wrote_it_is_the_container_the_unit_or_what_it_calls_itself() {
+        let id = "0123456789abcdef".repeat(4);
+        let docker = format!(r#""CONTAINER_NAME":"web","CONTAINER_ID_FULL":"{id}","_SYSTEMD_UNIT":"docker.service""#);
+        let table = [
+            (r#""_SYSTEMD_CGROUP":"/system.slice/nginx.service","SYSLOG_IDENTIFIER":"x""#, "nginx"),
+            (r#""_SYSTEMD_UNIT":"postgresql@15-main.service""#, "postgresql"),
+            (r#""_SYSTEMD_UNIT":"init.scope","SYSLOG_IDENTIFIER":"systemd""#, "systemd"),
+            (r#""_TRANSPORT":"kernel","SYSLOG_IDENTIFIER":"kernel""#, "kernel"),
+            (r#""_COMM":"sudo""#, "sudo"),
+            (&docker, "web"),
+            (r#""MESSAGE":"x""#, "journal"),
+        ];
+        for (fields, expected) in table {
+            let attributes = entry(fields).resource_attributes();
+            assert_eq!(value::string_attribute(&attributes, "service.name"), Some(expected), "{fields}");
+        }
+        let attributes = entry(&docker).resource_attributes();
+        assert_eq!(value::string_attribute(&attributes, "container.id"), Some(id.as_str()));
+        let attributes = entry(r#""_PID":"42","_COMM":"sshd","_EXE":"/usr/sbin/sshd""#).record_attributes();
+        assert_eq!(attributes[0], value::int("process.pid", 42));
+        assert_eq!(value::string_attribute(&attributes, "process.executable.path"), Some("/usr/sbin/sshd"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_makes_it_fail(line in "(\\{\"__CURSOR\":\"c\",\"MESSAGE\":)?[\\[\\]{}\",:0-9a-z]{0,60}\\}?") {
+            let _ = Entry::parse(line.as_bytes()).map(|entry| (entry.time_unix_nano(), entry.resource_attributes()));
+        }
+    }
+}

@@ -199,7 +199,7 @@ mod tests {
         let message = check(&config).unwrap_err().to_string();
         assert!(message.contains("limits.memory_bytes_max grants 104857600"), "{message}");
         let row = message.lines().find(|line| line.starts_with("traces")).unwrap();
-        assert!(row.contains("93.1 MiB") && row.contains("traces.bytes_max"), "{row}");
+        assert!(row.contains("92.6 MiB") && row.contains("traces.bytes_max"), "{row}");
     }
 
     #[test]

@@ -93,3 +93,34 @@ impl Budgets {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn past_the_limit_services_share_a_rate_until_others_were_forgotten() {
+        let mut budgets = Budgets::new(&Config::default());
+        for service in 1..=2 * RATES_MAX as u64 {
+            budgets.rate(ALL, service, 1.0, SECOND).offer(1.0, SECOND);
+        }
+        assert_eq!(budgets.rates.len(), RATES_MAX + 1);
+        budgets.tick(SECOND + IDLE_NANOS);
+        assert_eq!(budgets.rates.len(), RATES_MAX + 1, "none is idle for so long");
+        budgets.tick(2 * SECOND + IDLE_NANOS);
+        assert_eq!(budgets.rates.len(), 0);
+    }
+
+    #[test]
+    fn the_tighter_budget_rules() {
+        let config = Config { budget_spans_per_second: 100.0, budget_bytes_per_day: 86_400_000, ..Config::default() };
+        for (spans, bytes, ratio) in [(1_000.0, 1_000.0, 0.1), (200.0, 4_000.0, 0.25), (100.0, 1_000.0, 1.0)] {
+            let mut budgets = Budgets::new(&config);
+            assert_eq!(budgets.offer(Size { spans, bytes }, 1.0, 0), ratio);
+        }
+        let mut neither = Budgets::new(&Config { budget_spans_per_second: 0.0, ..Config::default() });
+        assert_eq!(neither.offer(Size { spans: 1e9, bytes: 1e9 }, 1.0, 0), 1.0);
+    }
+}

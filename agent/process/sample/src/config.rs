@@ -76,7 +76,7 @@ impl Default for Config {
             spans_per_second_per_service_max: 0.0,
             slow_ms: 0,
             slow_samples_min: 100,
-            operations_max: 2_000,
+            operations_max: 1_600,
             health_checks: health_checks.map(str::to_owned).to_vec(),
             rules: Vec::new(),
         }

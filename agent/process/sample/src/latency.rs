@@ -27,18 +27,26 @@ pub(crate) struct Latency {
     trusted: u64,
     threshold: f64,
     count: u64,
-    batch: Vec<f64>,
+    /// In single precision, which is finer than any quantile; they are judged likewise, so that equal ones are alike.
+    batch: Vec<f32>,
     digest: Option<Box<TDigest>>,
 }
 
 impl Latency {
     pub(crate) fn new(samples_min: u64) -> Latency {
-        Latency { trusted: samples_min, threshold: f64::INFINITY, count: 0, batch: Vec::new(), digest: None }
+        Latency {
+            trusted: samples_min,
+            threshold: f64::INFINITY,
+            count: 0,
+            batch: Vec::with_capacity(BATCH),
+            digest: None,
+        }
     }
 
     /// Whether a duration is slow by what came before it; then learn from it.
     pub(crate) fn is_slow(&mut self, seconds: f64) -> bool {
-        let slow = seconds > self.threshold;
+        let seconds = seconds as f32;
+        let slow = f64::from(seconds) > self.threshold;
         self.batch.push(seconds);
         if self.batch.len() >= BATCH {
             self.merge();
@@ -47,7 +55,7 @@ impl Latency {
     }
 
     fn merge(&mut self) {
-        let batch = std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH));
+        let batch: Vec<f64> = self.batch.drain(..).map(f64::from).collect();
         self.count += batch.len() as u64;
         let digest = match self.digest.take() {
             Some(digest) => digest.merge_unsorted(batch),

@@ -401,6 +401,30 @@ fn a_budget_lowers_the_share_and_the_weights_say_so() {
 }
 
 #[test]
+fn a_budget_in_bytes_a_day_counts_what_is_kept() {
+    // 5,000 a second.
+    let config = Config {
+        baseline_ratio: 1.0,
+        budget_spans_per_second: 0.0,
+        budget_bytes_per_day: 432_000_000,
+        ..Config::default()
+    };
+    let mut bench = Bench::knowing(config);
+    let mut random = 1_u64;
+    let mut bytes = 0;
+    for n in 0..30_000_u64 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let now = START + 20_000 * MS + n * MS;
+        let attributes = vec![value::string("a", "x".repeat(420))];
+        bench.take(Span { attributes, ..root(u128::from(random.rotate_left(32)) + 1, "a") }, now);
+        bench.tick(now);
+        bytes += bench.kept().iter().map(|(_, span)| span.encoded_len()).sum::<usize>();
+        bench.out.clear();
+    }
+    assert!((125_000..185_000).contains(&bytes), "{bytes} bytes in 30 s, of 150,000");
+}
+
+#[test]
 fn what_is_kept_for_a_reason_stands_for_itself() {
     let mut bench = Bench::new(Config::default());
     bench.take(root(9, "new"), START);

@@ -244,6 +244,17 @@ mod tests {
     }
 
     #[test]
+    fn memory_is_given_back_once_nothing_waits() {
+        let mut waiting = Waiting::new();
+        let slot = waiting.insert(trace(1), 10);
+        waiting.trim();
+        assert_eq!((waiting.find(1), waiting.slots.len()), (Some(slot), 1));
+        waiting.remove(slot);
+        waiting.trim();
+        assert_eq!((waiting.slots.capacity(), waiting.table.capacity()), (0, 0));
+    }
+
+    #[test]
     fn a_deadline_that_no_trace_can_have_is_due() {
         let mut waiting = Waiting::new();
         waiting.insert(trace(1), 1_000);

@@ -32,7 +32,7 @@ fn operations(report: &mut Report) {
         }
     }
     let each = (ALLOCATOR.allocated() - before) as f64 / OPERATIONS as f64;
-    report.add("bytes per operation known", "bytes_per_operation", each, format!("{each:.0}"), "1024");
+    report.add("bytes per operation known", "bytes_per_operation", each, format!("{each:.0}"), "1280");
 }
 
 fn waiting(report: &mut Report) {

@@ -18,10 +18,10 @@ const RECORD_BYTES: u64 = 512;
 const HOST_BYTES: u64 = 2 << 20;
 /// A log line is held raw and decoded; batches end at this many bytes or one line.
 const LOG_BATCH_BYTES_MIN: u64 = 128 << 10;
-/// Commits that wait for verdicts (4,096 x 200 B) and records that may go on (1 MiB), of log files.
-const LOG_WAITING_BYTES: u64 = 2 << 20;
+/// Commits that wait for verdicts (4,096 x 200 B) and records that may go on (256 KiB), of log files.
+const LOG_WAITING_BYTES: u64 = 1_088 << 10;
 /// Batches of journal entries end at this many bytes.
-const JOURNAL_BATCH_BYTES: u64 = 256 << 10;
+const JOURNAL_BATCH_BYTES: u64 = 128 << 10;
 /// What a followed log file, a process, a TCP series take in their tables.
 const ENTRY_BYTES: u64 = 512;
 /// A connection's own buffers, its window aside, which is drawn only while a body is read.
@@ -39,8 +39,8 @@ const REDACT_BYTES: u64 = 1 << 20;
 const WINDOW_BYTES: u64 = 256;
 /// A series in a checkpoint, before and after it is packed (measured 82 bytes before).
 const CHECKPOINT_BYTES: u64 = 128;
-/// A RED series with its labels, its histogram of some 60 buckets and two exemplars.
-const RED_BYTES: u64 = 2_560;
+/// A RED series: the 213 buckets of a decade at 16 bytes, an exemplar, labels.
+const RED_BYTES: u64 = 4 << 10;
 /// A quantile sketch of sampling with the name of its operation.
 const SKETCH_BYTES: u64 = 1_280;
 const DECISION_BYTES: u64 = 32;
@@ -104,13 +104,13 @@ fn declare(config: &Config) -> Budget {
         (2 * logs.batches_in_flight_max as u64 + 2) * log_batch
             + logs.files_max as u64 * ENTRY_BYTES
             + LOG_WAITING_BYTES,
-        "(2 x logs.batches_in_flight_max + 2) x max(logs.line_bytes_max, 128 KiB) + logs.files_max x 512 B + 2 MiB",
+        "(2 x logs.batches_in_flight_max + 2) x max(logs.line_bytes_max, 128 KiB) + logs.files_max x 512 B + 1,088 KiB",
     );
     line(
         "journald",
         journald.enabled != ollystack_input_journald::Enabled::False,
         (2 * journald.batches_in_flight_max as u64 + 2) * JOURNAL_BATCH_BYTES,
-        "(2 x journald.batches_in_flight_max + 2) x 256 KiB",
+        "(2 x journald.batches_in_flight_max + 2) x 128 KiB",
     );
     line(
         "otlp",
@@ -142,7 +142,7 @@ fn declare(config: &Config) -> Budget {
         metrics.series_max as u64 * CHECKPOINT_BYTES,
         "metrics.series_max x 128 B",
     );
-    line("red", red.enabled, red.series_max as u64 * RED_BYTES, "red.series_max x 2.5 KiB");
+    line("red", red.enabled, red.series_max as u64 * RED_BYTES, "red.series_max x 4 KiB");
     line(
         "traces",
         true,

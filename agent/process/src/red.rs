@@ -36,7 +36,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Config {
-        Config { enabled: true, services_max: 100, operations_per_service_max: 100, series_max: 1_500 }
+        Config { enabled: true, services_max: 100, operations_per_service_max: 100, series_max: 1_000 }
     }
 }
 

@@ -251,7 +251,13 @@ impl Buckets {
     fn add(&mut self, index: i32, count: u64) {
         match self.0.binary_search_by_key(&index, |bucket| bucket.0) {
             Ok(at) => self.0[at].1 = self.0[at].1.saturating_add(count),
-            Err(at) => self.0.insert(at, (index, count)),
+            Err(at) => {
+                if self.0.len() == self.0.capacity() {
+                    // Twice as much as is needed would be most of what a RED series takes.
+                    self.0.reserve_exact(4 + self.0.len() / 8);
+                }
+                self.0.insert(at, (index, count));
+            }
         }
     }
 

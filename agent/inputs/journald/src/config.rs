@@ -91,7 +91,7 @@ impl Default for Config {
             journalctl: "journalctl".to_owned(),
             message_bytes_max: 65_536,
             batch_records_max: 1_000,
-            batches_in_flight_max: 4,
+            batches_in_flight_max: 2,
         }
     }
 }

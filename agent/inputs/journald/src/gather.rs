@@ -19,7 +19,7 @@ use tokio::time::Instant;
 const LINES_MAX: u32 = 500;
 
 /// Message bytes after which a batch is full.
-const BYTES_MAX: usize = 256 << 10;
+const BYTES_MAX: usize = 128 << 10;
 
 /// Resources that are remembered.
 const RESOURCES_MAX: usize = 256;

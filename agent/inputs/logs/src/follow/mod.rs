@@ -52,7 +52,7 @@ const CHUNK_BYTES_MIN: usize = 128 << 10;
 const FRAMES_BYTES: usize = 8 << 10;
 
 /// Of all files: bytes that were read and may go on.
-const HELD_BYTES_MAX: usize = 1 << 20;
+const HELD_BYTES_MAX: usize = 256 << 10;
 
 /// Paths that were complained about once.
 const COMPLAINTS_MAX: usize = 1_000;

@@ -230,3 +230,70 @@ impl Redaction {
         changed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Config, Redactor};
+    use ollystack_record::otlp::common::v1::{ArrayValue, KeyValueList};
+    use ollystack_record::value::{bool, int, string};
+
+    fn key_value(key: &str, value: Any) -> KeyValue {
+        KeyValue { key: key.into(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
+    }
+
+    fn list(texts: &[&str]) -> Any {
+        let value = |text: &&str| AnyValue { value: Some(Any::StringValue((*text).into())) };
+        Any::ArrayValue(ArrayValue { values: texts.iter().map(value).collect() })
+    }
+
+    fn logs(records: Vec<LogRecord>) -> Vec<LogRecord> {
+        let mut scopes = [ScopeLogs { log_records: records, ..ScopeLogs::default() }];
+        let config = Config { attributes: vec!["customer.number".into()], ..Config::default() };
+        Redactor::new(&config).logs(&mut scopes);
+        let [scope] = scopes;
+        scope.log_records
+    }
+
+    #[test]
+    fn the_value_of_an_attribute_with_a_secret_s_name_goes_whatever_it_holds() {
+        let mask = "[redacted:password]";
+        let nested = |value: Any| Any::KvlistValue(KeyValueList { values: vec![key_value("a joe:b@c.de", value)] });
+        let table = [
+            (string("db.password", "correct horse"), string("db.password", mask)),
+            (int("passcode", 1234), string("passcode", mask)),
+            (bool("password", true), bool("password", true)),
+            (string("password", ""), string("password", "")),
+            (string("token_count", "12"), string("token_count", "12")),
+            (string("customer.number", "17"), string("customer.number", "[redacted:attribute]")),
+            (key_value("secret", Any::BytesValue(vec![255])), key_value("secret", Any::BytesValue(mask.into()))),
+            (key_value("secret", list(&["a", "b"])), key_value("secret", list(&[mask, mask]))),
+            (
+                key_value("process.command_args", list(&["db", "--password", "x y", "z"])),
+                key_value("process.command_args", list(&["db", "--password", mask, "z"])),
+            ),
+        ];
+        for (attribute, expected) in table {
+            let record = LogRecord { attributes: vec![attribute.clone()], ..LogRecord::default() };
+            assert_eq!(logs(vec![record])[0].attributes, [expected], "{attribute:?}");
+        }
+        let attributes = vec![key_value("secret", nested(list(&["a"])))];
+        let redacted = logs(vec![LogRecord { attributes, ..LogRecord::default() }]);
+        let text = format!("{:?}", redacted[0].attributes);
+        assert!(text.contains(mask) && text.contains("[email:") && !text.contains("b@c.de"), "{text}");
+    }
+
+    #[test]
+    fn a_private_key_that_comes_line_by_line_goes_and_what_follows_it_stays() {
+        let lines =
+            ["-----BEGIN PRIVATE KEY-----", "MIIEpAIBAAKCAQEAu5mE2mCyP3w8", "-----END PRIVATE KEY-----", "aGVsbG8="];
+        let record = |line: &str| LogRecord { body: string("", line).value, ..LogRecord::default() };
+        let redacted = logs(lines.map(record).to_vec());
+        let bodies = redacted.iter().map(|record| match &record.body.as_ref()?.value {
+            Some(Any::StringValue(text)) => Some(text.as_str()),
+            _ => None,
+        });
+        let mask = "[redacted:private_key]";
+        assert_eq!(bodies.collect::<Option<Vec<_>>>().unwrap(), [mask, mask, "-----END PRIVATE KEY-----", "aGVsbG8="]);
+    }
+}

@@ -4,7 +4,8 @@
 //! and builds nothing. Invariant: a line that is not such a set yields nothing, however much it looks like one.
 
 use crate::severity;
-use crate::time::{Stamp, stamp};
+use crate::stamp::stamp;
+use crate::time::Stamp;
 use memchr::memchr2;
 use ollystack_record::otlp::logs::v1::SeverityNumber;
 

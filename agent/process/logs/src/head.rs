@@ -8,7 +8,8 @@
 //! Invariant: a line without a time (or uptime) has no header, so that nothing is ever taken off a bare message.
 
 use crate::severity;
-use crate::time::{Stamp, stamp};
+use crate::stamp::stamp;
+use crate::time::Stamp;
 use ollystack_record::otlp::logs::v1::SeverityNumber;
 
 /// Fields looked at. No layout known has more.

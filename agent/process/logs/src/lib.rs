@@ -15,6 +15,7 @@ mod parse;
 mod rows;
 mod rules;
 mod severity;
+mod stamp;
 mod summary;
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,8 @@
 use crate::fields::{self, Fields};
 use crate::head::{Head, head};
 use crate::severity;
-use crate::time::{Clock, Stamp, Zone, month_day_stamp, stamp};
+use crate::stamp::{month_day_stamp, stamp};
+use crate::time::{Clock, Stamp, Zone};
 use memchr::memchr;
 use ollystack_record::otlp::logs::v1::SeverityNumber;
 
@@ -41,7 +42,7 @@ pub fn parse(line: &str) -> Parsed<'_> {
 
 /// Parse one line at a time and place, which complete what its time leaves out.
 pub fn parse_at<'a>(line: &'a str, clock: Clock<'_>) -> Parsed<'a> {
-    let text = line.trim_matches(|c: char| c.is_ascii_whitespace() || c == '\u{feff}');
+    let text = line.trim_ascii().trim_start_matches('\u{feff}');
     let Lead { stamp, severity, message } = match text.as_bytes() {
         [b'{', ..] => Lead { message: text, ..Lead::default() },
         [b'<', ..] => of_syslog(text).unwrap_or_else(|| of_header(text)),

@@ -217,6 +217,11 @@ fn rest(report: &Report, now: SystemTime) -> String {
         "cpu",
         format!("{:.1} s, {share:.2}% of a core since the start, {} threads", report.cpu_seconds, report.threads),
     ));
+    let redacted = report.redacted();
+    if !redacted.is_empty() {
+        let kinds = redacted.iter().map(|(kind, count)| format!("{} {kind}", grouped(*count as i64)));
+        lines.push(("redacted", kinds.collect::<Vec<_>>().join(", ")));
+    }
     lines.push(("agent id", report.agent_id.clone()));
     lines.into_iter().map(|(name, text)| format!("{name:<9}{text}\n")).collect()
 }
@@ -250,6 +255,7 @@ mod tests {
             "retrying to https://gateway:4317",
             "the last 1 s ago: connection refused",
             "20.0 MiB resident",
+            "redacted 3 card, 1,234 email",
         ] {
             let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
             assert!(squeezed(&page).contains(&squeezed(part)), "{part} is missing in\n{page}");

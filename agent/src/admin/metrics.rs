@@ -14,6 +14,7 @@ pub(crate) fn render(report: &Report) -> String {
     text.sample("ollystack_build_info", &[("version", &report.version)], 1);
     records(&mut text, report);
     sampling(&mut text, report);
+    redaction(&mut text, report);
     inputs(&mut text, report);
     buffer(&mut text, report);
     export(&mut text, report);
@@ -88,6 +89,13 @@ fn sampling(text: &mut Text, report: &Report) {
     one("ollystack_sampling_waiting_traces", "gauge", "Traces that wait.", sampling.waiting_traces as f64);
     one("ollystack_sampling_waiting_bytes", "gauge", "Bytes of their spans.", sampling.waiting_bytes as f64);
     one("ollystack_sampling_operations", "gauge", "Operations known.", sampling.operations as f64);
+}
+
+fn redaction(text: &mut Text, report: &Report) {
+    text.family("ollystack_redacted_total", "counter", "Secrets and personal data redacted, by kind or rule.");
+    for (kind, count) in report.redacted() {
+        text.sample("ollystack_redacted_total", &[("kind", &kind)], count);
+    }
 }
 
 fn inputs(text: &mut Text, report: &Report) {
@@ -197,6 +205,7 @@ mod tests {
             "ollystack_sampling_traces_total{policy=\"baseline\",decision=\"let_go\"} 950",
             "ollystack_sampling_spans_total{policy=\"rule:vip\",decision=\"kept\"} 9",
             "ollystack_sampling_baseline_ratio 0.05",
+            "ollystack_redacted_total{kind=\"email\"} 1234",
             "ollystack_sampling_decided_early_total 5",
             "ollystack_input_up{input=\"host\"} 0",
             "ollystack_input_up{input=\"logs\"} 1",

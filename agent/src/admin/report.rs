@@ -4,6 +4,7 @@
 //! Gathered in `observe.rs`. Invariant: it reads back from its own JSON, because `status` is the same type at the other end.
 
 use crate::supervise::InputState;
+use ollystack_process::redact::Stats as Redacted;
 use ollystack_process::sample::Stats as Sampling;
 use ollystack_record::ledger::SignalReading;
 use serde::{Deserialize, Serialize};
@@ -96,6 +97,12 @@ impl Report {
         let sampling = self.stages.get("process")?.get("sample")?;
         Sampling::deserialize(sampling).ok()
     }
+
+    /// What was redacted since the start, by kind.
+    pub(crate) fn redacted(&self) -> Redacted {
+        let redacted = self.stages.get("process").and_then(|process| process.get("redacted"));
+        redacted.and_then(|redacted| Redacted::deserialize(redacted).ok()).unwrap_or_default()
+    }
 }
 
 impl Account {
@@ -181,8 +188,13 @@ pub(crate) fn example() -> Report {
         memory: Memory { rss_bytes: 20 << 20, limit_bytes: 100 << 20, ..Memory::default() },
         cpu_seconds: 0.5,
         threads: 4,
-        stages: BTreeMap::from([("process".to_owned(), serde_json::json!({ "sample": sampling() }))]),
+        stages: BTreeMap::from([("process".to_owned(), serde_json::json!({ "sample": sampling(), "redacted": redacted() }))]),
     }
+}
+
+#[cfg(test)]
+fn redacted() -> Redacted {
+    [("card", 3), ("email", 1_234)].map(|(kind, count)| (kind.to_owned(), count)).into()
 }
 
 #[cfg(test)]
@@ -230,11 +242,13 @@ mod tests {
     }
 
     #[test]
-    fn sampling_is_read_from_what_its_stage_says() {
+    fn what_a_stage_says_of_itself_is_read_from_it() {
         let mut report = example();
         assert_eq!(report.sampling(), Some(sampling()));
+        assert_eq!(report.redacted(), redacted());
         report.stages.clear();
         assert_eq!(report.sampling(), None);
+        assert_eq!(report.redacted(), Redacted::new());
     }
 
     #[test]

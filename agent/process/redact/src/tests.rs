@@ -388,7 +388,7 @@ fn words_about_secrets_are_no_secrets() {
         "compass=n bypass=1 passed=12",
         "author=joe authority: x",
         "std::Token::new",
-        "PWD=/home/joe OLDPWD=/",
+        "PWD=/srv/joe OLDPWD=/",
         "secretName: db-credentials-name",
         "password={{ vault_password }} secret=${SECRET}",
         "the key: a mystery",

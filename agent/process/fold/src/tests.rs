@@ -205,6 +205,16 @@ fn past_the_limit_levels_go_to_the_overflow_series_and_totals_are_dropped_and_co
 }
 
 #[test]
+fn one_input_past_its_own_limit_leaves_the_others_their_room() {
+    let mut bench = Bench::new(Config { series_per_source_max: 1, first_window_ms: 0, ..Config::default() });
+    for (source, label) in [(Source::Host, "a"), (Source::Host, "b"), (Source::Otlp, "c"), (Source::Otlp, "d")] {
+        bench.fold.take(source, &Arc::default(), vec![gauge(&named("g", Kind::Gauge, label), START, 1.0)], START);
+    }
+    let stats = bench.fold.stats();
+    assert_eq!((stats.series, stats.overflowed), (3, 2), "one each, and one that takes what overflows");
+}
+
+#[test]
 fn histograms_with_other_bounds_do_not_mix() {
     let mut bench = Bench::steady();
     let series = series(Kind::Histogram { delta: true });

@@ -24,6 +24,9 @@ use std::time::{Duration, Instant};
 /// How long a file that lost its name is still looked at after its last growth: its writer may hold it for a while.
 const AFTERLIFE: Duration = Duration::from_secs(60);
 
+/// What is read at once; a batch is seldom more. A record that is longer is read with the whole buffer.
+const CHUNK_BYTES: usize = 128 << 10;
+
 /// Entries of a folder that are looked at for a file that was renamed.
 const RENAMED_ENTRIES_MAX: usize = 10_000;
 
@@ -59,6 +62,8 @@ pub(crate) struct Tail {
     open: Option<Open>,
     /// What of the file was read and may go on, so it is not handed in.
     held: Vec<u8>,
+    /// Whether a chunk of the usual size holds no whole record.
+    needs_room: bool,
     /// How it began before it was truncated, and how far it was read then: a copy of that may come to light later.
     earlier: Option<(Fingerprint, Mark)>,
     /// Since when its name is gone and it has not grown.
@@ -142,6 +147,7 @@ impl Tail {
             unfinished: None,
             open: None,
             held: Vec::new(),
+            needs_room: false,
             earlier: None,
             nameless: None,
             is_retired: false,
@@ -256,9 +262,10 @@ impl Tail {
         now: Instant,
     ) -> io::Result<(Joined<'a>, bool)> {
         let Some(file) = &self.file else { return Ok((Joined::default(), false)) };
+        let wanted = if self.needs_room { buffer.len() } else { buffer.len().min(CHUNK_BYTES) };
         let mut length = 0;
-        while length < buffer.len() {
-            match file.read_at(&mut buffer[length..], self.position.offset + length as u64) {
+        while length < wanted {
+            match file.read_at(&mut buffer[length..wanted], self.position.offset + length as u64) {
                 Ok(0) => break,
                 Ok(read) => length += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -287,6 +294,7 @@ impl Tail {
             self.held.extend_from_slice(rest);
         }
         self.held.shrink_to_fit();
+        self.needs_room = !at_end && joined.consumed == 0;
         let has_more = !at_end || joined.is_full;
         Ok((joined, has_more))
     }

@@ -342,7 +342,7 @@ impl Follower {
             tail.handed_in(count.bytes, (in_cut_line, in_record), count.records);
             self.is_unsaved = true;
         }
-        if has_more && consumed > 0 {
+        if has_more {
             self.enqueue(id);
         }
         self.count(count);

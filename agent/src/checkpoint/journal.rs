@@ -1,10 +1,10 @@
 //! What a crash would take at this moment, written down at every moment: `unsaved` in the state directory.
 //!
-//! Forty bytes, overwritten in place and not synced: the page cache outlives the process, so after a kill or a crash of the agent
+//! 48 bytes, overwritten in place and not synced: the page cache outlives the process, so after a kill or a crash of the agent
 //! the figures are exact, and the next start counts them as lost. After a power cut they may be old or missing. Invariant: after a
 //! clean stop they are zero.
 //!
-//! Layout, little-endian: magic, `metrics`, `traces`, `points`, XXH3 of the first 32 bytes.
+//! Layout, little-endian: magic, the four figures of [`Lost`], XXH3 of all before it.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -13,17 +13,20 @@ use xxhash_rust::xxh3::xxh3_64;
 
 const NAME: &str = "unsaved";
 const MAGIC: [u8; 8] = *b"ollyuns1";
-const BYTES: usize = 40;
+const BYTES: usize = 48;
+const HASHED: usize = BYTES - 8;
 
 /// Records that are in memory only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Lost {
-    /// Samples taken since the last checkpoint, and points that had left but were not in the disk buffer.
-    pub(crate) metrics: u64,
-    /// Spans of traces that were not decided, or not in the disk buffer.
-    pub(crate) traces: u64,
-    /// Points in the checkpoint: lost as well if that cannot be used.
+    /// Samples that came since the last checkpoint.
+    pub(crate) samples: u64,
+    /// Points, each of a window's samples, that had left for the disk buffer and were not in it.
     pub(crate) points: u64,
+    /// Spans of traces that were not decided, or not in the disk buffer.
+    pub(crate) spans: u64,
+    /// Points in the checkpoint: lost as well if that cannot be used.
+    pub(crate) kept: u64,
 }
 
 /// The file.
@@ -64,20 +67,20 @@ impl Journal {
 
 fn encode(lost: Lost) -> [u8; BYTES] {
     let mut bytes = [0; BYTES];
-    let fields = [MAGIC, lost.metrics.to_le_bytes(), lost.traces.to_le_bytes(), lost.points.to_le_bytes()];
-    for (place, field) in bytes.chunks_exact_mut(8).zip(fields) {
+    let figures = [lost.samples, lost.points, lost.spans, lost.kept].map(u64::to_le_bytes);
+    for (place, field) in bytes.chunks_exact_mut(8).zip(std::iter::once(MAGIC).chain(figures)) {
         place.copy_from_slice(&field);
     }
-    let hash = xxh3_64(&bytes[..32]).to_le_bytes();
-    bytes[32..].copy_from_slice(&hash);
+    let hash = xxh3_64(&bytes[..HASHED]).to_le_bytes();
+    bytes[HASHED..].copy_from_slice(&hash);
     bytes
 }
 
 fn decode(bytes: &[u8; BYTES]) -> Option<Lost> {
     let field =
         |at: usize| -> Option<u64> { Some(u64::from_le_bytes(bytes.get(8 * at..8 * at + 8)?.try_into().ok()?)) };
-    let whole = bytes.starts_with(&MAGIC) && field(4)? == xxh3_64(&bytes[..32]);
-    whole.then_some(Lost { metrics: field(1)?, traces: field(2)?, points: field(3)? })
+    let whole = bytes.starts_with(&MAGIC) && field(5)? == xxh3_64(&bytes[..HASHED]);
+    whole.then_some(Lost { samples: field(1)?, points: field(2)?, spans: field(3)?, kept: field(4)? })
 }
 
 #[cfg(test)]
@@ -89,8 +92,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut journal, lost) = open(dir.path());
         assert_eq!(lost, Lost::default());
-        journal.write(Lost { metrics: 1, traces: 2, points: 3 });
-        let last = Lost { metrics: 7, traces: 0, points: 1 << 40 };
+        journal.write(Lost { samples: 1, points: 2, spans: 3, kept: 4 });
+        let last = Lost { samples: 7, points: 0, spans: 1 << 40, kept: 9 };
         journal.write(last);
         assert_eq!(open(dir.path()).1, last);
         assert_eq!(std::fs::metadata(dir.path().join(NAME)).unwrap().len(), BYTES as u64);
@@ -98,7 +101,7 @@ mod tests {
 
     #[test]
     fn figures_that_are_damaged_are_not_believed() {
-        let bytes = encode(Lost { metrics: 1, traces: 2, points: 3 });
+        let bytes = encode(Lost { samples: 1, points: 2, spans: 3, kept: 4 });
         assert!(decode(&bytes).is_some());
         for at in 0..BYTES {
             let mut damaged = bytes;
@@ -113,7 +116,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join(NAME)).unwrap();
         let (mut journal, lost) = open(dir.path());
-        journal.write(Lost { metrics: 1, ..lost });
+        journal.write(Lost { samples: 1, ..lost });
         assert_eq!(open(dir.path()).1, Lost::default());
     }
 }

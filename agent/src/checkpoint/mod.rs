@@ -87,7 +87,7 @@ pub(crate) fn open(
         }
         Err(why) => {
             file.set_aside(&why);
-            lost.metrics += lost.points;
+            lost.points += lost.kept;
             0
         }
     };
@@ -108,17 +108,19 @@ pub(crate) fn close(dir: &Path) {
 
 /// What the last run had in memory only when it ended without a stop.
 fn count(lost: Lost, ledger: &Ledger) {
-    if lost.metrics + lost.traces == 0 {
+    let Lost { samples, points, spans, .. } = lost;
+    if samples + points + spans == 0 {
         return;
     }
-    for (signal, records) in [(Signal::Metrics, lost.metrics), (Signal::Traces, lost.traces)] {
+    for (signal, records) in [(Signal::Metrics, samples + points), (Signal::Traces, spans)] {
         ledger.carried(signal, records);
         ledger.dropped(signal, DropReason::Crash, records);
     }
     tracing::error!(
-        metrics = lost.metrics,
-        traces = lost.traces,
-        "the last run ended without a stop (crash, kill, power): at most so many samples and spans were in memory only and are lost; they are counted as dropped, reason crash"
+        samples,
+        points,
+        spans,
+        "the last run ended without a stop (crash, kill, power): so much at most was in memory only and is lost; counted as dropped, reason crash"
     );
 }
 
@@ -183,15 +185,14 @@ impl Keeper {
 
     /// Note what a crash at this moment would take.
     pub(crate) fn note(&mut self, ledger: &Ledger) {
-        let in_windows = match self.safe {
-            Some(safe) => safe.samples_since,
-            // Without a checkpoint all windows are lost, a record each.
-            None => waiting(ledger, Signal::Metrics, &[Place::Window]),
-        };
+        // Without a checkpoint all windows are lost.
+        let in_windows: &[Place] = if self.safe.is_some() { &[] } else { &[Place::Window] };
+        let Safe { points: kept, samples_since } = self.safe.unwrap_or_default();
         self.journal.write(Lost {
-            metrics: in_windows + waiting(ledger, Signal::Metrics, &[Place::Queue, Place::Freezer]),
-            traces: waiting(ledger, Signal::Traces, &[Place::Queue, Place::Sampler, Place::Freezer]),
-            points: self.safe.map_or(0, |safe| safe.points),
+            samples: samples_since + waiting(ledger, Signal::Metrics, &[Place::Queue]),
+            points: waiting(ledger, Signal::Metrics, &[Place::Freezer]) + waiting(ledger, Signal::Metrics, in_windows),
+            spans: waiting(ledger, Signal::Traces, &[Place::Queue, Place::Sampler, Place::Freezer]),
+            kept,
         });
     }
 }
@@ -330,7 +331,7 @@ mod tests {
         keeper.written().await;
         let (_, mut keeper, ledger) = run(dir.path(), Duration::ZERO);
         assert_eq!((books(&ledger).2, keeper.file.read().unwrap()), (5, None));
-        assert_eq!(at_risk(&mut keeper, dir.path(), &ledger).metrics, 5, "all that is open");
+        assert_eq!(at_risk(&mut keeper, dir.path(), &ledger).points, 5, "all that is open");
     }
 
     #[tokio::test]
@@ -369,11 +370,11 @@ mod tests {
         ledger.waiting_set(Signal::Traces, Place::Sampler, 4);
         ledger.waiting_set(Signal::Logs, Place::Window, 70);
         keeper.took(100);
-        assert_eq!(at_risk(&mut keeper, dir.path(), &ledger), Lost { metrics: 102, traces: 4, points: 0 });
+        assert_eq!(at_risk(&mut keeper, dir.path(), &ledger), Lost { samples: 100, points: 2, spans: 4, kept: 0 });
         keeper.begin(b"five windows".to_vec(), &ledger);
         keeper.took(30);
-        assert_eq!(at_risk(&mut keeper, dir.path(), &ledger).metrics, 132, "not yet on disk");
+        assert_eq!(at_risk(&mut keeper, dir.path(), &ledger).samples, 130, "not yet on disk");
         keeper.written().await;
-        assert_eq!(at_risk(&mut keeper, dir.path(), &ledger), Lost { metrics: 32, traces: 4, points: 5 });
+        assert_eq!(at_risk(&mut keeper, dir.path(), &ledger), Lost { samples: 30, points: 2, spans: 4, kept: 5 });
     }
 }

@@ -310,6 +310,9 @@ impl Table {
             total |= !keep && alias.previous.is_some();
             keep
         });
+        if self.aliases.len() < self.aliases.capacity() / 4 {
+            self.aliases.shrink_to_fit(|alias| alias.hash);
+        }
         let idle = |entry: &Entry| entry.touched < before && entry.waiting() == 0;
         let gone: Vec<u32> = self.entries.iter().filter(|(_, entry)| idle(entry)).map(|(number, _)| number).collect();
         for number in gone {
@@ -355,9 +358,8 @@ impl Table {
         self.index.iter_mut().for_each(now);
         self.aliases.iter_mut().for_each(|alias| now(&mut alias.entry));
         self.overflow.values_mut().for_each(now);
-        let Table { index, entries, resources, aliases, overflow, .. } = self;
+        let Table { index, entries, resources, overflow, .. } = self;
         index.shrink_to_fit(|number| rehash(entries, resources, *number));
-        aliases.shrink_to_fit(|alias| alias.hash);
         overflow.shrink_to_fit();
     }
 }

@@ -205,6 +205,30 @@ fn past_the_limit_levels_go_to_the_overflow_series_and_totals_are_dropped_and_co
 }
 
 #[test]
+fn what_the_agent_measures_leaves_with_its_window_and_late_measurements_with_the_next() {
+    let mut bench = Bench::steady();
+    let series = series(Kind::ExponentialHistogram { delta: true });
+    bench.tick(START);
+    let measure = |bench: &mut Bench, time_unix_nano, now| {
+        let measurement = Measurement { value: 0.5, time_unix_nano, trace_id: &[1; 16], span_id: &[2; 8] };
+        bench.fold.observe(&Arc::default(), &series, &measurement, now);
+    };
+    let counts = |bench: &mut Bench| -> Vec<u64> {
+        let points = bench.data().into_iter().flat_map(|data| match data {
+            Data::ExponentialHistogram(histogram) => histogram.data_points,
+            other => panic!("expected an exponential histogram, got {other:?}"),
+        });
+        points.map(|point| point.count).collect()
+    };
+    [1, 2, 3].into_iter().for_each(|second| measure(&mut bench, START + second * SECOND, START + second * SECOND));
+    bench.tick(START + 62 * SECOND);
+    assert_eq!(counts(&mut bench), vec![3]);
+    measure(&mut bench, START + 4 * SECOND, START + 63 * SECOND);
+    bench.tick(START + 122 * SECOND);
+    assert_eq!(counts(&mut bench), vec![1]);
+}
+
+#[test]
 fn one_input_past_its_own_limit_leaves_the_others_their_room() {
     let mut bench = Bench::new(Config { series_per_source_max: 1, first_window_ms: 0, ..Config::default() });
     for (source, label) in [(Source::Host, "a"), (Source::Host, "b"), (Source::Otlp, "c"), (Source::Otlp, "d")] {

@@ -11,7 +11,7 @@ use ollystack_record::{Series, Source};
 use std::sync::Arc;
 
 /// Windows of one series open at once: the current, the next, and some for late samples or changed histogram bounds.
-pub(super) const WINDOWS_MAX: usize = 8;
+const WINDOWS_MAX: usize = 8;
 
 /// A series with what is open of it.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use crate::increase::Previous;
 use crate::run::Run;
 use crate::state::Exemplars;
 use crate::table::Alias;
-use crate::window::{Entry, WINDOWS_MAX, Window};
+use crate::window::{Entry, Window};
 use hashbrown::{HashMap, HashSet};
 use ollystack_record::otlp::common::v1::{InstrumentationScope, KeyValue, KeyValueList};
 use ollystack_record::{Kind, Metric, Resource, Scope, Series, Source};
@@ -196,8 +196,5 @@ fn read_entry(from: &mut Reader<'_>, now: u64, resource: Arc<Resource>, series: 
     let previous = from.option(|from| state::read_previous(from, now))?;
     let run = state::read_run(from, now)?;
     let windows = from.list(|from| Ok((state::read_window(from, now)?, state::read_exemplars(from)?)))?;
-    if windows.len() > WINDOWS_MAX {
-        return Err(Malformed);
-    }
     Ok(ReadSeries { resource, series, source, overflow, previous, run, windows })
 }

@@ -7,7 +7,7 @@ use ollystack_record::otlp::metrics::v1::{
     Exemplar, ExponentialHistogramDataPoint, HistogramDataPoint, SummaryDataPoint, exemplar,
     exponential_histogram_data_point::Buckets,
 };
-use ollystack_record::{Kind, Sample, Value};
+use ollystack_record::{Kind, Sample, Series, Value};
 use proptest::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -99,6 +99,10 @@ fn a_window_goes_on_across_a_restart_as_if_there_had_been_none() {
     feed(&mut bench, 0..30);
     let (mut again, restored) = resumed(&bench, steady(), START + 30 * SECOND);
     assert_eq!((restored.series, restored.points), (2, 2));
+    let late = Config { first_window_ms: 60_000, ..Config::default() };
+    let (mut alone, _) = resumed(&bench, late, START + 30 * SECOND);
+    alone.tick(START + 62 * SECOND);
+    assert_eq!(alone.out.len(), 1, "what was restored leaves in its time, whether anything comes after it or not");
     feed(&mut again, 30..60);
     again.tick(START + 62 * SECOND);
     assert_eq!(again.balance(), 0);
@@ -188,6 +192,21 @@ fn what_is_past_the_limits_of_today_is_counted_as_dropped() {
     let reading = &again.ledger.read().signals[0];
     assert_eq!((reading.dropped_total(), reading.carried), (restored.refused, restored.points + restored.refused));
     assert_eq!(reading.balance(), 0);
+}
+
+#[test]
+fn what_may_not_go_out_any_more_is_not_restored() {
+    let mut bench = Bench::steady();
+    bench.take(gauge(&named("g", Kind::Gauge, "secret"), START, 1.0), START);
+    bench.take(gauge(&named("unwanted", Kind::Gauge, "a"), START, 1.0), START);
+    let bytes = bench.fold.checkpoint(START);
+    let rules = vec![Rule { metric: "unwanted".into(), drop: true, ..Rule::default() }];
+    let mut again = Bench::new(Config { rules, ..steady() });
+    again.fold.rewrite_with(Box::new(|series| {
+        Some(Series::new(Arc::clone(&series.scope), Arc::clone(&series.metric), Vec::new()))
+    }));
+    let restored = again.fold.restore(&bytes, START).unwrap();
+    assert_eq!((restored.series, restored.refused, again.balance()), (0, 2, 0));
 }
 
 #[test]

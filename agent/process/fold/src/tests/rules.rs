@@ -119,6 +119,33 @@ fn a_series_goes_out_as_it_was_rewritten_and_is_asked_about_once() {
 }
 
 #[test]
+fn when_most_series_are_gone_their_memory_is_too_and_the_rest_goes_on() {
+    let mut bench = with(without_label());
+    let stays = [named("m", COUNTER, "a"), named("m", COUNTER, "b"), named("other", COUNTER, "c")];
+    bench.tick(START);
+    for n in 0..2_000 {
+        let label = n.to_string();
+        bench.take(gauge(&named("many alike", Kind::Gauge, &label), START, 1.0), START);
+        bench.take(gauge(&named("others", Kind::Gauge, &label), START, 1.0), START);
+        if n == 1_500 {
+            stays.iter().for_each(|series| bench.take(total(series, 1, START, 0), START));
+        }
+    }
+    let full = bench.fold.stats().table_bytes;
+    for minute in 1..=20 {
+        let now = START + minute * 60 * SECOND;
+        bench.pass(now - 60 * SECOND, now - SECOND);
+        stays.iter().for_each(|series| bench.take(total(series, 1, now, minute as i64), now));
+    }
+    assert_eq!(bench.fold.stats().series, 2);
+    assert!(bench.fold.stats().table_bytes < full / 10, "{} of {full}", bench.fold.stats().table_bytes);
+    bench.fold.drain(START + 1_300 * SECOND, &mut bench.out);
+    assert_eq!(bench.balance(), 0);
+    let counters = bench.data().into_iter().filter(|data| matches!(data, Data::Sum(_))).collect();
+    assert_eq!(sums(counters).iter().sum::<f64>(), 60.0);
+}
+
+#[test]
 fn a_series_that_goes_out_as_another_is_forgotten_when_idle() {
     let mut bench = with(without_label());
     bench.tick(START);

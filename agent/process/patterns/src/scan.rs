@@ -183,7 +183,7 @@ impl Scanner<'_> {
         loop {
             let next = self.bytes.get(end + 1).copied();
             match self.bytes.get(end) {
-                // "scheme://..." and "C:\..."
+                // "scheme://..." and "C:\...", which vary as digits do.
                 Some(b':') if next == Some(b'/') && self.bytes.get(end + 2) == Some(&b'/') => {
                     end = self.path_end(end);
                     seen |= class::DIGIT;

@@ -15,7 +15,8 @@ pub(crate) fn sees_each_http_request_once(world: &World) -> Result<Outcome> {
     }
     let gateway = world.gateway()?.start(world.binaries())?;
     // Every trace is kept, so that spans can be counted.
-    let config = world.agent(&gateway, "acme")?.set("ebpf.enabled", "true").set("traces.baseline_ratio", "1.0");
+    let config = world.agent(&gateway, "acme")?.set("ebpf.enabled", "true");
+    let config = config.set("traces.baseline_ratio", "1.0").set("traces.budget_spans_per_second", "0");
     let agent = config.start(world.binaries())?;
     let site = world.folder().join("site");
     std::fs::create_dir(&site)?;

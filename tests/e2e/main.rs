@@ -15,7 +15,9 @@ mod otlp;
 mod outage;
 mod partial_success;
 mod patterns;
+mod patterns_command;
 mod quota;
+mod restart;
 mod sdk;
 mod stop;
 
@@ -39,6 +41,9 @@ const PROPERTIES: &[(&str, Property)] = properties![
     full_disk::of_the_agent_is_refused_work_and_no_loss,
     outage::loses_and_doubles_nothing,
     offline::keeps_and_delivers_once,
+    restart::kills_in_a_row_double_nothing_and_no_loss_is_silent,
+    restart::a_stop_goes_on_where_levels_and_totals_were,
+    restart::a_kill_takes_what_came_after_the_checkpoint_and_no_total,
     sdk::reaches_the_gateway_by_grpc,
     sdk::reaches_the_gateway_by_http,
     sdk::reaches_the_agent_by_grpc,
@@ -56,6 +61,7 @@ const PROPERTIES: &[(&str, Property)] = properties![
     partial_success::names_exactly_what_was_left_out,
     quota::says_when_to_come_back,
     migrations::a_second_run_changes_nothing,
+    patterns_command::of_files_and_streams_are_the_same_and_every_line_has_one,
     configuration::an_unknown_key_is_refused_by_name,
 ];
 

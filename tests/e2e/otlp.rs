@@ -14,7 +14,8 @@ use opentelemetry_proto::tonic::collector::{
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
 use opentelemetry_proto::tonic::metrics::v1::{
-    Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, metric::Data, number_data_point,
+    AggregationTemporality, Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, metric::Data,
+    number_data_point,
 };
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status as OtlpStatus};
@@ -218,10 +219,23 @@ pub(crate) fn spans(service: &str, spans: Vec<Span>) -> Vec<u8> {
 
 /// A request with one point of one gauge.
 pub(crate) fn gauge(service: &str, name: &str, value: f64) -> Vec<u8> {
+    metric(service, name, Data::Gauge(Gauge { data_points: vec![point(0, value)] }))
+}
+
+/// A request with one point of one cumulative counter that began at `start`.
+pub(crate) fn total(service: &str, name: &str, start: u64, value: f64) -> Vec<u8> {
+    let aggregation_temporality = AggregationTemporality::Cumulative as i32;
+    let data_points = vec![point(start, value)];
+    metric(service, name, Data::Sum(Sum { data_points, aggregation_temporality, is_monotonic: true }))
+}
+
+fn point(start_time_unix_nano: u64, value: f64) -> NumberDataPoint {
     let value = Some(number_data_point::Value::AsDouble(value));
-    let point = NumberDataPoint { time_unix_nano: now(), value, ..NumberDataPoint::default() };
-    let data = Some(Data::Gauge(Gauge { data_points: vec![point] }));
-    let metrics = vec![Metric { name: name.to_owned(), unit: "1".to_owned(), data, ..Metric::default() }];
+    NumberDataPoint { start_time_unix_nano, time_unix_nano: now(), value, ..NumberDataPoint::default() }
+}
+
+fn metric(service: &str, name: &str, data: Data) -> Vec<u8> {
+    let metrics = vec![Metric { name: name.to_owned(), unit: "1".to_owned(), data: Some(data), ..Metric::default() }];
     let scope_metrics = vec![ScopeMetrics { metrics, ..ScopeMetrics::default() }];
     let resource_metrics =
         vec![ResourceMetrics { resource: resource(service), scope_metrics, ..ResourceMetrics::default() }];

@@ -19,7 +19,7 @@ use ollystack_process::{Config, Process};
 use ollystack_record::otlp::collector::logs::v1::ExportLogsServiceRequest;
 use ollystack_record::otlp::collector::metrics::v1::ExportMetricsServiceRequest;
 use ollystack_record::otlp::collector::trace::v1::ExportTraceServiceRequest;
-use ollystack_record::{Ledger, Records, Resource, Signal, value};
+use ollystack_record::{Batch, Ledger, Records, Reduced, ReducedRecords, Resource, Signal, value};
 use ollystack_recording::{Reader, Recorded};
 use prost::Message;
 use std::fs::File;
@@ -33,6 +33,8 @@ const TICK_NANOS: u64 = 200_000_000;
 pub(crate) struct Replay {
     pub(crate) into: Sums,
     pub(crate) out: Sums,
+    /// What came out of metrics that came in, sent by itself: without the RED metrics, which are derived from spans.
+    pub(crate) folded: Sums,
     pub(crate) metrics: metrics::Truth,
     pub(crate) red: red::Truth,
     pub(crate) spans: spans::Truth,
@@ -86,6 +88,7 @@ fn replay(batches: impl Iterator<Item = Recorded>) -> Replay {
     let mut bench = Bench {
         into: Wire::new(),
         out: Wire::new(),
+        folded: Wire::new(),
         metrics: metrics::Truth::new(first),
         red: red::Truth::default(),
         spans: spans::Truth::default(),
@@ -108,7 +111,7 @@ fn replay(batches: impl Iterator<Item = Recorded>) -> Replay {
     }
     process.drain(now, &mut reduced);
     bench.passed(now, &mut reduced);
-    let (into, out) = bench.ended();
+    let [into, out, folded] = bench.ended();
     let unaccounted = Signal::ALL.map(|signal| {
         ledger.sent(signal, out.of(signal).records);
         ledger.read().signals[signal as usize].balance()
@@ -118,6 +121,7 @@ fn replay(batches: impl Iterator<Item = Recorded>) -> Replay {
     Replay {
         into,
         out,
+        folded,
         metrics,
         red,
         spans,
@@ -132,6 +136,7 @@ fn replay(batches: impl Iterator<Item = Recorded>) -> Replay {
 struct Bench {
     into: Wire,
     out: Wire,
+    folded: Wire,
     metrics: metrics::Truth,
     red: red::Truth,
     spans: spans::Truth,
@@ -141,7 +146,7 @@ struct Bench {
 
 impl Bench {
     /// A batch comes in.
-    fn saw(&mut self, batch: &ollystack_record::Batch, now: u64) {
+    fn saw(&mut self, batch: &Batch, now: u64) {
         match &batch.records {
             Records::Metrics(samples) => {
                 samples.iter().for_each(|sample| self.metrics.saw(&batch.resource, sample));
@@ -160,9 +165,18 @@ impl Bench {
     }
 
     /// Time passed, and this came out meanwhile.
-    fn passed(&mut self, now: u64, reduced: &mut Vec<ollystack_record::Reduced>) {
-        reduced.drain(..).for_each(|reduced| self.out.take(reduced, now));
+    fn passed(&mut self, now: u64, reduced: &mut Vec<Reduced>) {
+        for reduced in reduced.drain(..) {
+            if let ReducedRecords::Metrics(resource) = &reduced.records
+                && !red::is_derived(resource)
+            {
+                let records = ReducedRecords::Metrics(resource.clone());
+                self.folded.take(Reduced { class: reduced.class, records, acks: Vec::new() }, now);
+            }
+            self.out.take(reduced, now);
+        }
         self.out.due(now);
+        self.folded.due(now);
         self.into.due(now);
         self.read();
     }
@@ -189,12 +203,14 @@ impl Bench {
             }
         }
         self.into.requests.clear();
+        self.folded.requests.clear();
     }
 
-    fn ended(&mut self) -> (Sums, Sums) {
+    fn ended(&mut self) -> [Sums; 3] {
         self.into.flush();
         self.out.flush();
+        self.folded.flush();
         self.read();
-        (self.into.sums, self.out.sums)
+        [self.into.sums, self.out.sums, self.folded.sums]
     }
 }

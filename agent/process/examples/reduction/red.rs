@@ -31,6 +31,11 @@ struct Merged {
     scale: i32,
 }
 
+/// Whether these are the RED metrics: they are about the agent's own resource, by themselves.
+pub(crate) fn is_derived(resource: &ResourceMetrics) -> bool {
+    resource.scope_metrics.iter().flat_map(|scope| &scope.metrics).all(|metric| metric.name == SPAN_DURATION)
+}
+
 /// What the comparison showed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Verdict {

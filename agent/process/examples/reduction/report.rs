@@ -14,7 +14,9 @@ struct Report {
 pub(crate) fn of(host: &Replay, lines: &Replay) -> Value {
     let mut report = Report::default();
     let (metrics_in, metrics_out) = (host.into.of(Signal::Metrics), host.out.of(Signal::Metrics));
-    report.volume("metrics", "points", "metric_points", metrics_in, metrics_out);
+    let folded = host.folded.of(Signal::Metrics);
+    report.volume("metrics", "points", "metric_points", metrics_in, folded);
+    report.volume("metrics with RED", "points", "metric_points_with_red", metrics_in, metrics_out);
     report.volume("logs", "lines and rows", "log_records", host.into.of(Signal::Logs), host.out.of(Signal::Logs));
     report.volume("traces", "spans", "spans", host.into.of(Signal::Traces), host.out.of(Signal::Traces));
     report.volume(
@@ -56,10 +58,11 @@ pub(crate) fn of(host: &Replay, lines: &Replay) -> Value {
             host.seconds, metrics.series
         ),
         "in: the samples as they were taken, in export requests of our own exporter (1 s, 512 KiB, zstd level 3); out: likewise".to_owned(),
+        "metrics: what came in as metrics; with RED: and those derived from the spans, which never came in as metrics, in the same requests".to_owned(),
         format!(
             "bytes of a point as OTLP+zstd: {:.1} in, {:.1} out; requests of metrics: {} in, {} out",
             per(metrics_in.packed_bytes, metrics_in.records),
-            per(metrics_out.packed_bytes, metrics_out.records),
+            per(folded.packed_bytes, folded.records),
             metrics_in.requests,
             metrics_out.requests
         ),

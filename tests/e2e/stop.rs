@@ -37,6 +37,7 @@ pub(crate) fn of_the_agent_sends_or_keeps_what_it_took(world: &World) -> Result<
     let config = config
         .set("metrics.window_ms", "600000")
         .set("metrics.first_window_ms", "600000")
+        .set("metrics.constant_ms", "0")
         .set("traces.wait_ms", "300000");
     let mut agent = config.start(world.binaries())?;
     let send = |agent: &ollystack_tests::Agent, service: &str| -> Result<()> {

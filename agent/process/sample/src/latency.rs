@@ -48,7 +48,9 @@ impl Latency {
         let seconds = seconds as f32;
         let slow = f64::from(seconds) > self.threshold;
         self.batch.push(seconds);
-        if self.batch.len() >= BATCH {
+        // The first threshold does not wait for a whole batch.
+        let becomes_known = self.threshold.is_infinite() && self.count + self.batch.len() as u64 >= self.trusted;
+        if self.batch.len() >= BATCH || becomes_known {
             self.merge();
         }
         slow
@@ -92,7 +94,8 @@ mod tests {
     #[test]
     fn about_one_in_a_hundred_is_slow_once_the_operation_is_known() {
         let (mut latency, mut state) = (Latency::new(100), 7);
-        assert_eq!((0..96).filter(|_| latency.is_slow(random(&mut state))).count(), 0);
+        assert_eq!((0..100).filter(|_| latency.is_slow(random(&mut state))).count(), 0);
+        assert!(latency.is_slow(5.0), "100 durations are known");
         for _ in 0..1_000 {
             latency.is_slow(random(&mut state));
         }
@@ -110,7 +113,7 @@ mod tests {
                 let uniform = random(&mut state);
                 // A long tail.
                 let slow = latency.is_slow((1.0 - uniform).powf(-0.5));
-                if n >= 128 && uniform > QUANTILE {
+                if n >= 100 && uniform > QUANTILE {
                     (all, missed) = (all + 1, missed + u32::from(!slow));
                 }
             }

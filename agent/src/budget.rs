@@ -87,7 +87,8 @@ pub(crate) fn check(config: &Config) -> Result<Budget, Overdrawn> {
 }
 
 fn declare(config: &Config) -> Budget {
-    let Config { limits, host, logs, journald, otlp, ebpf, redact, metrics, red, traces, patterns, export, .. } = config;
+    let Config { limits, host, logs, journald, otlp, ebpf, redact, metrics, red, traces, patterns, export, .. } =
+        config;
     let mut lines = Vec::new();
     let mut line = |stage, on: bool, bytes, arithmetic: &str| {
         let (bytes, arithmetic) = if on { (bytes, arithmetic.to_owned()) } else { (0, "off".to_owned()) };

@@ -48,7 +48,10 @@ struct Shared {
 #[derive(Debug)]
 enum Waiting {
     One(Option<oneshot::Sender<Outcome>>),
-    Many { number: u64, sender: mpsc::UnboundedSender<(u64, Outcome)> },
+    Many {
+        number: u64,
+        sender: mpsc::UnboundedSender<(u64, Outcome)>,
+    },
     /// Other batches, whose records became the same ones.
     All(Vec<Ack>),
 }

@@ -188,7 +188,10 @@ pub(crate) fn example() -> Report {
         memory: Memory { rss_bytes: 20 << 20, limit_bytes: 100 << 20, ..Memory::default() },
         cpu_seconds: 0.5,
         threads: 4,
-        stages: BTreeMap::from([("process".to_owned(), serde_json::json!({ "sample": sampling(), "redacted": redacted() }))]),
+        stages: BTreeMap::from([(
+            "process".to_owned(),
+            serde_json::json!({ "sample": sampling(), "redacted": redacted() }),
+        )]),
     }
 }
 

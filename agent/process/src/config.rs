@@ -48,9 +48,7 @@ impl Config {
         within("metrics.window_ms", metrics.window_ms, 1_000, 3_600_000)?;
         within("metrics.first_window_ms", metrics.first_window_ms, 0, metrics.window_ms)?;
         within("metrics.grace_ms", metrics.grace_ms, 0, metrics.window_ms)?;
-        if metrics.constant_ms != 0 {
-            within("metrics.constant_ms", metrics.constant_ms, metrics.window_ms, 3_600_000)?;
-        }
+        within("metrics.constant_ms", metrics.constant_ms, 0, 3_600_000)?;
         within("metrics.series_max", series_max, 1, 1_000_000)?;
         within("metrics.series_per_source_max", metrics.series_per_source_max as u64, 1, series_max)?;
         within("metrics.series_per_metric_max", metrics.series_per_metric_max as u64, 1, series_max)?;

@@ -5,6 +5,9 @@
 use crate::admin::{Account, Report};
 use crate::supervise::Phase;
 use crate::table::{Align, Table, bytes, duration, grouped};
+use ollystack_process::Stats as Process;
+use ollystack_process::fold::Stats as Folding;
+use ollystack_process::sample::Stats as Sampling;
 use ollystack_record::{DropReason, Place};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -68,8 +71,9 @@ pub(crate) fn render(report: &Report, now: SystemTime, width: usize) -> String {
     page.push('\n');
     page.push_str(&inputs(report, width));
     page.push('\n');
-    page.push_str(&sampling(report));
-    page.push_str(&rest(report, now));
+    let process = report.process().unwrap_or_default();
+    page.push_str(&sampling(&process.sample));
+    page.push_str(&rest(report, &process, now));
     page
 }
 
@@ -110,8 +114,10 @@ fn ledger(report: &Report) -> String {
 }
 
 /// Nothing while no span has come.
-fn sampling(report: &Report) -> String {
-    let Some(sampling) = report.sampling().filter(|sampling| sampling.spans > 0) else { return String::new() };
+fn sampling(sampling: &Sampling) -> String {
+    if sampling.spans == 0 {
+        return String::new();
+    }
     let mut table = Table::new([
         ("traces by policy", Align::Left),
         ("kept", Align::Right),
@@ -168,7 +174,7 @@ fn inputs(report: &Report, width: usize) -> String {
     table.render(width)
 }
 
-fn rest(report: &Report, now: SystemTime) -> String {
+fn rest(report: &Report, process: &Process, now: SystemTime) -> String {
     let now_ms = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     let ago = |at: Option<u64>| at.map(|at| format!("{} ago", duration(now_ms.saturating_sub(at) / 1000)));
     let (export, buffer, memory) = (&report.export, &report.buffer, &report.memory);
@@ -217,13 +223,34 @@ fn rest(report: &Report, now: SystemTime) -> String {
         "cpu",
         format!("{:.1} s, {share:.2}% of a core since the start, {} threads", report.cpu_seconds, report.threads),
     ));
-    let redacted = report.redacted();
-    if !redacted.is_empty() {
-        let kinds = redacted.iter().map(|(kind, count)| format!("{} {kind}", grouped(*count as i64)));
+    lines.push(("series", series(&process.fold)));
+    let logs = &process.logs;
+    if logs.lines > 0 {
+        let (taken, rows, patterns) = (logs.lines as i64, logs.rows as i64, logs.patterns as i64);
+        let (taken, rows, patterns) = (grouped(taken), grouped(rows), grouped(patterns));
+        let waiting = grouped(logs.waiting as i64);
+        lines
+            .push(("logs", format!("{taken} lines in {rows} rows and {waiting} that wait, {patterns} patterns known")));
+    }
+    if !process.redacted.is_empty() {
+        let kinds = process.redacted.iter().map(|(kind, count)| format!("{} {kind}", grouped(*count as i64)));
         lines.push(("redacted", kinds.collect::<Vec<_>>().join(", ")));
     }
     lines.push(("agent id", report.agent_id.clone()));
     lines.into_iter().map(|(name, text)| format!("{name:<9}{text}\n")).collect()
+}
+
+fn series(fold: &Folding) -> String {
+    let known = format!(
+        "{} known in {}, labels {}",
+        grouped(fold.series as i64),
+        bytes(fold.table_bytes as u64),
+        bytes(fold.label_bytes as u64)
+    );
+    match fold.overflowed {
+        0 => known,
+        overflowed => format!("{known}; {} samples in overflow series", grouped(overflowed as i64)),
+    }
 }
 
 #[cfg(test)]
@@ -256,6 +283,8 @@ mod tests {
             "the last 1 s ago: connection refused",
             "20.0 MiB resident",
             "redacted 3 card, 1,234 email",
+            "logs     19,200 lines in 1,900 rows and 12 that wait, 74 patterns known",
+            "series   842 known in 156 KiB, labels 205 KiB",
         ] {
             let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
             assert!(squeezed(&page).contains(&squeezed(part)), "{part} is missing in\n{page}");

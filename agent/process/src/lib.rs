@@ -15,11 +15,11 @@ pub use ollystack_redact as redact;
 pub use ollystack_sample as sample;
 
 use ollystack_record::{Batch, Ledger, Outcome, Records, Reduced, Resource};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// What the stage holds and did.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stats {
     /// What was redacted, by kind.
     pub redacted: redact::Stats,

@@ -4,7 +4,9 @@
 
 use super::{Account, Report};
 use crate::supervise::Phase;
-use ollystack_process::sample::PolicyStats;
+use ollystack_process::Stats as Process;
+use ollystack_process::redact::Stats as Redacted;
+use ollystack_process::sample::{PolicyStats, Stats as Sampling};
 use std::fmt::{Display, Write};
 
 /// All families.
@@ -13,8 +15,11 @@ pub(crate) fn render(report: &Report) -> String {
     text.family("ollystack_build_info", "gauge", "The version at work.");
     text.sample("ollystack_build_info", &[("version", &report.version)], 1);
     records(&mut text, report);
-    sampling(&mut text, report);
-    redaction(&mut text, report);
+    if let Some(process) = report.process() {
+        folding(&mut text, &process);
+        sampling(&mut text, &process.sample);
+        redaction(&mut text, &process.redacted);
+    }
     inputs(&mut text, report);
     buffer(&mut text, report);
     export(&mut text, report);
@@ -67,8 +72,7 @@ fn records(text: &mut Text, report: &Report) {
     per_signal("ollystack_bytes_out_total", "counter", bytes_out, |account| account.bytes_out as i64);
 }
 
-fn sampling(text: &mut Text, report: &Report) {
-    let Some(sampling) = report.sampling() else { return };
+fn sampling(text: &mut Text, sampling: &Sampling) {
     let mut per_policy = |name: &str, help: &str, values: fn(&PolicyStats) -> [u64; 2]| {
         text.family(name, "counter", help);
         for policy in &sampling.policies {
@@ -91,10 +95,25 @@ fn sampling(text: &mut Text, report: &Report) {
     one("ollystack_sampling_operations", "gauge", "Operations known.", sampling.operations as f64);
 }
 
-fn redaction(text: &mut Text, report: &Report) {
+fn folding(text: &mut Text, process: &Process) {
+    let Process { fold, logs, .. } = process;
+    let mut gauge = |name: &str, help: &str, value: f64| text.one(name, "gauge", help, value);
+    gauge("ollystack_fold_series", "Series of metrics known.", fold.series as f64);
+    gauge("ollystack_fold_table_bytes", "Memory of their table, labels left out.", fold.table_bytes as f64);
+    gauge("ollystack_fold_label_bytes", "Memory of their labels.", fold.label_bytes as f64);
+    gauge("ollystack_log_patterns", "Patterns of log lines known.", logs.patterns as f64);
+    gauge("ollystack_log_folding_bytes", "Memory of patterns and open windows of logs.", logs.bytes as f64);
+    let mut counter = |name: &str, help: &str, value: u64| text.one(name, "counter", help, value as f64);
+    counter("ollystack_fold_overflowed_total", "Samples that went into overflow series.", fold.overflowed);
+    counter("ollystack_log_lines_total", "Log lines taken.", logs.lines);
+    counter("ollystack_log_rows_total", "Records that stand for them.", logs.rows);
+    counter("ollystack_log_patterns_forgotten_total", "Patterns forgotten for want of room.", logs.patterns_forgotten);
+}
+
+fn redaction(text: &mut Text, redacted: &Redacted) {
     text.family("ollystack_redacted_total", "counter", "Secrets and personal data redacted, by kind or rule.");
-    for (kind, count) in report.redacted() {
-        text.sample("ollystack_redacted_total", &[("kind", &kind)], count);
+    for (kind, count) in redacted {
+        text.sample("ollystack_redacted_total", &[("kind", kind)], *count);
     }
 }
 
@@ -207,6 +226,8 @@ mod tests {
             "ollystack_sampling_baseline_ratio 0.05",
             "ollystack_redacted_total{kind=\"email\"} 1234",
             "ollystack_sampling_decided_early_total 5",
+            "ollystack_log_lines_total 19200",
+            "ollystack_fold_series 842",
             "ollystack_input_up{input=\"host\"} 0",
             "ollystack_input_up{input=\"logs\"} 1",
             "process_resident_memory_bytes 20971520",

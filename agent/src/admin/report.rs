@@ -4,8 +4,7 @@
 //! Gathered in `observe.rs`. Invariant: it reads back from its own JSON, because `status` is the same type at the other end.
 
 use crate::supervise::InputState;
-use ollystack_process::redact::Stats as Redacted;
-use ollystack_process::sample::Stats as Sampling;
+use ollystack_process::Stats as Process;
 use ollystack_record::ledger::SignalReading;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -92,16 +91,9 @@ pub(crate) struct Memory {
 }
 
 impl Report {
-    /// What trace sampling holds and did; nothing before processing first said so.
-    pub(crate) fn sampling(&self) -> Option<Sampling> {
-        let sampling = self.stages.get("process")?.get("sample")?;
-        Sampling::deserialize(sampling).ok()
-    }
-
-    /// What was redacted since the start, by kind.
-    pub(crate) fn redacted(&self) -> Redacted {
-        let redacted = self.stages.get("process").and_then(|process| process.get("redacted"));
-        redacted.and_then(|redacted| Redacted::deserialize(redacted).ok()).unwrap_or_default()
+    /// What reduction holds and did; nothing before processing first said so.
+    pub(crate) fn process(&self) -> Option<Process> {
+        Process::deserialize(self.stages.get("process")?).ok()
     }
 }
 
@@ -188,21 +180,13 @@ pub(crate) fn example() -> Report {
         memory: Memory { rss_bytes: 20 << 20, limit_bytes: 100 << 20, ..Memory::default() },
         cpu_seconds: 0.5,
         threads: 4,
-        stages: BTreeMap::from([(
-            "process".to_owned(),
-            serde_json::json!({ "sample": sampling(), "redacted": redacted() }),
-        )]),
+        stages: BTreeMap::from([("process".to_owned(), serde_json::json!(process()))]),
     }
 }
 
 #[cfg(test)]
-fn redacted() -> Redacted {
-    [("card", 3), ("email", 1_234)].map(|(kind, count)| (kind.to_owned(), count)).into()
-}
-
-#[cfg(test)]
-fn sampling() -> Sampling {
-    use ollystack_process::sample::{BaselineStats, PolicyStats};
+fn process() -> Process {
+    use ollystack_process::sample::{BaselineStats, PolicyStats, Stats as Sampling};
     let policy = |name: &str, kept: (u64, u64), let_go: (u64, u64)| PolicyStats {
         name: name.to_owned(),
         kept_traces: kept.0,
@@ -210,7 +194,7 @@ fn sampling() -> Sampling {
         let_go_traces: let_go.0,
         let_go_spans: let_go.1,
     };
-    Sampling {
+    let sample = Sampling {
         waiting_traces: 3,
         waiting_spans: 20,
         waiting_bytes: 12_345,
@@ -231,7 +215,13 @@ fn sampling() -> Sampling {
             budget_bytes_per_day: 0,
         },
         ..Sampling::default()
-    }
+    };
+    let mut process = Process { sample, ..Process::default() };
+    process.redacted = [("card", 3), ("email", 1_234)].map(|(kind, count)| (kind.to_owned(), count)).into();
+    (process.logs.lines, process.logs.rows, process.logs.patterns, process.logs.waiting) = (19_200, 1_900, 74, 12);
+    (process.fold.series, process.fold.windows, process.fold.table_bytes, process.fold.label_bytes) =
+        (842, 900, 160_000, 210_000);
+    process
 }
 
 #[cfg(test)]
@@ -247,11 +237,9 @@ mod tests {
     #[test]
     fn what_a_stage_says_of_itself_is_read_from_it() {
         let mut report = example();
-        assert_eq!(report.sampling(), Some(sampling()));
-        assert_eq!(report.redacted(), redacted());
+        assert_eq!(report.process(), Some(process()));
         report.stages.clear();
-        assert_eq!(report.sampling(), None);
-        assert_eq!(report.redacted(), Redacted::new());
+        assert_eq!(report.process(), None);
     }
 
     #[test]

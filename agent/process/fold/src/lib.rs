@@ -64,7 +64,7 @@ pub struct Fold {
 }
 
 /// What the folder holds and did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Stats {
     /// Series known.
     pub series: usize,

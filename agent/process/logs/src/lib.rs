@@ -35,7 +35,7 @@ use ollystack_record::{Ack, Ledger, Place, Reduced, Resource, Signal, Source, va
 use ollystack_schema::names;
 use rows::{Rows, is_error};
 use rules::Rules;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::sync::Arc;
 use summary::{Shown, text_of};
@@ -47,7 +47,7 @@ const NANOS_PER_MS: u64 = 1_000_000;
 const MESSAGE_BYTES_MAX: usize = 4_096;
 
 /// What is held and was done.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
     /// Lines taken.
     pub lines: u64,

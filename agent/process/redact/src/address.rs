@@ -1,12 +1,12 @@
 //! What `@` gives away: e-mail addresses, and passwords in URLs.
 //!
-//! Invariant: every byte is looked at a few times at most, from the `@` before it, the one after it, and as part of a URL, so
-//! that time is linear.
+//! Anchored at `@`, and at `%40` as query strings have it. Invariant: every byte is looked at a few times at most, from the `@`
+//! before it, the one after it, and as part of a URL, so that time is linear.
 
 use crate::kind::{Find, Kind};
 use crate::mark::mark_len;
 use crate::name::says_nothing;
-use memchr::{memchr, memmem, memrchr};
+use memchr::{memchr, memchr2, memmem, memrchr};
 use std::ops::Range;
 
 const SCHEME_END: &[u8] = b"://";
@@ -19,7 +19,7 @@ const UNITS: [&str; 11] =
 /// Addresses and passwords in URLs.
 pub(crate) fn find(text: &str, on: &impl Fn(Kind) -> bool, finds: &mut Vec<Find>) {
     let bytes = text.as_bytes();
-    let Some(mut at) = memchr(b'@', bytes) else { return };
+    let Some(mut at) = memchr2(b'@', b'%', bytes) else { return };
     let mut urls = Urls { bytes, from: 0, bare_to: 0 };
     let mut url = urls.next();
     loop {
@@ -29,6 +29,11 @@ pub(crate) fn find(text: &str, on: &impl Fn(Kind) -> bool, finds: &mut Vec<Find>
             url = urls.next();
         }
         match &url {
+            _ if bytes[at] == b'%' => {
+                if bytes[at..].starts_with(b"%40") && on(Kind::Email) {
+                    finds.extend(email(bytes, at, at + 3));
+                }
+            }
             Some(Url { all, password }) if all.contains(&at) => {
                 if let Some(password) = password
                     && password.end == at
@@ -40,7 +45,7 @@ pub(crate) fn find(text: &str, on: &impl Fn(Kind) -> bool, finds: &mut Vec<Find>
             _ if on(Kind::Email) => finds.extend(email(bytes, at, at + 1)),
             _ => {}
         }
-        match memchr(b'@', &bytes[at + 1..]) {
+        match memchr2(b'@', b'%', &bytes[at + 1..]) {
             Some(next) => at += 1 + next,
             None => return,
         }
@@ -94,7 +99,7 @@ impl Urls<'_> {
 }
 
 /// The e-mail address around an `@` that takes `at..after`: one byte, or three as `%40`.
-pub(crate) fn email(bytes: &[u8], at: usize, after: usize) -> Option<Find> {
+fn email(bytes: &[u8], at: usize, after: usize) -> Option<Find> {
     // Letters beyond ASCII are allowed in both parts (RFC 6531).
     let is_local = |byte: &u8| {
         byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'%' | b'+' | b'-') || !byte.is_ascii()

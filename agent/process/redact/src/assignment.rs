@@ -92,10 +92,10 @@ fn no_value(text: &[u8], from: usize, quoted: bool, named: &[u8]) -> bool {
     refers || opens || is_folder || mark::mark_len(rest) > 0
 }
 
-/// The password after `IDENTIFIED BY`, of which `ntif` begins at `at`.
+/// The password after `IDENTIFIED BY`, of which `tifi` begins at `at`.
 pub(crate) fn identified_by(text: &[u8], at: usize) -> Option<Find> {
     const WORDS: &[u8] = b"identified by";
-    let start = at.checked_sub(3)?;
+    let start = at.checked_sub(4)?;
     let end = start + WORDS.len();
     if !text.get(start..end)?.eq_ignore_ascii_case(WORDS) {
         return None;

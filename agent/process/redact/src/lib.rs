@@ -2,7 +2,7 @@
 //!
 //! Records come from the inputs, redacted ones go on to be reduced, so that no pattern, operation or series ever holds a secret.
 //! A text is looked through three times, quickly: for words that announce a secret or that
-//! keys begin with ([`words`]), for `@` ([`address`]), for long runs of digits and capitals ([`number`]). Only what these passes
+//! keys begin with ([`words`]), for `@` ([`address`]), and for long runs of digits and capitals ([`number`]). Only what these passes
 //! point at is looked at closely. Invariants: a text without anything to redact is not copied; time is linear in the length of
 //! the text, whatever it holds; what was redacted is counted by kind and shown nowhere.
 
@@ -163,9 +163,12 @@ impl Redaction {
     fn find(&self, text: &str, finds: &mut Vec<Find>) {
         let bytes = text.as_bytes();
         let on = |kind| self.is_on(kind);
-        if words::may_hold_secret(bytes) {
+        let may = words::may(bytes);
+        if may.hold_secret {
             self.words.find(text, &on, finds);
             address::find(text, &on, finds);
+        }
+        if may.hold_number {
             number::find(bytes, &on, finds);
         }
         for (number, rule) in self.rules.iter().enumerate() {
@@ -183,7 +186,7 @@ impl Redaction {
 
     /// Of overlapping stretches the first gives the name, and all of them go.
     fn replace(&self, text: &str, mut finds: Vec<Find>) -> String {
-        finds.sort_unstable_by_key(|find| (find.start, Reverse(find.end)));
+        finds.sort_by_key(|find| (find.start, Reverse(find.end)));
         let mut redacted = String::with_capacity(text.len());
         let mut finds = finds.into_iter().peekable();
         let mut kept_to = 0;

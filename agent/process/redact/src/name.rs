@@ -1,57 +1,63 @@
 //! Which names announce a secret: `db.password`, `X-Api-Key`, `clientSecret`, `--token`.
 //!
 //! Judged by its end, letters and digits only, in lower case: `aws_secret_access_key`, `aws-secret-access-key` and
-//! `awsSecretAccessKey` are one name. Invariant: only the last [`TAIL`] letters and digits are looked at, so that a name costs
-//! the same however long it is.
+//! `awsSecretAccessKey` are one name. The last three letters say which names it can be at all, and rule out most keys of
+//! attributes. Invariant: a name is compared from its end and only as far as it agrees.
 
 use crate::kind::Kind;
 use crate::mark;
 
-/// Longer than every name below and the word before it.
-const TAIL: usize = 24;
+/// The end of a name, its kind, and whether a letter may stand before: `mypassword` is a name of a password, `compass` none of a
+/// pass.
+type Secret = (&'static str, Kind, bool);
 
-/// Ends of names, and whether a letter may stand before: `mypassword` is a name of a password, `compass` none of a pass.
-const SECRETS: [(&str, Kind, bool); 39] = [
-    ("password", Kind::Password, true),
-    ("passwort", Kind::Password, true),
-    ("passwd", Kind::Password, true),
-    ("passphrase", Kind::Password, true),
-    ("passcode", Kind::Password, true),
-    ("pass", Kind::Password, false),
-    ("pwd", Kind::Password, true),
-    ("secret", Kind::Password, true),
-    ("credential", Kind::Password, true),
-    ("credentials", Kind::Password, true),
-    ("cvv", Kind::Password, false),
-    ("cvc", Kind::Password, false),
-    ("token", Kind::Token, true),
-    ("jwt", Kind::Token, false),
-    ("bearer", Kind::Token, false),
-    ("authorization", Kind::Token, true),
-    ("cookie", Kind::Token, true),
-    ("phpsessid", Kind::Token, true),
-    ("jsessionid", Kind::Token, true),
-    ("sig", Kind::Token, false),
-    ("xamzsignature", Kind::Token, false),
-    ("xgoogsignature", Kind::Token, false),
-    ("apikey", Kind::Key, true),
-    ("accesskey", Kind::Key, true),
-    ("secretkey", Kind::Key, true),
-    ("privatekey", Kind::Key, true),
-    ("accountkey", Kind::Key, true),
-    ("sharedkey", Kind::Key, true),
-    ("encryptionkey", Kind::Key, true),
-    ("signingkey", Kind::Key, true),
-    ("masterkey", Kind::Key, true),
-    ("authkey", Kind::Key, true),
-    ("appkey", Kind::Key, false),
-    ("licensekey", Kind::Key, true),
-    ("ingestkey", Kind::Key, true),
-    ("writekey", Kind::Key, true),
-    ("subscriptionkey", Kind::Key, true),
-    ("aeskey", Kind::Key, true),
-    ("hmackey", Kind::Key, true),
-];
+/// The ends of secrets' names that end in these three letters.
+fn secrets(last: [u8; 3]) -> &'static [Secret] {
+    use Kind::{Key, Password, Token};
+    match &last {
+        b"ord" => &[("password", Password, true)],
+        b"ort" => &[("passwort", Password, true)],
+        b"swd" => &[("passwd", Password, true)],
+        b"ase" => &[("passphrase", Password, true)],
+        b"ode" => &[("passcode", Password, true)],
+        b"ass" => &[("pass", Password, false)],
+        b"pwd" => &[("pwd", Password, true)],
+        b"ret" => &[("secret", Password, true)],
+        b"ial" => &[("credential", Password, true)],
+        b"als" => &[("credentials", Password, true)],
+        b"cvv" => &[("cvv", Password, false)],
+        b"cvc" => &[("cvc", Password, false)],
+        b"ken" => &[("token", Token, true)],
+        b"jwt" => &[("jwt", Token, false)],
+        b"rer" => &[("bearer", Token, false)],
+        b"ion" => &[("authorization", Token, true)],
+        b"kie" => &[("cookie", Token, true)],
+        b"sid" => &[("phpsessid", Token, true)],
+        b"nid" => &[("jsessionid", Token, true)],
+        b"sig" => &[("sig", Token, false)],
+        b"ure" => &[("xamzsignature", Token, false), ("xgoogsignature", Token, false)],
+        b"key" => &[
+            ("apikey", Key, true),
+            ("accesskey", Key, true),
+            ("secretkey", Key, true),
+            ("privatekey", Key, true),
+            ("accountkey", Key, true),
+            ("sharedkey", Key, true),
+            ("encryptionkey", Key, true),
+            ("signingkey", Key, true),
+            ("masterkey", Key, true),
+            ("authkey", Key, true),
+            ("appkey", Key, false),
+            ("licensekey", Key, true),
+            ("ingestkey", Key, true),
+            ("writekey", Key, true),
+            ("subscriptionkey", Key, true),
+            ("aeskey", Key, true),
+            ("hmackey", Key, true),
+        ],
+        _ => &[],
+    }
+}
 
 /// What ends like a secret's name and is none: where a list goes on, what a parser met.
 const OTHERS: [&str; 7] = [
@@ -69,66 +75,36 @@ pub(crate) fn of_secret(name: &[u8]) -> Option<Kind> {
     // The second of several: password2, token[0].
     let length = name.iter().rposition(|byte| byte.is_ascii_alphabetic())? + 1;
     let name = &name[..length];
-    if !may_end_so(name) {
-        return None;
-    }
-    let mut tail = [0; TAIL];
-    let mut first = TAIL;
-    // Whether the letter at this place begins a word: after a separator, or a capital after a small letter.
-    let mut begins = [true; TAIL];
-    for (at, byte) in name.iter().enumerate().rev() {
-        if !byte.is_ascii_alphanumeric() {
-            continue;
+    let last = name.last_chunk::<3>()?.map(|byte| byte.to_ascii_lowercase());
+    let is_it = |(end, _, inside): &&Secret| matches!(ends(name, end), Some(begins) if begins || *inside);
+    let (_, kind, _) = secrets(last).iter().find(is_it)?;
+    (*kind != Kind::Token || !OTHERS.iter().any(|other| ends(name, other).is_some())).then_some(*kind)
+}
+
+/// Whether a name ends in `end`, and if so, whether a word begins there: after a separator, or a capital after a small letter.
+fn ends(name: &[u8], end: &str) -> Option<bool> {
+    let mut letters = end.bytes().rev();
+    let mut wanted = letters.next()?;
+    for (at, byte) in name.iter().enumerate().rev().filter(|(_, byte)| byte.is_ascii_alphanumeric()) {
+        if byte.to_ascii_lowercase() != wanted {
+            return None;
         }
-        if first == 0 {
-            break;
-        }
-        first -= 1;
-        tail[first] = byte.to_ascii_lowercase();
-        begins[first] = match at.checked_sub(1).and_then(|before| name.get(before)) {
-            Some(before) if before.is_ascii_uppercase() => byte.is_ascii_digit(),
-            Some(before) => !before.is_ascii_alphanumeric() || byte.is_ascii_uppercase(),
-            None => true,
+        let Some(next) = letters.next() else {
+            return Some(match at.checked_sub(1).and_then(|before| name.get(before)) {
+                Some(before) if before.is_ascii_uppercase() => byte.is_ascii_digit(),
+                Some(before) => !before.is_ascii_alphanumeric() || byte.is_ascii_uppercase(),
+                None => true,
+            });
         };
+        wanted = next;
     }
-    let tail = &tail[first..];
-    let ends = |end: &str| tail.ends_with(end.as_bytes());
-    let found = SECRETS
-        .iter()
-        .find(|(end, _, inside)| ends(end) && (*inside || begins[TAIL - end.len()]))
-        .map(|(_, kind, _)| *kind)?;
-    (found != Kind::Token || !OTHERS.iter().any(|other| ends(other))).then_some(found)
+    None
 }
 
 /// The kind of secret that follows a flag of a command: `--password`, `-token`.
 pub(crate) fn of_flag(argument: &str) -> Option<Kind> {
     let name = argument.as_bytes();
     (name.first() == Some(&b'-') && !name.contains(&b'=')).then(|| of_secret(name)).flatten()
-}
-
-/// Rules most names out by their last three letters, since every attribute's key comes by here.
-fn may_end_so(name: &[u8]) -> bool {
-    let [.., a, b, c] = name else { return false };
-    matches!(
-        [a | 32, b | 32, c | 32],
-        [b'o', b'r', b'd' | b't']
-            | [b's', b'w', b'd']
-            | [b'p', b'w', b'd']
-            | [b'a', b's', b'e' | b's']
-            | [b'o', b'd', b'e']
-            | [b'r', b'e', b't' | b'r']
-            | [b'i', b'a', b'l']
-            | [b'a', b'l', b's']
-            | [b'c', b'v', b'v' | b'c']
-            | [b'j', b'w', b't']
-            | [b'i', b'o', b'n']
-            | [b'k', b'i', b'e']
-            | [b's', b'i', b'd']
-            | [b'n', b'i', b'd']
-            | [b's', b'i', b'g']
-            | [b'u', b'r', b'e']
-            | [b'k', b'e', b'n' | b'y']
-    )
 }
 
 /// Whether a value gives nothing away: empty, a word that only says that there is or is no secret, stars, a mark of ours.
@@ -185,10 +161,13 @@ mod tests {
     }
 
     #[test]
-    fn every_name_of_the_table_is_found() {
-        for (name, kind, _) in SECRETS {
-            let expected = if name == "secretkey" { Kind::Key } else { kind };
-            assert_eq!(of_secret(name.as_bytes()), Some(expected), "{name}");
+    fn every_name_of_the_table_is_found_in_its_place() {
+        let letters = || b'a'..=b'z';
+        let threes = letters().flat_map(|a| letters().flat_map(move |b| letters().map(move |c| [a, b, c])));
+        let all: Vec<&Secret> = threes.flat_map(secrets).collect();
+        assert_eq!(all.len(), 39);
+        for (name, kind, _) in all {
+            assert_eq!(of_secret(name.as_bytes()), Some(*kind), "{name}");
         }
     }
 

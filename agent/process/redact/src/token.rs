@@ -147,8 +147,13 @@ pub(crate) fn secret_access_keys(text: &[u8], finds: &mut Vec<Find>) {
     }
 }
 
-/// The token after `Bearer`, which ends at `end`.
-pub(crate) fn bearer(text: &[u8], end: usize) -> Option<Find> {
+/// The token after `Bearer`, which begins at `start`.
+pub(crate) fn bearer(text: &[u8], start: usize) -> Option<Find> {
+    const BEARER: &[u8] = b"bearer";
+    let end = start + BEARER.len();
+    if !text.get(start..end)?.eq_ignore_ascii_case(BEARER) {
+        return None;
+    }
     let blanks = text[end..].iter().take_while(|byte| **byte == b' ').count();
     if blanks == 0 {
         return None;

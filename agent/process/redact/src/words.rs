@@ -1,11 +1,12 @@
 //! The words that announce a secret or that keys begin with, and what to look at then.
 //!
-//! Each word is known by four of its bytes, whatever their case. For each run of four bytes of a text a table says whether it may
-//! be one of a word, which costs one multiplication and one load; only then it is searched among the words. Invariant: after a
-//! word the search goes on behind it, or behind what was found or ruled out there, never before.
+//! Each word is known by four of its bytes, whatever their case. Four bytes hold three in a row at an even place, wherever they
+//! begin: so every second place of a text is looked at, and a table says, for one multiplication and one load, whether the three
+//! bytes there may be of a word; only then the words themselves are looked up. Invariant: after a word the search goes on behind
+//! it, or behind what was found or ruled out there, never before.
 
 use crate::kind::{Find, Kind, What};
-use crate::{address, assignment, command, private_key, token};
+use crate::{assignment, command, private_key, token};
 
 /// What a word points at.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,15 +25,13 @@ enum Cue {
     Command(usize),
     /// `IDENTIFIED BY` and a password in quotes.
     Identified,
-    /// An `@` in a query string.
-    EscapedAt,
 }
 
-/// Four bytes of each word, the rarest ones, in small letters.
+/// Four bytes of each word in small letters: those whose threes are rarest in other words.
 const CUES: [(&str, Cue); 18] = [
     ("pass", Cue::Name(4)),
-    ("cret", Cue::Name(4)), // secret
-    ("oken", Cue::Name(4)), // token
+    ("ecre", Cue::Name(4)), // secret
+    ("toke", Cue::Name(4)), // token
     ("eden", Cue::Name(4)), // credential
     ("riza", Cue::Name(4)), // authorization
     ("okie", Cue::Name(4)), // cookie
@@ -40,14 +39,14 @@ const CUES: [(&str, Cue); 18] = [
     ("ssid", Cue::Name(4)), // PHPSESSID
     ("onid", Cue::Name(4)), // JSESSIONID
     ("sig=", Cue::Name(3)),
-    ("arer", Cue::Bearer),
+    ("bear", Cue::Bearer),
     ("-beg", Cue::Pem),
     ("mysq", Cue::Command(0)),
-    ("mari", Cue::Command(0)),
+    ("iadb", Cue::Command(3)), // mariadb
     ("sshp", Cue::Command(0)),
     ("curl", Cue::Command(0)),
-    ("-cli", Cue::Command(5)), // redis-cli
-    ("ntif", Cue::Identified),
+    ("is-c", Cue::Command(3)), // redis-cli
+    ("tifi", Cue::Identified),
 ];
 
 /// Names too short to be known by four bytes, known by what may follow them.
@@ -62,29 +61,72 @@ const SHORT: usize = 13;
 /// Keys and values of attributes are shorter than this, mostly.
 const PLAIN: usize = 64;
 
-/// Rules out most texts that are short or plain words, such as keys and values of attributes, by a look at each byte.
-pub(crate) fn may_hold_secret(bytes: &[u8]) -> bool {
-    // Two loops without branches, which the compiler turns into vector instructions.
-    if bytes.len() < SHORT {
-        let tells = |byte: &u8| matches!(byte, b'=' | b':' | b'@' | b'-' | b'>' | b'%' | b'\'');
-        return bytes.len() >= TEXT_BYTES_MIN && bytes.iter().fold(false, |tells_one, byte| tells_one | tells(byte));
+/// What a byte tells, as bits: it may be of a number; it is needed for a short secret; it is needed for any.
+const DIGIT: u8 = 1;
+const SHORT_TELLS: u8 = 2;
+const TELLS: u8 = 4;
+
+const fn tells() -> [u8; 256] {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let b = byte as u8;
+        let assigns = matches!(b, b'=' | b':' | b'@' | b'-' | b'>' | b'%' | b'\'');
+        let of_key = b.is_ascii_digit() || b.is_ascii_uppercase();
+        if assigns {
+            table[byte] |= SHORT_TELLS;
+        }
+        if assigns || of_key || matches!(b, b'"' | b'`' | b' ') {
+            table[byte] |= TELLS;
+        }
+        if b.is_ascii_digit() {
+            table[byte] |= DIGIT;
+        }
+        byte += 1;
     }
-    // A key without a digit or a capital is none.
-    let plain = |byte: &u8| byte.is_ascii_lowercase() | matches!(byte, b'.' | b'_' | b'/');
-    bytes.len() > PLAIN || !bytes.iter().fold(true, |all_plain, byte| all_plain & plain(byte))
+    table
 }
 
-/// Bits of a place in the table: 300 words in 16,384 places, so that of other runs of four bytes 2 in 100 meet one.
+static TELLING: [u8; 256] = tells();
+
+/// What a text may hold, by a look at each byte if it is short, as keys and values of attributes are.
+pub(crate) struct May {
+    pub(crate) hold_secret: bool,
+    pub(crate) hold_number: bool,
+}
+
+pub(crate) fn may(bytes: &[u8]) -> May {
+    if bytes.len() > PLAIN {
+        return May { hold_secret: true, hold_number: true };
+    }
+    let told = bytes.iter().fold(0, |told, byte| told | TELLING[usize::from(*byte)]);
+    let hold_secret = match bytes.len() {
+        ..TEXT_BYTES_MIN => false,
+        // Keys and numbers are longer.
+        ..SHORT => told & SHORT_TELLS != 0,
+        // What is assigned needs a sign, a key a digit or a capital, and a word after `bearer` a blank.
+        _ => told & TELLS != 0,
+    };
+    May { hold_secret, hold_number: hold_secret && told & DIGIT != 0 }
+}
+
+/// Bits of a place in the table: 350 threes and 250 words in 16,384 places, so that of other bytes 2 in 100 meet one.
 const PLACE_BITS: u32 = 14;
 /// 2^32 over the golden ratio, odd: multiplied by it, words that differ in a bit differ in the upper bits (Fibonacci hashing).
 const FACTOR: u32 = 0x9E37_79B1;
+/// Bytes loaded at once; of them three threes are looked at, at even places.
+const EIGHT: usize = 8;
+const STRIDE: usize = 6;
+/// In the table: four bytes of a word are here, three are.
+const FOUR: u8 = 1;
+const THREE: u8 = 2;
 
 /// Finds words.
 pub(crate) struct Words {
     /// Sorted by their four bytes.
     words: Vec<(u32, Cue)>,
-    /// By place: whether there is a word.
-    table: Box<[bool; 1 << PLACE_BITS]>,
+    /// By place: [`FOUR`] and [`THREE`].
+    table: Box<[u8; 1 << PLACE_BITS]>,
 }
 
 impl std::fmt::Debug for Words {
@@ -114,7 +156,6 @@ impl Words {
             each(name, AFTER_NAMES, Box::new(|text| add(text, Cue::Name(3))));
         }
         each("eyJ", ALPHANUMERIC, Box::new(|text| add(text, Cue::Jwt)));
-        each("%40", ALPHANUMERIC, Box::new(|text| add(text, Cue::EscapedAt)));
         for (place, shape) in token::KEYS.iter().enumerate() {
             match shape.prefix.len() {
                 3 => each(shape.prefix, ALPHANUMERIC, Box::new(|text| add(text, Cue::Key(place)))),
@@ -123,37 +164,53 @@ impl Words {
         }
         words.sort_by_key(|(four, _)| *four);
         words.dedup_by_key(|(four, _)| *four);
-        let mut table = Box::new([false; 1 << PLACE_BITS]);
-        words.iter().for_each(|(four, _)| table[place(*four)] = true);
+        let mut table = Box::new([0; 1 << PLACE_BITS]);
+        for (four, _) in &words {
+            table[place(*four)] |= FOUR;
+            table[place_of_three(*four)] |= THREE;
+            table[place_of_three(*four >> 8)] |= THREE;
+        }
         Words { words, table }
     }
 
     /// The next word: its cue, and where its four bytes begin.
-    fn next(&self, bytes: &[u8], mut from: usize) -> Option<(Cue, usize)> {
-        loop {
-            let at = self.candidate(bytes, from)?;
-            let four = folded(*bytes[at..].first_chunk()?);
-            if let Ok(word) = self.words.binary_search_by_key(&four, |(word, _)| *word) {
-                return Some((self.words[word].1, at));
+    fn next(&self, bytes: &[u8], from: usize) -> Option<(Cue, usize)> {
+        let mut at = self.skip(bytes, from);
+        while at + EIGHT <= bytes.len() {
+            // A word that was met at its second byte began before.
+            if let Some(word) = self.first(bytes, at.saturating_sub(1).max(from), at + STRIDE - 1) {
+                return Some(word);
             }
-            from = at + 1;
+            at = self.skip(bytes, at + STRIDE);
         }
+        self.first(bytes, at.saturating_sub(1).max(from), bytes.len())
     }
 
-    /// Where four bytes begin that may be a word's.
-    fn candidate(&self, bytes: &[u8], mut from: usize) -> Option<usize> {
-        let may_be = |four: u32| self.table[place(four)];
-        // Four at a time out of one load, and one branch for all of them.
-        while let Some(eight) = bytes.get(from..).and_then(|rest| rest.first_chunk()) {
+    /// The next place, each [`STRIDE`] bytes after the last, where three of the eight bytes may be of a word; or where fewer are left.
+    fn skip(&self, bytes: &[u8], mut at: usize) -> usize {
+        while let Some(eight) = bytes.get(at..at + EIGHT).and_then(|eight| eight.first_chunk()) {
             let eight = u64::from_le_bytes(*eight) | 0x2020_2020_2020_2020;
-            let at = |offset: u32| may_be((eight >> (8 * offset)) as u32);
-            if at(0) | at(1) | at(2) | at(3) {
-                return (0..4).find(|offset| at(*offset)).map(|offset| from + offset as usize);
+            let three = |offset: u32| self.table[place_of_three((eight >> (8 * offset)) as u32)];
+            if (three(0) | three(2) | three(4)) & THREE != 0 {
+                break;
             }
-            from += 4;
+            at += STRIDE;
         }
-        let may_be = |four: &[u8]| four.first_chunk().is_some_and(|four| may_be(folded(*four)));
-        Some(from + bytes.get(from..)?.windows(4).position(may_be)?)
+        at
+    }
+
+    /// The first word that begins in `from..to`.
+    fn first(&self, bytes: &[u8], from: usize, to: usize) -> Option<(Cue, usize)> {
+        let fours = bytes.get(from..bytes.len().min(to + 3))?.windows(4).map(|four| four.first_chunk());
+        fours.enumerate().find_map(|(place, four)| Some((self.word(folded(*four?))?, from + place)))
+    }
+
+    fn word(&self, four: u32) -> Option<Cue> {
+        if self.table[place(four)] & FOUR == 0 {
+            return None;
+        }
+        let word = self.words.binary_search_by_key(&four, |(word, _)| *word).ok()?;
+        Some(self.words[word].1)
     }
 
     /// What the words in a text point at.
@@ -170,7 +227,7 @@ impl Words {
             };
             let found = match cue {
                 Cue::Name(length) => assigned(&mut from, at + length),
-                Cue::Bearer => token::bearer(bytes, at + 4).or_else(|| assigned(&mut from, at + 4)),
+                Cue::Bearer => token::bearer(bytes, at).or_else(|| assigned(&mut from, at + 4)),
                 Cue::Jwt => token::jwt(bytes, at),
                 Cue::Key(place) => {
                     let Some(shape) = token::KEYS.get(place) else { continue };
@@ -182,7 +239,6 @@ impl Words {
                 Cue::Pem => private_key::find(bytes, at),
                 Cue::Command(before) => at.checked_sub(before).and_then(|start| command::find(bytes, start)),
                 Cue::Identified => assignment::identified_by(bytes, at),
-                Cue::EscapedAt => address::email(bytes, at, at + 3),
             };
             if let Some(found) = found.filter(|found| matches!(found.what, What::Kind(kind) if on(kind))) {
                 from = from.max(found.end);
@@ -199,9 +255,15 @@ fn place(four: u32) -> usize {
     (four.wrapping_mul(FACTOR) >> (u32::BITS - PLACE_BITS)) as usize
 }
 
+/// Of the first three of four bytes: multiplied so, the fourth is shifted out.
+fn place_of_three(four: u32) -> usize {
+    (four.wrapping_mul(FACTOR << 8) >> (u32::BITS - PLACE_BITS)) as usize
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::for_many_texts;
 
     #[test]
     fn each_word_is_found_in_any_case() {
@@ -220,5 +282,20 @@ mod tests {
             let first = token::KEYS.iter().find(same).map(|shape| shape.prefix);
             assert_eq!(cue(&format!("{}a", shape.prefix)), Some(Cue::Key(place)), "{} and {first:?}", shape.prefix);
         }
+    }
+
+    #[test]
+    fn the_first_word_from_any_place_on_is_found_as_if_each_place_was_looked_at() {
+        let words = Words::new();
+        for_many_texts(|text| {
+            let bytes = text.as_bytes();
+            let at = |at: usize| {
+                let four = folded(*bytes.get(at..)?.first_chunk()?);
+                words.words.iter().find(|(word, _)| *word == four).map(|(_, cue)| (*cue, at))
+            };
+            for from in 0..bytes.len() {
+                assert_eq!(words.next(bytes, from), (from..bytes.len()).find_map(at), "from {from} in {text}");
+            }
+        });
     }
 }

@@ -29,11 +29,8 @@ pub(crate) fn find(text: &str, on: &impl Fn(Kind) -> bool, finds: &mut Vec<Find>
             url = urls.next();
         }
         match &url {
-            _ if bytes[at] == b'%' => {
-                if bytes[at..].starts_with(b"%40") && on(Kind::Email) {
-                    finds.extend(email(bytes, at, at + 3));
-                }
-            }
+            _ if bytes[at..].starts_with(b"%40") && on(Kind::Email) => finds.extend(email(bytes, at, at + 3)),
+            _ if bytes[at] == b'%' => {}
             Some(Url { all, password }) if all.contains(&at) => {
                 if let Some(password) = password
                     && password.end == at

@@ -566,7 +566,12 @@ pub(crate) fn for_many_texts(check: impl Fn(&str)) {
     let pieces: Vec<String> = hostile(30).chain(whole.into_iter().chain(between).map(str::to_owned)).collect();
     let texts = prop::collection::vec(prop::sample::select(pieces), 0..12).prop_map(|pieces| pieces.concat());
     let mut runner = proptest::test_runner::TestRunner::deterministic();
-    runner.run(&texts, |text| Ok(check(&text))).unwrap();
+    runner
+        .run(&texts, |text| {
+            check(&text);
+            Ok(())
+        })
+        .unwrap();
 }
 
 #[test]

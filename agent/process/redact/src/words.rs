@@ -103,7 +103,7 @@ pub(crate) fn may(bytes: &[u8]) -> May {
     let hold_secret = match bytes.len() {
         ..TEXT_BYTES_MIN => false,
         // Keys and numbers are longer.
-        ..SHORT => told & SHORT_TELLS != 0,
+        TEXT_BYTES_MIN..SHORT => told & SHORT_TELLS != 0,
         // What is assigned needs a sign, a key a digit or a capital, and a word after `bearer` a blank.
         _ => told & TELLS != 0,
     };

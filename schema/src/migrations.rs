@@ -7,7 +7,7 @@
 //!    applied was edited. A recorded number that is not in the list means that a newer version was here: say so and stop. If it
 //!    is not recorded, run each of [`Migration::statements`] in turn, then insert `(Number, Name, Checksum)` into `schema_migrations`.
 //!
-//! There is no transaction and no lock in ClickHouse. Invariant: every statement may be run again (`IF NOT EXISTS`), so two gateways that
+//! There is no transaction and no lock in ClickHouse. Invariant: every statement may be run again (`IF NOT EXISTS`, or `OR REPLACE` of a view), so two gateways that
 //! start at once, and one that died half-way, both end with the same schema. Forward only: an applied file is never edited.
 
 use sha2::{Digest, Sha256};
@@ -46,6 +46,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     8 "0008_metric_anomalies",
     9 "0009_otel_views",
     10 "0010_log_patterns",
+    11 "0011_metric_descriptions",
 ];
 
 /// Where the schema is to live: what a template's placeholders become.
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn every_statement_makes_something_new_and_may_be_run_again() {
+    fn every_statement_makes_something_new_or_a_view_anew_and_may_be_run_again() {
         let mut names = HashSet::new();
         for migration in MIGRATIONS {
             for statement in migration.statements(Placement::SingleNode).unwrap() {
@@ -172,9 +173,14 @@ mod tests {
                     "the clickhouse crate takes a question mark for a parameter: {statement}"
                 );
                 let head = statement.lines().next().unwrap();
-                let name =
-                    head.split_once(" IF NOT EXISTS ").expect(head).1.split([' ', '(']).next().unwrap().to_owned();
-                assert!(names.insert(name.clone()), "{name} is made twice");
+                let name = |rest: &str| rest.split([' ', '(']).next().unwrap().to_owned();
+                match head.strip_prefix("CREATE OR REPLACE VIEW ").map(name) {
+                    Some(view) => assert!(names.contains(&view), "{view} replaces nothing"),
+                    None => {
+                        let name = name(head.split_once(" IF NOT EXISTS ").expect(head).1);
+                        assert!(names.insert(name.clone()), "{name} is made twice");
+                    }
+                }
             }
         }
     }

@@ -669,3 +669,39 @@ SELECT
 FROM log_patterns_data AS d
 GROUP BY TenantId, Time, ServiceName, SeverityNumber, PatternId;
 
+-- 0011_metric_descriptions f2bc7a6a80b29964debbe816abf267ad137569a154f352459d79e1777c2acbd9
+CREATE TABLE IF NOT EXISTS metric_descriptions
+(
+    TenantId          LowCardinality(String),
+    MetricName        LowCardinality(String),
+    MetricDescription String CODEC(ZSTD(1)),
+    LastSeen          DateTime CODEC(Delta, ZSTD(1)),
+    ExpiresAt         DateTime CODEC(Delta, ZSTD(1))
+)
+ENGINE = ReplacingMergeTree(LastSeen)
+ORDER BY (TenantId, MetricName)
+TTL ExpiresAt
+SETTINGS non_replicated_deduplication_window = 10000;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS metric_descriptions_mv TO metric_descriptions AS
+SELECT TenantId, MetricName, MetricDescription, LastSeen, ExpiresAt FROM metrics_series WHERE MetricDescription != '';
+
+CREATE OR REPLACE VIEW metrics AS
+SELECT
+    p.*,
+    s.MetricUnit AS MetricUnit,
+    if(s.Described = '', s.MetricDescription, s.Described) AS MetricDescription,
+    s.ResourceSchemaUrl AS ResourceSchemaUrl,
+    s.ResourceAttributes AS ResourceAttributes,
+    s.ScopeName AS ScopeName,
+    s.ScopeVersion AS ScopeVersion,
+    s.ScopeSchemaUrl AS ScopeSchemaUrl,
+    s.ScopeAttributes AS ScopeAttributes,
+    s.Attributes AS Attributes
+FROM metrics_raw AS p
+ANY LEFT JOIN
+(
+    SELECT * FROM metrics_series
+    ANY LEFT JOIN (SELECT TenantId, MetricName, MetricDescription AS Described FROM metric_descriptions) AS d USING (TenantId, MetricName)
+) AS s ON p.TenantId = s.TenantId AND p.MetricName = s.MetricName AND p.SeriesHash = s.SeriesHash;
+

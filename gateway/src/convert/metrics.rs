@@ -204,7 +204,10 @@ impl<S: Push> Destination<'_, S> {
 
     /// Write the labels of a series that has not had them written lately.
     fn describe(&mut self, row: &MetricRow, attributes: Attributes) -> Result<(), Overflow> {
-        let series = xxh3_64(&[self.delivery.tenant.as_bytes(), &row.series_hash.to_le_bytes()].concat());
+        // An agent describes a metric now and then, with one series or another: the description is news by itself.
+        let described = [u8::from(!self.metric.description.is_empty())];
+        let key = [self.delivery.tenant.as_bytes(), &row.series_hash.to_le_bytes(), &described].concat();
+        let series = xxh3_64(&key);
         let now = self.delivery.ingested_at;
         if self.seen.contains(series, now) || !self.outcome.described.insert(series) {
             return Ok(());
@@ -289,9 +292,11 @@ fn number(point: NumberDataPoint, row: &mut MetricRow) -> Result<(), Reason> {
 fn folded_level(point: HistogramDataPoint, row: &mut MetricRow) -> Result<(), Reason> {
     times(row, point.start_time_unix_nano, point.time_unix_nano, point.flags)?;
     (row.count, row.sum, row.min, row.max) = (point.count, point.sum, point.min, point.max);
-    // The exemplar is the last value's carrier and no exemplar of its own. Without it the mean is the best there is.
+    // The exemplar is the last value's carrier and no exemplar of its own. A level that did not move needs none; without it, the
+    // mean of one that did is the best there is.
+    let still = || point.min.filter(|min| point.max == Some(*min));
     let mean = || Some(point.sum? / point.count as f64).filter(|mean| mean.is_finite());
-    row.value = point.exemplars.first().and_then(exemplar_value).or_else(mean).ok_or(Reason::Value)?;
+    row.value = point.exemplars.first().and_then(exemplar_value).or_else(still).or_else(mean).ok_or(Reason::Value)?;
     Ok(())
 }
 

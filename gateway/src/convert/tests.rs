@@ -385,6 +385,11 @@ fn a_folded_gauge_is_a_gauge_again() {
     let (other, _) = rows(metrics(vec![plain]));
     assert_eq!(other.metrics[0].series_hash, row.series_hash);
 
+    // Of a level that did not move the extremes are the last value.
+    let still = HistogramDataPoint { exemplars: vec![], sum: Some(0.3), count: 3, ..folded.clone() };
+    metric.data = Some(data(HistogramDataPoint { min: Some(0.1), max: Some(0.1), ..still }));
+    assert_eq!(rows(metrics(vec![metric.clone()])).0.metrics[0].value, 0.1);
+
     // Without the last value the mean stands; without any there is nothing to keep.
     metric.data = Some(data(HistogramDataPoint { exemplars: vec![], ..folded.clone() }));
     assert_eq!(rows(metrics(vec![metric.clone()])).0.metrics[0].value, 2.0);
@@ -517,6 +522,21 @@ fn span_columns_are_filled_for_red_metrics_only_and_the_points_service_stands() 
     };
     assert_eq!(columns(&kept.metrics[0]), ["cart", "GET /", "server", "error"]);
     assert_eq!(columns(&kept.metrics[1]), ["cart", "", "", ""]);
+}
+
+#[test]
+fn a_description_that_comes_after_the_labels_is_written_too() {
+    let (seen, mut bare) = (Seen::new(), metric("m", gauge(vec![point(1.0)])));
+    bare.description = String::new();
+    let described = |metric: Metric| {
+        let mut kept = Kept::default();
+        let outcome = convert(metrics(vec![metric]), &delivery(), &seen, &mut kept).unwrap();
+        seen.remember(outcome.described, NOW);
+        kept.series.into_iter().map(|series| series.metric_description).collect::<Vec<_>>()
+    };
+    assert_eq!(described(bare.clone()), [""]);
+    assert_eq!(described(metric("m", gauge(vec![point(1.0)]))), ["d"]);
+    assert!(described(bare).is_empty());
 }
 
 #[test]

@@ -221,6 +221,31 @@ async fn the_gateways_rows_come_back_as_they_went_in() {
 }
 
 #[tokio::test]
+async fn a_metric_keeps_its_description_although_later_labels_come_without_it() {
+    let store = Store::get();
+    let client = store.with_schema("descriptions").await;
+    let series = |series_hash: u64, description: &str, last_seen: u32| SeriesRow {
+        tenant_id: "t".into(),
+        metric_name: metric().metric_name,
+        series_hash,
+        metric_type: MetricType::Gauge,
+        metric_unit: "s".into(),
+        metric_description: description.into(),
+        last_seen,
+        expires_at: now() + 86_400,
+        ..SeriesRow::default()
+    };
+    insert(&client, "m", &[MetricRow { series_hash: 1, ..metric() }, MetricRow { series_hash: 2, ..metric() }]).await;
+    insert(&client, "first", &[series(1, "CPU seconds", now() - 9)]).await;
+    insert(&client, "later", &[series(1, "", now()), series(2, "", now())]).await;
+    client.query("OPTIMIZE TABLE metrics_series FINAL").execute().await.unwrap();
+    assert_eq!(all::<String>(&client, "SELECT MetricDescription FROM metrics_series").await, ["", ""]);
+    let described = "SELECT SeriesHash, MetricDescription, MetricUnit FROM otel_metrics_gauge ORDER BY SeriesHash";
+    let expected = [1, 2].map(|series| (series, "CPU seconds".to_owned(), "s".to_owned()));
+    assert_eq!(all::<(u64, String, String)>(&client, described).await, expected, "of every series of the metric");
+}
+
+#[tokio::test]
 async fn the_patterns_of_log_lines_count_folded_and_whole_lines_and_show_what_most_have_in_common() {
     let store = Store::get();
     let client = store.with_schema("patterns").await;

@@ -223,10 +223,10 @@ impl Fold {
     }
 
     fn hand_out(&mut self, closing: Closing, out: &mut Vec<Reduced>) {
-        let Closing { closed, suppressed, .. } = closing;
+        let Closing { now, closed, suppressed, .. } = closing;
         self.waiting -= closed.len() as u64 + suppressed;
         self.ledger.suppressed(Signal::Metrics, suppressed);
-        wire::emit(closed, &self.table, out);
+        wire::emit(closed, &mut self.table, now, out);
         self.tell();
     }
 

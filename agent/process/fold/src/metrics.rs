@@ -24,9 +24,15 @@ pub(super) struct Known {
     /// Series of its own, without the one that takes what overflows.
     pub(super) series: usize,
     pub(super) series_max: usize,
+    /// When its description was last sent, nanoseconds since the epoch. 0: never.
+    described_unix_nano: u64,
     /// All series.
     entries: usize,
 }
+
+/// How often a metric's description is sent. It belongs to the metric, not to its points: with each, it would be a tenth of what
+/// leaves a host.
+const DESCRIBE_NANOS: u64 = 3_600_000 * NANOS_PER_MS;
 
 /// All of them.
 #[derive(Debug, Default)]
@@ -40,6 +46,16 @@ pub(super) struct Metrics {
 impl Metrics {
     pub(super) fn get(&self, number: u32) -> Option<&Known> {
         self.known.get(number)
+    }
+
+    /// Whether a metric's description is to be sent now. If so, it is taken for sent.
+    pub(super) fn describe(&mut self, number: u32, now: u64) -> bool {
+        let Some(known) = self.known.get_mut(number) else { return false };
+        let due = known.described_unix_nano == 0 || now.abs_diff(known.described_unix_nano) >= DESCRIBE_NANOS;
+        if due {
+            known.described_unix_nano = now;
+        }
+        due
     }
 
     /// The number of the metric that a series is of.
@@ -60,6 +76,7 @@ impl Metrics {
             window: rule.and_then(|rule| rule.window_ms).unwrap_or(config.window_ms).max(1) * NANOS_PER_MS,
             gauges: rule.and_then(|rule| rule.gauges).unwrap_or(config.gauges),
             series: 0,
+            described_unix_nano: 0,
             entries: 0,
             series_max: rule.and_then(|rule| rule.series_max).unwrap_or(config.series_per_metric_max),
         });

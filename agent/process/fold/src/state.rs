@@ -146,7 +146,8 @@ impl Exemplars {
 
     pub(super) fn add(&mut self, exemplar: Exemplar) {
         let newer = self.last.as_ref().is_none_or(|last| exemplar.time_unix_nano >= last.time_unix_nano);
-        let worse = self.worst.as_ref().is_none_or(|worst| value(&exemplar) > value(worst));
+        // Of two that are as bad the newer stands: often it is the newest, and one says both.
+        let worse = self.worst.as_ref().is_none_or(|worst| value(&exemplar) >= value(worst));
         if worse && newer {
             self.last = Some(Box::new(exemplar.clone()));
             self.worst = Some(Box::new(exemplar));
@@ -222,5 +223,9 @@ mod tests {
         let mut exemplars = Exemplars::default();
         [(1, 2.0), (2, 9.0), (3, 1.0), (4, 3.0)].into_iter().for_each(|(t, v)| exemplars.add(exemplar(t, v)));
         assert_eq!(exemplars.into_vec(), vec![exemplar(2, 9.0), exemplar(4, 3.0)]);
+        // As with a counter's, each of which is worth one.
+        let mut alike = Exemplars::default();
+        [(1, 1.0), (2, 1.0), (3, 1.0)].into_iter().for_each(|(t, v)| alike.add(exemplar(t, v)));
+        assert_eq!(alike.into_vec(), vec![exemplar(3, 1.0)]);
     }
 }

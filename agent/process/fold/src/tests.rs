@@ -106,6 +106,52 @@ pub(crate) fn sums(data: Vec<Data>) -> Vec<f64> {
         .collect()
 }
 
+/// The descriptions that left, each with its metric.
+fn descriptions(bench: &mut Bench) -> Vec<(String, String)> {
+    let batches = std::mem::take(&mut bench.out);
+    let metrics = batches.into_iter().flat_map(|reduced| match reduced.records {
+        ReducedRecords::Metrics(resource) => resource.scope_metrics,
+        _ => Vec::new(),
+    });
+    metrics.flat_map(|scope| scope.metrics).map(|metric| (metric.name, metric.description)).collect()
+}
+
+#[test]
+fn a_description_goes_with_a_metrics_first_point_and_then_once_an_hour() {
+    let mut bench = Bench::steady();
+    let described = |name: &str, label: &str| {
+        let metric = Metric { name: name.into(), description: format!("{name}?"), ..Metric::default() };
+        Arc::new(Series::new(Arc::default(), Arc::new(metric), vec![value::string("label", label)]))
+    };
+    let (first, other) = (described("a", "1"), described("b", "1"));
+    let mut told = Vec::new();
+    bench.tick(START);
+    for minute in 0..62 {
+        let now = START + minute * 60 * SECOND;
+        bench.take(gauge(&first, now, minute as f64), now);
+        if minute >= 2 {
+            bench.take(gauge(&other, now, minute as f64), now);
+        }
+        bench.tick(now + 62 * SECOND);
+        for (name, description) in descriptions(&mut bench) {
+            assert!(description.is_empty() || description == format!("{name}?"));
+            told.extend((!description.is_empty()).then_some((minute, name)));
+        }
+    }
+    assert_eq!(told, [(0, "a".into()), (2, "b".into()), (60, "a".into())]);
+}
+
+#[test]
+fn a_level_that_did_not_move_needs_no_last_value_beside_its_extremes() {
+    let mut bench = Bench::steady();
+    let series = series(Kind::Gauge);
+    bench.tick(START);
+    [0, 1].into_iter().for_each(|second| bench.take(gauge(&series, START + second * SECOND, 3.0), START));
+    bench.tick(START + 62 * SECOND);
+    let point = &histogram_points(bench.data())[0];
+    assert_eq!((point.count, point.min, point.max, point.exemplars.len()), (2, Some(3.0), Some(3.0), 0));
+}
+
 #[test]
 fn sixty_samples_of_a_gauge_become_one_point_with_its_extremes_and_its_last() {
     let mut bench = Bench::steady();

@@ -23,7 +23,7 @@ const POINTS_MAX: usize = 2_000;
 const NO_RECORDED_VALUE: u32 = 1;
 
 /// Sort, group and hand out.
-pub(super) fn emit(mut closed: Vec<Closed>, table: &Table, out: &mut Vec<Reduced>) {
+pub(super) fn emit(mut closed: Vec<Closed>, table: &mut Table, now: u64, out: &mut Vec<Reduced>) {
     // Alike next to alike, so that zstd finds it: by resource, scope and metric, then as the series were first seen.
     closed.sort_by_cached_key(|closed| {
         let entry = table.entries.get(closed.entry);
@@ -31,18 +31,20 @@ pub(super) fn emit(mut closed: Vec<Closed>, table: &Table, out: &mut Vec<Reduced
             entry.and_then(|entry| Some((entry.resource, table.metrics.get(entry.metric)?.scope_number, entry.metric)));
         (metric, closed.entry, closed.window.start_unix_nano)
     });
+    let Table { entries, metrics, resources, .. } = table;
     let mut message = Message::default();
     for closed in closed {
-        let Some(entry) = table.entries.get(closed.entry) else { continue };
-        let Some(known) = table.metrics.get(entry.metric) else { continue };
+        let Some(entry) = entries.get(closed.entry) else { continue };
+        let describe = metrics.describe(entry.metric, now);
+        let Some(known) = metrics.get(entry.metric) else { continue };
         if message.points == POINTS_MAX || message.points > 0 && message.resource != entry.resource {
             message.hand_out(out);
         }
         if message.points == 0 {
             message.resource = entry.resource;
-            message.proto.resource = table.resources.get(entry.resource).map(|resource| resource.to_proto());
+            message.proto.resource = resources.get(entry.resource).map(|resource| resource.to_proto());
         }
-        message.append(closed, entry, known);
+        message.append(closed, entry, known, describe);
     }
     message.hand_out(out);
 }
@@ -65,7 +67,7 @@ impl Message {
         }
     }
 
-    fn append(&mut self, closed: Closed, entry: &Entry, known: &Known) {
+    fn append(&mut self, closed: Closed, entry: &Entry, known: &Known, describe: bool) {
         let scopes = &mut self.proto.scope_metrics;
         if self.points == 0 || self.scope != known.scope_number {
             let (scope, schema_url) = (Some(known.scope.proto.clone()), known.scope.schema_url.clone());
@@ -79,18 +81,18 @@ impl Message {
             None => Some(data),
         };
         if let Some(data) = other {
-            scope.metrics.push(described(&known.metric, data, fold));
+            scope.metrics.push(described(&known.metric, describe, data, fold));
         }
         (self.points, self.scope, self.metric) = (self.points + 1, known.scope_number, entry.metric);
     }
 }
 
-fn described(metric: &Metric, data: Data, fold: Option<&'static str>) -> Proto {
+fn described(metric: &Metric, describe: bool, data: Data, fold: Option<&'static str>) -> Proto {
     // An application that names our own key says something else with it than we do.
     let theirs = metric.metadata.iter().filter(|pair| pair.key != FOLD).cloned();
     Proto {
         name: metric.name.clone(),
-        description: metric.description.clone(),
+        description: if describe { metric.description.clone() } else { String::new() },
         unit: metric.unit.clone(),
         metadata: theirs.chain(fold.map(|fold| value::string(FOLD, fold))).collect(),
         data: Some(data),
@@ -212,6 +214,8 @@ fn level_point(level: Level, attributes: Vec<KeyValue>, start: u64, end: u64) ->
         Number::Double(value) => exemplar::Value::AsDouble(value),
     };
     let last = Exemplar { time_unix_nano: level.last_unix_nano, value: Some(value), ..Exemplar::default() };
+    // Of a level that did not move the minimum says it.
+    let moved = level.min != level.max;
     HistogramDataPoint {
         attributes,
         start_time_unix_nano: start,
@@ -220,7 +224,7 @@ fn level_point(level: Level, attributes: Vec<KeyValue>, start: u64, end: u64) ->
         sum: Some(level.sum),
         min: Some(level.min),
         max: Some(level.max),
-        exemplars: vec![last],
+        exemplars: moved.then_some(last).into_iter().collect(),
         ..HistogramDataPoint::default()
     }
 }

@@ -10,7 +10,7 @@ use std::ops::Range;
 /// Fill in what the record leaves open and its text says. Where in the text the message is; none if the body is no text.
 pub(crate) fn complete(record: &mut LogRecord, clock: Clock<'_>) -> Option<Range<usize>> {
     if record.severity_number == 0
-        && let Some(severity) = severity::of_word(&record.severity_text)
+        && let Some(severity) = severity::of_word(record.severity_text.as_bytes())
     {
         record.severity_number = severity as i32;
     }

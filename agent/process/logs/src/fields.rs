@@ -54,7 +54,7 @@ fn time(value: &str) -> Option<Stamp> {
 }
 
 fn level(value: &str) -> Option<SeverityNumber> {
-    severity::of_word(value).or_else(|| severity::of_number(value.parse().ok()?))
+    severity::of_word(value.as_bytes()).or_else(|| severity::of_number(value.parse().ok()?))
 }
 
 /// An id of exactly N bytes in hexadecimal; all zeros is none (W3C Trace Context).

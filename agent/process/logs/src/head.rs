@@ -7,9 +7,11 @@
 //!
 //! Invariant: a line without a time (or uptime) has no header, so that nothing is ever taken off a bare message.
 
-use crate::severity;
+use crate::severity::{self, LEVEL_BYTES_MAX};
 use crate::stamp::stamp;
 use crate::time::Stamp;
+use crate::word::Word;
+use memchr::{memchr, memchr_iter, memchr2_iter};
 use ollystack_record::otlp::logs::v1::SeverityNumber;
 
 /// Fields looked at. No layout known has more.
@@ -180,14 +182,15 @@ impl<'a> Walk<'a> {
             return self.reach(end, Last::Time);
         }
         if self.severity.is_none()
+            && memchr(b' ', text).is_none()
             && let Some(found) = inner.split(|c: char| !c.is_ascii_alphabetic()).rev().find_map(named_level)
-            && !inner.contains(' ')
         {
             self.severity = Some(found);
             return self.reach(end, Last::Level);
         }
         let first_word = text.iter().take_while(|byte| byte.is_ascii_lowercase()).count();
-        let is_prose = inner.contains(": ") || (first_word > 1 && text.get(first_word) == Some(&b' '));
+        let is_prose = (first_word > 1 && text.get(first_word) == Some(&b' '))
+            || memchr_iter(b':', text).any(|colon| text.get(colon + 1) == Some(&b' '));
         if is_prose {
             return false;
         }
@@ -204,10 +207,8 @@ impl<'a> Walk<'a> {
 
     /// Anything up to a blank or a pipe.
     fn word(&mut self) -> bool {
-        let rest = &self.bytes[self.at..];
-        let length = rest.iter().position(|byte| matches!(byte, b' ' | b'\t' | b'|')).unwrap_or(rest.len());
-        let end = self.at + length;
-        let word = &self.line[self.at..end];
+        let word = Word::first(&self.line[self.at..]);
+        let end = self.at + word.text.len();
         let next = Next::of(&self.bytes[end..]);
         if self.severity.is_none()
             && let Some(found) = self.level(word, &next)
@@ -215,61 +216,61 @@ impl<'a> Walk<'a> {
             self.severity = Some(found);
             return self.reach(end, Last::Level);
         }
-        if let Some(name) = word.strip_suffix(':')
-            && !matches!(next.byte, Some(b'|'))
-        {
-            return self.before_colon(name, end);
+        if word.text.ends_with(':') && next.byte != Some(b'|') {
+            return self.before_colon(word, end);
         }
         let timed = self.stamp.is_some();
-        let is_field = is_identifier(word);
-        if timed && next.mark == Mark::Pipe && length > 0 {
+        if timed && next.mark == Mark::Pipe && !word.text.is_empty() {
             self.is_named = true;
             return self.reach(end, Last::Other);
         }
         let direct = self.last != Last::Nothing && self.weak == 0 && !self.is_named;
-        let column = next.is_tab || (next.blanks >= 2 && direct);
-        let dotted = direct && self.severity.is_some() && is_class(word);
-        let dashed = direct && timed && next.mark == Mark::Line;
-        if is_field && timed && ((self.severity.is_some() && column) || dotted || dashed) {
+        let leveled = self.severity.is_some();
+        let column = leveled && (next.is_tab || (next.blanks >= 2 && direct));
+        let dashed = direct && next.mark == Mark::Line;
+        if timed && word.is_identifier() && (column || dashed || (direct && leveled && word.is_class())) {
             self.is_named = true;
             return self.reach(end, Last::Other);
         }
-        if direct && self.last == Last::Time && matches!(word, "*" | "#" | ".") {
+        if direct && self.last == Last::Time && matches!(word.text, "*" | "#" | ".") {
             return self.reach(end, Last::Other);
         }
         // A tag with its version between host and colon: `daemon 1.4.1: restart`.
         self.weak += 1;
         let is_host = self.is_syslog && self.last == Last::Time && self.weak <= 2;
-        let weak = is_host || !is_prose(word) || (next.is_level && self.severity.is_none());
-        self.after_number = word.bytes().all(|byte| byte.is_ascii_digit());
+        let weak = is_host || !word.is_prose() || (!leveled && begins_with_level(&self.bytes[end + next.blanks..]));
+        self.after_number = word.is_number();
         self.at = end;
         weak && self.weak <= WEAK_MAX
     }
 
-    fn level(&self, word: &'a str, next: &Next) -> Option<(SeverityNumber, &'a str)> {
-        let bare = word.trim_end_matches([':', ',']);
+    fn level(&self, word: Word<'a>, next: &Next) -> Option<(SeverityNumber, &'a str)> {
+        let bare = word.text.trim_end_matches([':', ',']);
         if let [letter] = bare.as_bytes() {
             let severity = severity::of_letter(*letter)?;
             // A letter alone is a level between process numbers and a name.
             let placed = self.stamp.is_some() && (self.after_number || (self.weak == 0 && next.is_name));
             return placed.then_some((severity, bare));
         }
+        let is_set_apart = bare.len() < word.text.len() || next.mark == Mark::Pipe || next.is_tab || next.blanks >= 2;
+        let is_placed = is_set_apart && self.last == Last::Time && self.weak == 0;
         // `channel.ERROR:` names a level of a channel.
-        let level = if word.ends_with(':') { bare.rsplit('.').next().unwrap_or(bare) } else { bare };
-        let (severity, text) = named_level(level)?;
-        let shouted = level.bytes().all(|byte| byte.is_ascii_uppercase());
-        let set_apart = bare.len() < word.len() || next.mark == Mark::Pipe || next.is_tab || next.blanks >= 2;
-        (shouted || (set_apart && self.last == Last::Time && self.weak == 0)).then_some((severity, text))
+        let level = if word.text.ends_with(':') { bare.rsplit('.').next().unwrap_or(bare) } else { bare };
+        if !is_placed && !level.bytes().all(|byte| byte.is_ascii_uppercase()) {
+            return None;
+        }
+        named_level(level)
     }
 
     /// `name:` before the message, or in it.
-    fn before_colon(&mut self, name: &str, end: usize) -> bool {
+    fn before_colon(&mut self, word: Word<'_>, end: usize) -> bool {
+        let name = word.text.strip_suffix(':').unwrap_or(word.text);
         let bytes = name.as_bytes();
         let timed = self.stamp.is_some();
         if timed && !bytes.is_empty() && bytes.iter().all(|byte| byte.is_ascii_digit() || *byte == b'#') {
             return self.reach(end, Last::Other);
         }
-        if !is_tag(bytes) {
+        if !timed || bytes.is_empty() || !word.is_tag() {
             return false;
         }
         let component = self.severity.is_some()
@@ -282,7 +283,7 @@ impl<'a> Walk<'a> {
         let tag = self.last == Last::Time
             && (has_process || (self.is_syslog && (self.weak <= 1 || (self.weak == 2 && bytes[0].is_ascii_digit()))));
         let marked = self.last == Last::Time && self.weak == 0 && bytes.iter().any(|byte| b".$_/:(".contains(byte));
-        if !timed || !(component || tag || marked) {
+        if !(component || tag || marked) {
             return false;
         }
         self.is_named = true;
@@ -312,13 +313,12 @@ struct Next {
     blanks: usize,
     is_tab: bool,
     mark: Mark,
-    /// An upper-case level stands there.
-    is_level: bool,
     /// Something that begins as a name or a bracketed field.
     is_name: bool,
 }
 
 impl Next {
+    #[inline]
     fn of(bytes: &[u8]) -> Next {
         let blanks = bytes.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
         let rest = &bytes[blanks..];
@@ -327,32 +327,33 @@ impl Next {
             [b'-' | b':', b' ', ..] if blanks > 0 => Mark::Line,
             _ => Mark::None,
         };
-        let upper = rest.iter().take(12).take_while(|byte| byte.is_ascii_uppercase()).count();
-        let is_level = upper >= 3
-            && rest.get(upper).is_none_or(|byte| !byte.is_ascii_alphanumeric())
-            && std::str::from_utf8(&rest[..upper]).is_ok_and(|word| severity::of_word(word).is_some());
         let is_name = rest.first().is_some_and(|byte| byte.is_ascii_uppercase() || *byte == b'[');
-        Next { byte: bytes.first().copied(), blanks, is_tab: bytes.first() == Some(&b'\t'), mark, is_level, is_name }
+        Next { byte: bytes.first().copied(), blanks, is_tab: bytes.first() == Some(&b'\t'), mark, is_name }
     }
 }
 
+/// Whether an upper-case level stands here.
+fn begins_with_level(bytes: &[u8]) -> bool {
+    let length = bytes.iter().take(LEVEL_BYTES_MAX + 1).take_while(|byte| byte.is_ascii_uppercase()).count();
+    let ends = bytes.get(length).is_none_or(|byte| !byte.is_ascii_alphanumeric());
+    ends && severity::of_word(&bytes[..length]).is_some()
+}
+
 fn named_level(word: &str) -> Option<(SeverityNumber, &str)> {
-    severity::of_word(word).map(|severity| (severity, word))
+    severity::of_word(word.as_bytes()).map(|severity| (severity, word))
 }
 
 /// How long the bracketed field is that begins here, brackets included.
 fn balanced(bytes: &[u8]) -> Option<usize> {
     let mut depth = 0_usize;
-    for (at, byte) in bytes.iter().take(BRACKET_BYTES_MAX).enumerate() {
-        match byte {
-            b'[' => depth += 1,
-            b']' => {
-                depth -= 1;
-                if depth == 0 {
-                    return Some(at + 1);
-                }
-            }
-            _ => (),
+    for at in memchr2_iter(b'[', b']', &bytes[..bytes.len().min(BRACKET_BYTES_MAX)]) {
+        if bytes[at] == b'[' {
+            depth += 1;
+        } else {
+            depth -= 1;
+        }
+        if depth == 0 {
+            return Some(at + 1);
         }
     }
     None
@@ -363,41 +364,4 @@ fn is_uptime(text: &[u8]) -> bool {
     let Some(point) = text.iter().position(|byte| *byte == b'.') else { return false };
     let (seconds, fraction) = (&text[..point], &text[point + 1..]);
     !seconds.is_empty() && fraction.len() == 6 && seconds.iter().chain(fraction).all(u8::is_ascii_digit)
-}
-
-/// A name as components, hosts and places in code have.
-fn is_identifier(word: &str) -> bool {
-    let bytes = word.as_bytes();
-    let begins = bytes.first().is_some_and(|byte| byte.is_ascii_alphabetic() || matches!(byte, b'_' | b'/' | b'<'));
-    begins && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._$/:-@#<>()*".contains(byte))
-}
-
-/// What stands before a colon: an identifier, perhaps with a process or a place in brackets.
-fn is_tag(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._$/:-@#<>()[]*\\!".contains(byte))
-}
-
-/// `org.acme.Shop`, `nova.compute.manager`: three parts, or the last one a class.
-fn is_class(word: &str) -> bool {
-    let mut parts = 0;
-    let mut is_capital = false;
-    for part in word.split('.') {
-        let Some(first) = part.bytes().next().filter(|byte| byte.is_ascii_alphabetic() || *byte == b'_') else {
-            return false;
-        };
-        is_capital = first.is_ascii_uppercase();
-        parts += 1;
-    }
-    parts > 2 || (parts == 2 && is_capital)
-}
-
-/// A word of a sentence: letters, at most the first of them a capital, and the punctuation of sentences.
-fn is_prose(word: &str) -> bool {
-    let letters = word.trim_end_matches(['.', ',', ';', ':', '!', '?']).as_bytes();
-    let is_name = letters
-        .iter()
-        .any(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'_' | b'-' | b'@' | b'/' | b':' | b'#' | b'='));
-    let is_shouted = letters.len() > 1 && letters.iter().all(u8::is_ascii_uppercase);
-    let is_quoted = letters.first().is_none_or(|byte| !byte.is_ascii_alphanumeric() && !b"<-".contains(byte));
-    is_quoted || !(is_name || is_shouted || letters.len() == 1)
 }

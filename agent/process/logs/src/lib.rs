@@ -21,6 +21,7 @@ mod summary;
 mod tests;
 mod time;
 mod window;
+mod word;
 
 pub use config::{Config, Error};
 pub use parse::{Parsed, parse, parse_at};

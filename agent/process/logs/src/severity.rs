@@ -8,14 +8,14 @@ use ollystack_record::otlp::logs::v1::SeverityNumber;
 /// How far into a line a level may be: time, host, process and thread come before it.
 const HEAD_BYTES: usize = 160;
 /// `information`: no level is longer.
-const WORD_BYTES_MAX: usize = 11;
+pub(crate) const LEVEL_BYTES_MAX: usize = 11;
 
 /// A level by name, in any case.
-pub(crate) fn of_word(word: &str) -> Option<SeverityNumber> {
+pub(crate) fn of_word(word: &[u8]) -> Option<SeverityNumber> {
     use SeverityNumber::{Debug, Error, Fatal, Info, Info2, Trace, Warn};
-    let mut lower = [0; WORD_BYTES_MAX];
+    let mut lower = [0; LEVEL_BYTES_MAX];
     let lower = lower.get_mut(..word.len()).filter(|lower| lower.len() >= 3)?;
-    for (lower, byte) in lower.iter_mut().zip(word.bytes()) {
+    for (lower, byte) in lower.iter_mut().zip(word) {
         *lower = byte | 0x20;
     }
     Some(match &*lower {
@@ -72,8 +72,7 @@ pub(crate) fn of_status(status: u32) -> Option<SeverityNumber> {
 
 /// A level among the first so many words: in brackets or before a colon in any case, bare only in upper case.
 pub(crate) fn of_head(line: &str, words: usize) -> Option<(SeverityNumber, &str)> {
-    let end = (0..=line.len().min(HEAD_BYTES)).rev().find(|end| line.is_char_boundary(*end))?;
-    for token in line[..end].split_ascii_whitespace().take(words) {
+    for token in line[..line.floor_char_boundary(HEAD_BYTES)].split_ascii_whitespace().take(words) {
         let first = std::ptr::eq(token.as_ptr(), line.as_ptr());
         if let Some(found) = of_token(token, first) {
             return Some(found);
@@ -94,19 +93,16 @@ pub(crate) fn of_token(token: &str, first: bool) -> Option<(SeverityNumber, &str
         if bytes.get(at).is_some_and(u8::is_ascii_alphabetic) {
             continue;
         }
-        // Between the bytes of a character there is no word.
-        let word = token.get(from..at).unwrap_or_default();
-        if let Some(severity) = of_word(word) {
-            let (before, after) = (from.checked_sub(1).map(|at| bytes[at]), bytes.get(at).copied());
-            let bare = matches!(before, None | Some(b':' | b'|')) && matches!(after, None | Some(b':' | b'|' | b','));
-            let bracketed = matches!(
-                (before, after),
-                (Some(b'['), Some(b']')) | (Some(b'<'), Some(b'>')) | (Some(b'('), Some(b')'))
-            );
-            let shouted = word.bytes().all(|byte| byte.is_ascii_uppercase());
-            if bracketed || (bare && shouted) || (after == Some(b':') && from == 0 && first) {
-                return Some((severity, word));
-            }
+        let word = &bytes[from..at];
+        let (before, after) = (from.checked_sub(1).map(|at| bytes[at]), bytes.get(at).copied());
+        let is_bracketed =
+            matches!((before, after), (Some(b'['), Some(b']')) | (Some(b'<'), Some(b'>')) | (Some(b'('), Some(b')')));
+        let is_bare = matches!(before, None | Some(b':' | b'|')) && matches!(after, None | Some(b':' | b'|' | b','));
+        let is_placed = is_bracketed
+            || (after == Some(b':') && from == 0 && first)
+            || (is_bare && word.iter().all(u8::is_ascii_uppercase));
+        if is_placed && let Some(severity) = of_word(word) {
+            return token.get(from..at).map(|word| (severity, word));
         }
         from = at + 1;
     }

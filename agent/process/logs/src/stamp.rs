@@ -25,7 +25,7 @@ pub(crate) fn stamp(bytes: &[u8]) -> Option<(Stamp, usize)> {
 /// `1120 09:12:07.000001`: month, day and time as glog and its kin write them.
 pub(crate) fn month_day_stamp(bytes: &[u8]) -> Option<(Stamp, usize)> {
     let mut reader = Reader { bytes, at: 0 };
-    let (month, day) = (reader.number(2, 2)?, reader.number(2, 2)?);
+    let (month, day) = (reader.two()?, reader.two()?);
     let date = yearless(month, day)?;
     reader.take(b' ')?;
     Some((reader.day_time(date)?, reader.at))
@@ -81,35 +81,50 @@ impl Reader<'_> {
         rest.iter().take(20).take_while(|byte| byte.is_ascii_digit()).count()
     }
 
-    /// A number of so many digits; more than `most` follow in the next number.
-    fn number(&mut self, least: usize, most: usize) -> Option<u32> {
-        let mut value = 0;
-        let begin = self.at;
-        while self.at - begin < most
-            && let Some(digit) = self.peek().filter(u8::is_ascii_digit)
-        {
-            value = value * 10 + u32::from(digit - b'0');
+    #[inline]
+    fn digit(&mut self) -> Option<u32> {
+        let digit = self.peek()?.wrapping_sub(b'0');
+        (digit < 10).then(|| {
             self.at += 1;
-        }
-        (self.at - begin >= least).then_some(value)
+            u32::from(digit)
+        })
+    }
+
+    /// A number of one digit or two.
+    #[inline]
+    fn short(&mut self) -> Option<u32> {
+        let first = self.digit()?;
+        Some(self.digit().map_or(first, |second| first * 10 + second))
+    }
+
+    /// A number of two digits; what follows may be another.
+    #[inline]
+    fn two(&mut self) -> Option<u32> {
+        Some(self.digit()? * 10 + self.digit()?)
+    }
+
+    /// A number of four digits.
+    #[inline]
+    fn four(&mut self) -> Option<u32> {
+        Some(self.two()? * 100 + self.two()?)
     }
 
     fn at_number(&mut self) -> Option<Stamp> {
         match (self.digits(), self.peek_at(1)) {
             (4, _) => {
-                let year = self.number(4, 4)?;
+                let year = self.four()?;
                 let separator = self.take_any(b"-/.")?;
-                let month = if self.peek()?.is_ascii_digit() { self.number(1, 2)? } else { self.month()? };
+                let month = if self.peek()?.is_ascii_digit() { self.short()? } else { self.month()? };
                 self.take(separator)?;
-                let day = self.number(1, 2)?;
+                let day = self.short()?;
                 self.time_after(full(year, month, day)?)
             }
             (8, _) => {
-                let (year, month, day) = (self.number(4, 4)?, self.number(2, 2)?, self.number(2, 2)?);
+                let (year, month, day) = (self.four()?, self.two()?, self.two()?);
                 self.time_after(full(year, month, day)?)
             }
             (6, _) => {
-                let (year, month, day) = (self.number(2, 2)?, self.number(2, 2)?, self.number(2, 2)?);
+                let (year, month, day) = (self.two()?, self.two()?, self.two()?);
                 self.time_after(full(2000 + year, month, day)?)
             }
             (10, _) => self.epoch(),
@@ -120,14 +135,17 @@ impl Reader<'_> {
 
     /// Seconds since the epoch with their fraction; a bare number is no time.
     fn epoch(&mut self) -> Option<Stamp> {
-        let seconds = u64::from(self.number(5, 5)?) * 100_000 + u64::from(self.number(5, 5)?);
+        let mut seconds = 0;
+        for _ in 0..10 {
+            seconds = seconds * 10 + u64::from(self.digit()?);
+        }
         let fraction = self.fraction(b".")?;
         Some(Stamp::at_epoch_nanos(seconds * NANOS + fraction))
     }
 
     /// One or two digits first: a day, a month, a short year or an hour.
     fn at_day(&mut self) -> Option<Stamp> {
-        let first = self.number(1, 2)?;
+        let first = self.short()?;
         if self.peek()? == b':' {
             self.at = 0;
             return self.day_time(Date::Unknown);
@@ -136,7 +154,7 @@ impl Reader<'_> {
         if !self.peek()?.is_ascii_digit() {
             let month = self.month()?;
             // The year may be absent: `20 Nov 09:12:07`.
-            let year = self.take_any(b"-/. ").and_then(|_| (self.digits() == 4).then(|| self.number(4, 4)).flatten());
+            let year = self.take_any(b"-/. ").and_then(|_| (self.digits() == 4).then(|| self.four()).flatten());
             return match year {
                 Some(year) => self.time_after(full(year, month, first)?),
                 None => self.day_time(yearless(month, first)?),
@@ -145,7 +163,7 @@ impl Reader<'_> {
         if separator == b' ' {
             return None;
         }
-        let second = self.number(1, 2)?;
+        let second = self.short()?;
         if self.take(separator).is_none() {
             // German dates end with their own separator; of two numbers the month is first unless it cannot be.
             let date = yearless(first, second).or_else(|| yearless(second, first))?;
@@ -153,13 +171,13 @@ impl Reader<'_> {
         }
         let date = match self.digits() {
             4 => {
-                let year = self.number(4, 4)?;
+                let year = self.four()?;
                 let (month_first, day_first) = ((year, first, second), (year, second, first));
                 let favourite = if separator == b'.' { day_first } else { month_first };
                 any_of([favourite, if separator == b'.' { favourite } else { day_first }, favourite])?
             }
             _ => {
-                let third = self.number(1, 2)?;
+                let third = self.short()?;
                 any_of([(first, second, third), (third, first, second), (third, second, first)])?
             }
         };
@@ -169,27 +187,30 @@ impl Reader<'_> {
     /// `Nov 20 09:12:07`, `Nov 20 2026 09:12:07`, `Nov 20, 2026 9:12:07 AM`, `Fri Nov 20 09:12:07 2026`,
     /// `Fri, 20 Nov 2026 09:12:07 GMT`.
     fn at_name(&mut self) -> Option<Stamp> {
+        if !matches!(self.bytes.get(3)?, b' ' | b',') {
+            return None;
+        }
         if weekday(self.bytes.get(..3)?) {
             self.at = 3;
             self.take(b',');
             self.take(b' ')?;
             if self.peek()?.is_ascii_digit() {
-                let day = self.number(1, 2)?;
+                let day = self.short()?;
                 let separator = self.take_any(b" -")?;
                 let month = self.month()?;
                 self.take(separator)?;
-                let year = self.number(4, 4)?;
+                let year = self.four()?;
                 return self.time_after(full(year, month, day)?);
             }
         }
         let month = self.month()?;
         self.take(b' ')?;
         self.take(b' ');
-        let day = self.number(1, 2)?;
+        let day = self.short()?;
         self.take(b',');
         self.take(b' ')?;
         if self.digits() == 4 {
-            let year = self.number(4, 4)?;
+            let year = self.four()?;
             return self.time_after(full(year, month, day)?);
         }
         let mut stamp = self.day_time(yearless(month, day)?)?;
@@ -200,7 +221,7 @@ impl Reader<'_> {
         {
             let back = self.at;
             self.at += 1;
-            match self.number(4, 4).filter(|year| (1970..2200).contains(year)).and_then(|year| full(year, month, day)) {
+            match self.four().filter(|year| (1970..2200).contains(year)).and_then(|year| full(year, month, day)) {
                 Some(date) => stamp.date = date,
                 None => self.at = back,
             }
@@ -240,17 +261,17 @@ impl Reader<'_> {
 
     /// Hours, minutes, seconds, their fraction, half of the day and zone.
     fn day_time(&mut self, date: Date) -> Option<Stamp> {
-        let mut hour = self.number(1, 2)?;
+        let mut hour = self.short()?;
         let (minute, second);
         match self.take_any(b":.") {
             Some(separator) => {
-                minute = self.number(1, 2)?;
+                minute = self.short()?;
                 self.take(separator)?;
-                second = self.number(1, 2)?;
+                second = self.short()?;
             }
             None => {
-                minute = self.number(2, 2)?;
-                second = self.number(2, 2)?;
+                minute = self.two()?;
+                second = self.two()?;
             }
         }
         let nanos = self.fraction(b".,:").unwrap_or(0);
@@ -291,12 +312,12 @@ impl Reader<'_> {
             Some(sign @ (b'+' | b'-')) => {
                 self.at += 1;
                 let digits = self.digits();
-                let hours = self.number(2, 2);
+                let hours = self.two();
                 let minutes = match (digits, self.peek()) {
-                    (4, _) => self.number(2, 2),
+                    (4, _) => self.two(),
                     (2, Some(b':')) => {
                         self.at += 1;
-                        self.number(2, 2)
+                        self.two()
                     }
                     (2, _) if !apart => Some(0),
                     _ => None,

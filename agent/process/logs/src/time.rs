@@ -14,6 +14,9 @@ const EARLIEST_SECONDS: i64 = 946_684_800;
 /// How far ahead of the clock a time is believed: a zone was misread, or the writer's clock is ahead.
 const AHEAD_SECONDS: i64 = DAY_SECONDS;
 
+/// No zone is further from Greenwich.
+const ZONE_SECONDS_MAX: u64 = 26 * 3_600;
+
 /// What completes the times of lines.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock<'a> {
@@ -116,6 +119,11 @@ impl Stamp {
                 continue;
             }
             let local = days * DAY_SECONDS + (self.nanos_of_day / NANOS) as i64;
+            // Asking the zone costs most: not for what is out of the question wherever it is.
+            let is_out = |best: i64| now != 0 && local.abs_diff(now) > best.abs_diff(now) + ZONE_SECONDS_MAX;
+            if best.is_some_and(is_out) {
+                continue;
+            }
             let second = local - self.offset.map_or_else(|| clock.zone.offset(local), i64::from);
             let believed = second >= EARLIEST_SECONDS && (now == 0 || second <= now + AHEAD_SECONDS);
             // Without a clock the first reading stands.

@@ -38,15 +38,12 @@ pub(crate) fn find(text: &[u8], dash: usize) -> Option<Find> {
 /// Whether a private key goes on in the next line, after this one, in a text that came line by line.
 pub(crate) fn goes_on(line: &str, open: bool) -> bool {
     let bytes = line.as_bytes();
-    if open && (memmem::find(bytes, END).is_some() || !is_body(line)) {
-        return false;
-    }
     let begins = || {
         let begin = memmem::rfind(bytes, BEGIN)?;
         let found = find(bytes, begin + DASHES_BEFORE)?;
         memmem::find(&bytes[begin..found.end], END).is_none().then_some(())
     };
-    open || begins().is_some()
+    (open && is_body(line)) || begins().is_some()
 }
 
 /// Whether a line may be one of a key's body: Base64, or a header such as `Proc-Type: 4,ENCRYPTED`.
@@ -74,6 +71,9 @@ mod tests {
             ("-----BEGIN PRIVATE KEY-----", true),
             ("12:00 something else came between", false),
             ("-----BEGIN CERTIFICATE-----", false),
+            ("-----BEGIN PRIVATE KEY-----", true),
+            ("cut off, and -----BEGIN PRIVATE KEY----- again", true),
+            ("MIIEpAIBAAKCAQEAu5mE2mCyP3w8", true),
             ("-----BEGIN PRIVATE KEY-----MIIE-----END PRIVATE KEY-----", false),
         ];
         let mut open = false;

@@ -48,8 +48,10 @@ const DECISION_BYTES: u64 = 32;
 const LINES_BYTES: u64 = 512 << 10;
 /// Groups that fill at once: metrics, and logs and traces in three classes each.
 const GROUPS: u64 = 7;
-/// zstd's tables at the levels that are allowed.
-const ZSTD_BYTES: u64 = 2 << 20;
+/// zstd's tables: 1,273 KiB at level 3 for a batch of 512 KiB, and 1,237 KiB while metrics are packed.
+const ZSTD_BYTES: u64 = 2_510 << 10;
+/// The same with up to 5,625 KiB for levels above.
+const ZSTD_HIGH_BYTES: u64 = 8 << 20;
 /// SQLite's page caches: eight segments open, 256 KiB each; and the batch being written.
 const BUFFER_BYTES: u64 = 3 << 20;
 
@@ -161,7 +163,13 @@ fn declare(config: &Config) -> Budget {
             + patterns.rules.len() as u64 * LINE_RULE_BYTES_MAX as u64,
         "patterns.patterns_bytes_max + patterns.window_bytes_max + 512 KiB + patterns.rules x 256 KiB",
     );
-    line("freeze", true, GROUPS * 2 * frozen + ZSTD_BYTES, "7 groups x 2 x export.batch_bytes_max + 2 MiB");
+    let zstd = if export.compression_level <= 3 { ZSTD_BYTES } else { ZSTD_HIGH_BYTES };
+    line(
+        "freeze",
+        true,
+        GROUPS * 2 * frozen + zstd,
+        "7 groups x 2 x export.batch_bytes_max + 2,510 KiB, or 8 MiB if export.compression_level is above 3",
+    );
     line("buffer", true, BUFFER_BYTES, "8 page caches x 256 KiB + 1 MiB");
     line("send", true, export.in_flight_max as u64 * frozen, "export.in_flight_max x export.batch_bytes_max");
     Budget(lines)

@@ -19,8 +19,10 @@ pub struct Config {
     pub batch_bytes_max: usize,
     /// How long records wait for others to fill a batch, milliseconds.
     pub batch_interval_ms: u64,
-    /// zstd level: 1 (fast) to 9; memory grows with it.
+    /// zstd level of logs and traces: 1 (fast) to 9; memory grows with it.
     pub compression_level: i32,
+    /// zstd level of metrics, of which there are few bytes: 1 to 19; the memory is the same for all.
+    pub metrics_compression_level: i32,
     /// Batches on the way at once.
     pub in_flight_max: usize,
     /// The endpoint must answer within this, milliseconds. A gateway's own deadlines are shorter.
@@ -46,6 +48,7 @@ impl Default for Config {
             batch_bytes_max: 1 << 20,
             batch_interval_ms: 1_000,
             compression_level: 3,
+            metrics_compression_level: 15,
             in_flight_max: 4,
             response_timeout_ms: 30_000,
             connect_timeout_ms: 10_000,
@@ -68,10 +71,12 @@ impl Config {
         // The upper end is what OTLP receivers take by default.
         within("batch_bytes_max", self.batch_bytes_max as u64, 1 << 10, MESSAGE_BYTES_MAX as u64)?;
         within("batch_interval_ms", self.batch_interval_ms, 1, 60_000)?;
-        if !(1..=9).contains(&self.compression_level) {
-            let found = self.compression_level.to_string();
-            return Err(Error::Config { key: "compression_level", found, allowed: "1 to 9".to_owned() });
-        }
+        let level = |key: &'static str, level: i32, most: i32| match (1..=most).contains(&level) {
+            true => Ok(()),
+            false => Err(Error::Config { key, found: level.to_string(), allowed: format!("1 to {most}") }),
+        };
+        level("compression_level", self.compression_level, 9)?;
+        level("metrics_compression_level", self.metrics_compression_level, 19)?;
         within("in_flight_max", self.in_flight_max as u64, 1, 64)?;
         within("response_timeout_ms", self.response_timeout_ms, 1, 600_000)?;
         within("connect_timeout_ms", self.connect_timeout_ms, 1, 600_000)?;
@@ -133,6 +138,8 @@ mod tests {
         assert!(Config::default().check().is_ok());
         let error = Config { compression_level: -5, ..Config::default() }.check().unwrap_err().to_string();
         assert_eq!(error, "export.compression_level is -5; allowed is 1 to 9");
+        let error = Config { metrics_compression_level: 20, ..Config::default() }.check().unwrap_err().to_string();
+        assert_eq!(error, "export.metrics_compression_level is 20; allowed is 1 to 19");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Invariant: what [`Frozen::parse`] accepts was made by [`freeze`] of this version or an earlier one.
 
 use crate::config::MESSAGE_BYTES_MAX;
+use crate::pack::Packer;
 use bytes::Bytes;
 use ollystack_buffer::Entry;
 use ollystack_record::{Class, Signal};
@@ -38,15 +39,9 @@ pub(crate) struct Frozen {
 }
 
 /// Make an entry of an encoded export request.
-pub(crate) fn freeze(
-    compressor: &mut zstd::bulk::Compressor<'_>,
-    signal: Signal,
-    class: Class,
-    records: u64,
-    plain: Vec<u8>,
-) -> Entry {
+pub(crate) fn freeze(packer: &mut Packer, signal: Signal, class: Class, records: u64, plain: Vec<u8>) -> Entry {
     let plain_bytes = plain.len();
-    let (encoding, payload) = match compressor.compress(&plain) {
+    let (encoding, payload) = match packer.pack(signal, &plain) {
         Ok(compressed) => (Encoding::Zstd, compressed),
         Err(error) => {
             tracing::warn!(%error, "zstd failed; a batch is stored as it is");

@@ -5,6 +5,7 @@
 
 use crate::config::{Config, MESSAGE_BYTES_MAX};
 use crate::frozen;
+use crate::pack::Packer;
 use crate::split::{Part, Size, split};
 use ollystack_buffer::Entry;
 use ollystack_record::otlp::collector::logs::v1::ExportLogsServiceRequest;
@@ -42,7 +43,7 @@ pub struct TooLarge {
 
 /// Gathers.
 pub struct Gather {
-    compressor: zstd::bulk::Compressor<'static>,
+    packer: Packer,
     max: Size,
     groups: BTreeMap<GroupKey, Group>,
 }
@@ -63,9 +64,9 @@ struct Group {
 impl Gather {
     /// An empty one.
     pub fn new(config: &Config) -> std::io::Result<Gather> {
-        let compressor = zstd::bulk::Compressor::new(config.compression_level)?;
+        let packer = Packer::new(config)?;
         let max = Size { records: config.batch_records_max, bytes: config.batch_bytes_max };
-        Ok(Gather { compressor, max, groups: BTreeMap::new() })
+        Ok(Gather { packer, max, groups: BTreeMap::new() })
     }
 
     /// Whether nothing waits.
@@ -92,7 +93,7 @@ impl Gather {
             if self.groups.get_mut(&key).is_some_and(overflows)
                 && let Some(group) = self.groups.remove(&key)
             {
-                full.push(group.freeze(&mut self.compressor));
+                full.push(group.freeze(&mut self.packer));
             }
             let empty = Size { records: 0, bytes: 0 };
             let group = self.groups.entry(key).or_insert_with(|| Group {
@@ -114,16 +115,16 @@ impl Gather {
     /// Everything that waits, as batches.
     pub fn flush(&mut self) -> Vec<Gathered> {
         let groups = std::mem::take(&mut self.groups);
-        groups.into_values().map(|group| group.freeze(&mut self.compressor)).collect()
+        groups.into_values().map(|group| group.freeze(&mut self.packer)).collect()
     }
 }
 
 impl Group {
-    fn freeze(self, compressor: &mut zstd::bulk::Compressor<'_>) -> Gathered {
+    fn freeze(self, packer: &mut Packer) -> Gathered {
         let Group { signal, class, size, records, acks } = self;
         let (count, plain) = (size.records as u64, encode(signal, records));
         let plain_bytes = plain.len() as u64;
-        let entry = frozen::freeze(compressor, signal, class, count, plain);
+        let entry = frozen::freeze(packer, signal, class, count, plain);
         Gathered { signal, records: count, plain_bytes, entry, acks }
     }
 }

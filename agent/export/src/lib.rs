@@ -11,6 +11,7 @@ mod config;
 mod freeze;
 mod frozen;
 mod gather;
+mod pack;
 mod send;
 mod split;
 mod status;

@@ -17,6 +17,7 @@ mod partial_success;
 mod patterns;
 mod patterns_command;
 mod quota;
+mod redaction;
 mod restart;
 mod sdk;
 mod stop;
@@ -50,6 +51,7 @@ const PROPERTIES: &[(&str, Property)] = properties![
     sdk::reaches_the_agent_by_http,
     ebpf::sees_each_http_request_once,
     host::metrics_arrive_folded_and_true,
+    redaction::no_secret_reaches_disk_or_store,
     patterns::fold_a_log_without_losing_count_of_a_line,
     log_files::rotation_and_restart_lose_and_double_no_line,
     log_files::a_kill_loses_no_line,

@@ -73,7 +73,7 @@ fn assigned(text: &[u8], begin: usize, stop: usize, kind: Kind) -> Option<Find> 
     let value = text.get(from..to)?;
     let bare = quote.is_none();
     let prose = bare && by == (By::Colon { blank: true }) && is_prose(text, from, to, kind, named);
-    if prose || name::says_nothing(value) {
+    if prose || name::says_nothing(value) || (bare && kind == Kind::Token && is_object(value)) {
         return None;
     }
     let number = || value.iter().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'+' | b'e' | b'E'));
@@ -169,11 +169,32 @@ fn word_end(text: &[u8], at: usize, by: By) -> usize {
         b'<' => true,
         _ if by == By::Tag => false,
         b'\\' => matches!(text.get(at + place + 1), Some(b'n' | b'r' | b't' | b'"' | b'\'' | b'\\')),
-        b'"' | b'\'' | b'`' | b',' | b';' | b'&' | b'>' | b')' | b']' | b'}' | b'|' => true,
+        b'&' => ends_parameter(&text[at + place + 1..]),
+        b'"' | b'\'' | b'`' | b',' | b';' | b'>' | b')' | b']' | b'}' | b'|' => true,
         byte => byte.is_ascii_whitespace(),
     };
     let rest = text.get(at..).unwrap_or_default();
     rest.iter().enumerate().position(ends).map_or(text.len(), |length| at + length)
+}
+
+/// Whether an `&` before `rest` ends a value: another parameter follows, or a command. Else the value has it: `password=a&b`.
+fn ends_parameter(rest: &[u8]) -> bool {
+    let of_name = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'%' | b'[' | b']');
+    let length = rest.iter().take(NAME_BYTES_MAX).take_while(of_name).count();
+    // `&amp;` is written so in HTML.
+    matches!(rest.get(length), Some(b'=' | b';')) && length > 0 || rest.first() == Some(&b'&')
+}
+
+/// How Java and Android print an object: its class and its hash code, `Token{a64f992` or `os.BinderProxy@2bd79ce`.
+fn is_object(value: &[u8]) -> bool {
+    let Some(at) = memchr::memchr2(b'{', b'@', value) else { return false };
+    let (class, code) = (&value[..at], &value[at + 1..]);
+    let of_class = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$');
+    let last = memchr::memrchr(b'.', class).map_or(class, |dot| &class[dot + 1..]);
+    last.first().is_some_and(u8::is_ascii_uppercase)
+        && class.iter().all(of_class)
+        && (1..=8).contains(&code.len())
+        && code.iter().all(u8::is_ascii_hexdigit)
 }
 
 /// The end of a header: of the line, or of the quotes that it stands in. Quotes after `=` are a parameter's.

@@ -11,7 +11,7 @@ use crate::severity::{self, LEVEL_BYTES_MAX};
 use crate::stamp::stamp;
 use crate::time::Stamp;
 use crate::word::Word;
-use memchr::{memchr, memchr_iter, memchr2_iter};
+use memchr::{memchr, memchr_iter, memchr2_iter, memrchr};
 use ollystack_record::otlp::logs::v1::SeverityNumber;
 
 /// Fields looked at. No layout known has more.
@@ -169,11 +169,15 @@ impl<'a> Walk<'a> {
     fn bracket(&mut self) -> bool {
         let Some(length) = balanced(&self.bytes[self.at..]) else { return false };
         let end = self.at + length;
-        let inner = self.line[self.at + 1..end - 1].trim();
+        let inner = self.line[self.at + 1..end - 1].trim_ascii();
         let text = inner.as_bytes();
         if let Some((stamp, length)) = stamp(text) {
             self.take_stamp(stamp, text[0], &text[..length]);
             self.is_syslog = false;
+            // `[2026-11-20 09:12:07: ERROR/worker]`.
+            let others = inner[length..].split(|c: char| !c.is_ascii_alphabetic());
+            let is_shouted = |word: &&str| word.bytes().all(|byte| byte.is_ascii_uppercase());
+            self.severity = self.severity.or_else(|| others.filter(is_shouted).find_map(named_level));
             return self.reach(end, Last::Time);
         }
         if is_uptime(text) {
@@ -255,7 +259,9 @@ impl<'a> Walk<'a> {
         let is_set_apart = bare.len() < word.text.len() || next.mark == Mark::Pipe || next.is_tab || next.blanks >= 2;
         let is_placed = is_set_apart && self.last == Last::Time && self.weak == 0;
         // `channel.ERROR:` names a level of a channel.
-        let level = if word.text.ends_with(':') { bare.rsplit('.').next().unwrap_or(bare) } else { bare };
+        let channel =
+            if word.text.ends_with(':') { memrchr(b'.', bare.as_bytes()).map_or(0, |dot| dot + 1) } else { 0 };
+        let level = &bare[channel..];
         if !is_placed && !level.bytes().all(|byte| byte.is_ascii_uppercase()) {
             return None;
         }

@@ -21,6 +21,7 @@ mod summary;
 mod tests;
 mod time;
 mod window;
+mod windows;
 mod word;
 
 pub use config::{Config, Error};
@@ -29,7 +30,6 @@ pub use rules::{Action, RULE_BYTES_MAX, Rule};
 pub use time::{Clock, Zone};
 
 use complete::complete;
-use hashbrown::HashMap;
 use ollystack_patterns::{Miner, PatternId};
 use ollystack_record::otlp::logs::v1::{LogRecord, ScopeLogs};
 use ollystack_record::{Ack, Ledger, Place, Reduced, Resource, Signal, Source, value};
@@ -41,6 +41,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use summary::{Shown, text_of};
 use window::{Key, Scope, Taken, Terms, Window};
+use windows::{Closing, Windows};
 use xxhash_rust::xxh3::xxh3_64;
 
 const NANOS_PER_MS: u64 = 1_000_000;
@@ -75,8 +76,7 @@ pub struct Logs {
     zone: Zone,
     ledger: Arc<Ledger>,
     miner: Miner,
-    /// By resource, and whether the source can wait for a whole window.
-    windows: HashMap<(Arc<Resource>, bool), Window>,
+    windows: Windows,
     swept: u64,
     stats: Stats,
 }
@@ -92,7 +92,7 @@ impl Logs {
             zone: Zone::named(&config.time_zone).unwrap_or(Zone::UTC),
             ledger,
             miner: Miner::new(config.miner()),
-            windows: HashMap::new(),
+            windows: Windows::new(period, config.answer_ms * NANOS_PER_MS),
             swept: 0,
             stats: Stats::default(),
             config,
@@ -111,21 +111,19 @@ impl Logs {
         now: u64,
         out: &mut Vec<Reduced>,
     ) {
-        let is_patient = source == Source::Logs;
-        let key = (Arc::clone(resource), is_patient);
-        let mut window = self.windows.remove(&key).unwrap_or_default();
-        let others: usize = self.windows.values().map(Window::bytes).sum::<usize>();
+        let of = (Arc::clone(resource), source == Source::Logs);
+        let mut window = self.windows.take_out(&of);
         let mut rows = Rows::default();
         let mut waits = false;
         for (number, ScopeLogs { scope, log_records, schema_url }) in scopes.into_iter().enumerate() {
             let scope: Scope = (scope, schema_url);
             let place = match self.config.enabled {
-                true => window.scope(&scope, self.room(others + window.bytes())),
+                true => window.scope(&scope, self.room(&window)),
                 false => None,
             };
             for record in log_records {
                 self.stats.lines += 1;
-                let room = self.room(others + window.bytes());
+                let room = self.room(&window);
                 match self.line(record, resource, place, &mut window, now, room) {
                     Taken::Whole(record) => rows.push(number, &scope, record),
                     Taken::Waits(folded) => {
@@ -140,38 +138,34 @@ impl Logs {
         }
         self.stats.rows += rows.count();
         rows.hand_on(resource, ack, out);
-        if !window.is_empty() {
-            self.windows.insert(key, window);
-        }
-        let held: usize = self.windows.iter().filter(|((_, patient), _)| *patient).map(|(_, w)| w.batches()).sum();
-        let is_full = held > self.config.batches_held_max;
-        self.close(now, |patient, _| is_full && patient, out);
+        self.windows.put_back(of, window);
+        let is_full = self.windows.held().batches_patient > self.config.batches_held_max;
+        self.close(now, if is_full { Closing::Patient } else { Closing::Due }, out);
     }
 
     /// Let time pass: close the windows that are due.
     pub fn tick(&mut self, now: u64, out: &mut Vec<Reduced>) {
-        self.close(now, |_, _| false, out);
+        self.close(now, Closing::Due, out);
         if now >= self.swept.saturating_add(self.terms.period) {
             self.swept = now;
-            let terms = self.terms;
-            self.windows.retain(|_, window| !window.sweep(now, terms));
+            self.windows.sweep(now, self.terms);
         }
     }
 
     /// Close every window: the agent stops.
     pub fn drain(&mut self, now: u64, out: &mut Vec<Reduced>) {
-        self.close(now, |_, _| true, out);
+        self.close(now, Closing::All, out);
     }
 
     /// What is held and was done.
     pub fn stats(&self) -> Stats {
-        let windows = self.windows.values();
+        let held = self.windows.held();
         Stats {
             patterns: self.miner.len(),
             patterns_forgotten: self.miner.forgotten(),
-            waiting: windows.clone().map(Window::waiting).sum(),
-            batches_held: windows.clone().map(Window::batches).sum(),
-            bytes: self.miner.bytes() + windows.map(Window::bytes).sum::<usize>(),
+            waiting: held.waiting,
+            batches_held: held.batches,
+            bytes: self.miner.bytes() + held.bytes,
             ..self.stats.clone()
         }
     }
@@ -212,17 +206,9 @@ impl Logs {
         }
     }
 
-    /// Close the windows whose time has come, and those chosen.
-    fn close(&mut self, now: u64, chosen: impl Fn(bool, &Window) -> bool, out: &mut Vec<Reduced>) {
-        let Logs { config, windows, miner, stats, ledger, .. } = self;
-        let mut waiting = 0;
-        for ((resource, patient), window) in windows.iter_mut() {
-            let wait = NANOS_PER_MS * if *patient { config.window_ms } else { config.answer_ms };
-            let Some(opened) = window.opened() else { continue };
-            if now < opened.saturating_add(wait) && !chosen(*patient, window) {
-                waiting += window.waiting();
-                continue;
-            }
+    fn close(&mut self, now: u64, closing: Closing, out: &mut Vec<Reduced>) {
+        let Logs { windows, miner, stats, ledger, .. } = self;
+        windows.close(now, closing, |resource, window| {
             let mut rows = Rows::default();
             let acks = window.close(
                 |pattern| miner.template(miner.resolve(pattern)),
@@ -234,12 +220,13 @@ impl Logs {
             );
             stats.rows += rows.count();
             rows.hand_on(resource, Ack::all(acks), out);
-        }
-        ledger.waiting_set(Signal::Logs, Place::Window, waiting);
+        });
+        ledger.waiting_set(Signal::Logs, Place::Window, windows.held().waiting);
     }
 
-    fn room(&self, taken: usize) -> usize {
-        self.config.window_bytes_max.saturating_sub(taken)
+    /// Memory that the window which is taken out may still take.
+    fn room(&self, window: &Window) -> usize {
+        self.config.window_bytes_max.saturating_sub(self.windows.held().bytes + window.bytes())
     }
 }
 

@@ -42,7 +42,8 @@ pub fn parse(line: &str) -> Parsed<'_> {
 
 /// Parse one line at a time and place, which complete what its time leaves out.
 pub fn parse_at<'a>(line: &'a str, clock: Clock<'_>) -> Parsed<'a> {
-    let text = line.trim_ascii().trim_start_matches('\u{feff}');
+    let text = line.trim_ascii();
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let Lead { stamp, severity, message } = match text.as_bytes() {
         [b'{', ..] => Lead { message: text, ..Lead::default() },
         [b'<', ..] => of_syslog(text).unwrap_or_else(|| of_header(text)),
@@ -247,11 +248,19 @@ mod tests {
             ("26/11/20 09:12:07 INFO store.Block: found 1", t, Some(Info), "found 1"),
             ("261120 091207 14 INFO dfs.Node$Packet: gone", t, Some(Info), "gone"),
             ("[2026-11-20 09:12:07] production.ERROR: no", t, Some(Error), "no"),
+            ("[2026-11-20 09:12:07,123: ERROR/Worker-1] task failed", t, Some(Error), "task failed"),
             ("app_1  | 2026-11-20 09:12:07 INFO up", t, Some(Info), "up"),
             ("2026-11-20 09:12:07 TRACE enter", t, Some(Trace), "enter"),
             // No header: nothing is taken off.
             ("WARNING:root:careful", None, Some(Warn), "WARNING:root:careful"),
             ("[main] ERROR something broke", None, Some(Error), "[main] ERROR something broke"),
+            ("[ERROR] something broke", None, Some(Error), "[ERROR] something broke"),
+            ("[12][warn] something broke", None, Some(Warn), "[12][warn] something broke"),
+            ("DEBUG something moved", None, Some(Debug), "DEBUG something moved"),
+            ("shop.cart:CRITICAL:full", None, Some(Fatal), "shop.cart:CRITICAL:full"),
+            ("E/Window(  170): no focus", None, Some(Error), "E/Window(  170): no focus"),
+            ("I/O (12): what is it", None, None, "I/O (12): what is it"),
+            ("Error handling works", None, None, "Error handling works"),
             ("error: no such file", None, Some(Error), "error: no such file"),
             ("there was an error in 2026-11-20 09:12:07", None, None, "there was an error in 2026-11-20 09:12:07"),
             ("12 followers need 3 votes", None, None, "12 followers need 3 votes"),

@@ -3,6 +3,7 @@
 //! Levels by name and number, and the search for a level near the beginning of a line that has no header to say where it stands.
 //! Invariant: a word counts only where loggers put levels; prose about errors has no severity.
 
+use memchr::memchr;
 use ollystack_record::otlp::logs::v1::SeverityNumber;
 
 /// How far into a line a level may be: time, host, process and thread come before it.
@@ -72,6 +73,9 @@ pub(crate) fn of_status(status: u32) -> Option<SeverityNumber> {
 
 /// A level among the first so many words: in brackets or before a colon in any case, bare only in upper case.
 pub(crate) fn of_head(line: &str, words: usize) -> Option<(SeverityNumber, &str)> {
+    if let Some(found) = of_brief(line) {
+        return Some(found);
+    }
     for token in line[..line.floor_char_boundary(HEAD_BYTES)].split_ascii_whitespace().take(words) {
         let first = std::ptr::eq(token.as_ptr(), line.as_ptr());
         if let Some(found) = of_token(token, first) {
@@ -81,12 +85,25 @@ pub(crate) fn of_head(line: &str, words: usize) -> Option<(SeverityNumber, &str)
     None
 }
 
+/// `E/Window(  170): text`, as devices write it: the process in five places at least.
+fn of_brief(line: &str) -> Option<(SeverityNumber, &str)> {
+    let [letter, b'/', rest @ ..] = line.as_bytes() else { return None };
+    let rest = &rest[..rest.len().min(HEAD_BYTES)];
+    let process = &rest[memchr(b'(', rest)? + 1..];
+    let width = memchr(b')', process).filter(|width| *width >= 5 && process[*width..].starts_with(b"): "))?;
+    let digits = process[..width].trim_ascii_start();
+    let severity = of_letter(*letter)?;
+    (!digits.is_empty() && digits.iter().all(u8::is_ascii_digit)).then(|| (severity, &line[..1]))
+}
+
 /// A level in a word with what clings to it: `[12][error]`, `<warn>`, `(info)`, `main:ERROR:`. Before a colon a lower-case word is
 /// a level only where it comes first: `error: no such file`.
 pub(crate) fn of_token(token: &str, first: bool) -> Option<(SeverityNumber, &str)> {
     let bytes = token.as_bytes();
-    if !first && bytes.iter().all(u8::is_ascii_lowercase) {
-        return None;
+    if bytes.iter().all(u8::is_ascii_alphabetic) {
+        // A word alone is a level only in capitals.
+        let is_shouted = bytes.iter().all(u8::is_ascii_uppercase);
+        return if is_shouted { of_word(bytes).map(|severity| (severity, token)) } else { None };
     }
     let mut from = 0;
     for at in 0..=bytes.len() {

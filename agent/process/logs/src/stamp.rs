@@ -78,7 +78,7 @@ impl Reader<'_> {
 
     fn digits(&self) -> usize {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
-        rest.iter().take(20).take_while(|byte| byte.is_ascii_digit()).count()
+        rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len())
     }
 
     #[inline]

@@ -9,11 +9,24 @@ use ollystack_record::otlp::logs::v1::LogRecord;
 use ollystack_record::value;
 use ollystack_schema::names;
 
+/// Of a trace (W3C Trace Context).
+const TRACE_ID_BYTES: usize = 16;
+
+/// The shortest value in a list is two bytes long and takes a value's size, and a share of its list's spare room.
+const LIST_BYTES_PER_BYTE: usize = size_of::<KeyValue>();
+
 /// How many examples are kept, and how much of each.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shown {
     pub(crate) samples: usize,
     pub(crate) bytes_max: usize,
+}
+
+impl Shown {
+    /// What the examples of one row may take.
+    pub(crate) fn bytes(self) -> usize {
+        size_of::<Summary>() + self.samples * (size_of::<Sample>() + self.bytes_max + TRACE_ID_BYTES)
+    }
 }
 
 /// Two or more lines as one, or a line that waits for the second.
@@ -33,16 +46,32 @@ struct Sample {
     trace_id: Vec<u8>,
 }
 
+impl Sample {
+    fn of(record: &LogRecord, shown: Shown) -> Sample {
+        let trace_id = record.trace_id.iter().take(TRACE_ID_BYTES).copied().collect();
+        Sample { text: cut(text_of(record), shown.bytes_max), trace_id }
+    }
+
+    fn heap_bytes(&self) -> usize {
+        self.text.len() + self.trace_id.len()
+    }
+}
+
 impl Summary {
     /// Of one line.
     pub(crate) fn new(record: LogRecord, shown: Shown) -> Summary {
         let time = time_of(&record);
-        let mut summary = Summary { count: 1, first: time, last: time, samples: Vec::new(), shared: record };
+        let mut samples = Vec::with_capacity(shown.samples);
         if shown.samples > 0 {
-            let (text, trace_id) = (cut(text_of(&summary.shared), shown.bytes_max), summary.shared.trace_id.clone());
-            summary.samples.push(Sample { text, trace_id });
+            samples.push(Sample::of(&record, shown));
         }
-        summary
+        Summary { count: 1, first: time, last: time, samples, shared: record }
+    }
+
+    /// What it takes beside its record.
+    pub(crate) fn bytes(&self) -> usize {
+        let texts: usize = self.samples.iter().map(Sample::heap_bytes).sum();
+        size_of::<Summary>() + self.samples.capacity() * size_of::<Sample>() + texts
     }
 
     /// One line more. The bytes by which the summary grew.
@@ -66,11 +95,11 @@ impl Summary {
             shared.severity_text.clear();
         }
         shared.flags &= record.flags;
-        if self.samples.len() >= shown.samples {
+        if self.samples.len() >= shown.samples.min(self.samples.capacity()) {
             return 0;
         }
-        let sample = Sample { text: cut(text_of(&record), shown.bytes_max), trace_id: record.trace_id };
-        let bytes = sample.text.len() + sample.trace_id.len() + size_of::<Sample>();
+        let sample = Sample::of(&record, shown);
+        let bytes = sample.heap_bytes();
         self.samples.push(sample);
         bytes
     }
@@ -111,19 +140,33 @@ pub(crate) fn text_of(record: &LogRecord) -> &str {
     }
 }
 
-/// What a record takes in memory.
+/// What a record takes in memory, in a vector of which half may be empty.
 pub(crate) fn bytes_of(record: &LogRecord) -> usize {
-    let attribute = |attribute: &KeyValue| {
-        let text = match attribute.value.as_ref().and_then(|value| value.value.as_ref()) {
+    let body = match record.body.as_ref().and_then(|body| body.value.as_ref()) {
+        Some(Value::StringValue(text)) => text.capacity(),
+        _ => 0,
+    };
+    let ids = record.trace_id.capacity() + record.span_id.capacity();
+    let spare = (record.attributes.capacity() - record.attributes.len()) * size_of::<KeyValue>();
+    let attributes = attributes_bytes(&record.attributes) + spare;
+    2 * size_of::<LogRecord>() + body + record.severity_text.capacity() + ids + attributes
+}
+
+/// What attributes take in memory.
+pub(crate) fn attributes_bytes(attributes: &[KeyValue]) -> usize {
+    let bytes = |attribute: &KeyValue| {
+        let value = match attribute.value.as_ref().and_then(|value| value.value.as_ref()) {
             Some(Value::StringValue(text)) => text.capacity(),
             Some(Value::BytesValue(bytes)) => bytes.capacity(),
-            // Lists are rare on logs; their encoding is about what they take.
-            Some(other) => prost::Message::encoded_len(&AnyValue { value: Some(other.clone()) }),
-            None => 0,
+            // Lists are rare: a value of theirs takes more than it is long.
+            Some(Value::ArrayValue(_) | Value::KvlistValue(_)) => {
+                attribute.value.as_ref().map_or(0, |value| LIST_BYTES_PER_BYTE * prost::Message::encoded_len(value))
+            }
+            _ => 0,
         };
-        size_of::<KeyValue>() + attribute.key.capacity() + text
+        size_of::<KeyValue>() + attribute.key.capacity() + value
     };
-    size_of::<LogRecord>() + text_of(record).len() + record.attributes.iter().map(attribute).sum::<usize>()
+    attributes.iter().map(bytes).sum()
 }
 
 fn cut(text: &str, bytes_max: usize) -> String {

@@ -7,21 +7,21 @@
 //! Invariant: each line taken is in exactly one record that is handed out, at once or when the window closes.
 
 use crate::rules::Action;
-use crate::summary::{Shown, Summary, bytes_of};
+use crate::summary::{Shown, Summary, attributes_bytes, bytes_of};
+use crate::windows::Of;
 use hashbrown::HashMap;
-use hashbrown::hash_map::Entry as Slot;
 use ollystack_patterns::PatternId;
-use ollystack_record::Ack;
 use ollystack_record::otlp::common::v1::InstrumentationScope;
 use ollystack_record::otlp::logs::v1::LogRecord;
+use ollystack_record::{Ack, Resource};
 use prost::Message;
 
 /// Scopes told apart in one resource; lines of further ones go on whole.
 const SCOPES_MAX: usize = 64;
-/// An entry in its table, half of which may be empty.
-const ENTRY_BYTES: usize = 2 * (size_of::<Key>() + size_of::<Entry>());
-/// A window in its table, with its resource's key.
-const WINDOW_BYTES: usize = 512;
+/// The smallest table of entries: four places, and a byte for each and for those that are read with them.
+const TABLE_BYTES: usize = 4 * size_of::<(Key, Entry)>() + 32;
+/// A window in the table of all, of which seven in sixteen places are taken when it has just grown.
+const WINDOW_BYTES: usize = 16 * size_of::<(Of, Window)>() / 7;
 
 /// Which lines fold together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,7 +45,7 @@ pub(crate) struct Terms {
 }
 
 /// The lines of one resource.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Window {
     entries: HashMap<Key, Entry>,
     scopes: Vec<Scope>,
@@ -53,7 +53,8 @@ pub(crate) struct Window {
     acks: Vec<Ack>,
     /// When the first line began to wait.
     opened: Option<u64>,
-    scope_bytes: usize,
+    /// Of its resource, which lives as long, and of its scopes.
+    fixed_bytes: usize,
     /// Of the records that wait.
     held_bytes: usize,
     waiting: u64,
@@ -89,16 +90,29 @@ pub(crate) enum Taken {
 }
 
 impl Window {
+    pub(crate) fn new(resource: &Resource) -> Window {
+        Window {
+            entries: HashMap::new(),
+            scopes: Vec::new(),
+            acks: Vec::new(),
+            opened: None,
+            fixed_bytes: WINDOW_BYTES + size_of::<Resource>() + attributes_bytes(resource.attributes()),
+            held_bytes: 0,
+            waiting: 0,
+        }
+    }
+
     /// The number of a scope here, unless there is no room for another.
     pub(crate) fn scope(&mut self, scope: &Scope, room: usize) -> Option<usize> {
         if let Some(known) = self.scopes.iter().position(|known| known == scope) {
             return Some(known);
         }
-        let bytes = size_of::<Scope>() + scope.0.as_ref().map_or(0, Message::encoded_len) + scope.1.len();
-        if self.scopes.len() >= SCOPES_MAX || bytes + WINDOW_BYTES > room {
+        let bytes = size_of::<Scope>() + 2 * scope.0.as_ref().map_or(0, Message::encoded_len) + scope.1.len();
+        if self.scopes.len() >= SCOPES_MAX || bytes + TABLE_BYTES > room {
             return None;
         }
-        self.scope_bytes += bytes;
+        self.fixed_bytes += bytes;
+        self.scopes.reserve_exact(1);
         self.scopes.push(scope.clone());
         Some(self.scopes.len() - 1)
     }
@@ -114,17 +128,18 @@ impl Window {
         terms: Terms,
         action: impl FnOnce(&LogRecord) -> Action,
     ) -> Taken {
-        let entry = match self.entries.entry(key) {
-            Slot::Occupied(slot) => slot.into_mut(),
-            Slot::Vacant(_) if room < ENTRY_BYTES => return Taken::Whole(record),
-            Slot::Vacant(slot) => slot.insert(Entry {
-                action: action(&record),
-                began: now,
-                seen: 0,
-                was_frequent: false,
-                open: Open::Nothing,
-            }),
-        };
+        // A full table grows to twice its size.
+        let grows = self.entries.len() == self.entries.capacity();
+        if grows && room < TABLE_BYTES.max(self.entries.allocation_size()) && !self.entries.contains_key(&key) {
+            return Taken::Whole(record);
+        }
+        let entry = self.entries.entry(key).or_insert_with(|| Entry {
+            action: action(&record),
+            began: now,
+            seen: 0,
+            was_frequent: false,
+            open: Open::Nothing,
+        });
         entry.count(now, terms);
         let is_rare = entry.seen <= terms.whole_max;
         let whole = match entry.action {
@@ -136,12 +151,27 @@ impl Window {
             return Taken::Whole(record);
         }
         let stays_whole = is_rare && entry.action == Action::Fold;
+        // Examples are given up first.
+        let shown = if room < terms.shown.bytes() { Shown { samples: 0, ..terms.shown } } else { terms.shown };
         let mut folded = 0;
         entry.open = match std::mem::take(&mut entry.open) {
             Open::Summary(mut summary) => {
                 folded = 1;
-                self.held_bytes += summary.add(record, terms.shown);
+                self.held_bytes += summary.add(record, shown);
                 Open::Summary(summary)
+            }
+            Open::Nothing if bytes_of(&record) + shown.bytes() > room => return Taken::Whole(record),
+            Open::Nothing if !stays_whole => {
+                self.waiting += 1;
+                self.held_bytes += bytes_of(&record);
+                let summary = Summary::new(record, shown);
+                self.held_bytes += summary.bytes();
+                summary.into()
+            }
+            Open::Nothing => {
+                self.waiting += 1;
+                self.held_bytes += bytes_of(&record);
+                Open::Lines(vec![record])
             }
             Open::Lines(mut lines) if stays_whole && bytes_of(&record) <= room => {
                 self.waiting += 1;
@@ -152,15 +182,14 @@ impl Window {
             Open::Lines(lines) => {
                 folded = lines.len() as u64;
                 self.waiting = self.waiting + 1 - folded;
-                let mut summary = Summary::new(record, terms.shown);
-                lines.into_iter().for_each(|line| self.held_bytes += summary.add(line, terms.shown));
-                summary.into()
-            }
-            Open::Nothing if bytes_of(&record) > room => return Taken::Whole(record),
-            Open::Nothing => {
-                self.waiting += 1;
                 self.held_bytes += bytes_of(&record);
-                if stays_whole { Open::Lines(vec![record]) } else { Summary::new(record, terms.shown).into() }
+                let mut summary = Summary::new(record, shown);
+                self.held_bytes += summary.bytes();
+                for line in lines {
+                    self.held_bytes -= bytes_of(&line);
+                    self.held_bytes += summary.add(line, shown);
+                }
+                summary.into()
             }
         };
         self.opened.get_or_insert(now);
@@ -200,6 +229,7 @@ impl Window {
     /// Forget the patterns that were not seen in the period before. Whether there is nothing left.
     pub(crate) fn sweep(&mut self, now: u64, terms: Terms) -> bool {
         self.entries.retain(|_, entry| !matches!(entry.open, Open::Nothing) || entry.is_recent(now, terms));
+        self.entries.shrink_to_fit();
         self.is_empty()
     }
 
@@ -220,11 +250,7 @@ impl Window {
 
     /// Memory taken.
     pub(crate) fn bytes(&self) -> usize {
-        WINDOW_BYTES
-            + self.entries.len() * ENTRY_BYTES
-            + self.scope_bytes
-            + self.held_bytes
-            + self.acks.capacity() * size_of::<Ack>()
+        self.fixed_bytes + self.entries.allocation_size() + self.held_bytes + self.acks.capacity() * size_of::<Ack>()
     }
 }
 

@@ -109,7 +109,9 @@ impl<'a> Word<'a> {
 
     /// A word of a sentence: letters, at most the first of them a capital, and the punctuation of sentences.
     pub(crate) fn is_prose(self) -> bool {
-        let word = Word::first(self.text.trim_end_matches(['.', ',', ';', ':', '!', '?']));
+        let last = self.text.bytes().rposition(|byte| !b".,;:!?".contains(&byte));
+        let length = last.map_or(0, |last| last + 1);
+        let word = if length == self.text.len() { self } else { Word::first(&self.text[..length]) };
         let is_name = word.seen & (kind::DIGIT | kind::JOINT | kind::EQUALS) != 0;
         let is_shouted = word.text.len() > 1 && word.is_shouted();
         let first = word.text.as_bytes().first();

@@ -1,6 +1,7 @@
 //! A log that repeats itself arrives as few rows that stand for all its lines: errors and rare lines whole, what repeats as its
 //! pattern and a number, over a stop in the middle of a window too.
 
+use crate::otlp::{PROTOBUF, Signal, logs};
 use anyhow::{Context, Result, ensure};
 use ollystack_tests::{Outcome, World, until};
 use std::fs;
@@ -73,6 +74,45 @@ pub(crate) fn fold_a_log_without_losing_count_of_a_line(world: &World) -> Result
     let samples =
         world.sql("SELECT any(LogAttributes['ollystack.log.samples']) FROM {db}.logs_raw WHERE LineCount > 1")?;
     ensure!(samples.contains(" INFO shop: "), "a folded row shows no lines as they were: {samples}");
+    Ok(Outcome::Held)
+}
+
+pub(crate) fn fold_what_comes_by_otlp_and_answer_when_it_is_safe(world: &World) -> Result<Outcome> {
+    let gateway = world.gateway()?.start(world.binaries())?;
+    // Log files would wait for hours here: whoever sent a request is answered after `answer_ms` all the same.
+    let config = world.agent(&gateway, "acme")?.set("patterns.enabled", "true").set("patterns.window_ms", "600000");
+    let config = config.set("patterns.answer_ms", "400").set("otlp.enabled", "true");
+    let mut agent = config.start(world.binaries())?;
+    // One request with many lines, then many with few, of two services.
+    let mut sent = 0;
+    for (service, requests, lines) in [("shop", 1, 3_000), ("cart", 12, 250)] {
+        for request in 0..requests {
+            let line = |line| format!("served order {} of customer {line} in {}ms", sent + line, line % 83);
+            let answer = agent.post(Signal::Logs.path(), &[PROTOBUF], &logs(service, (0..lines).map(line)))?;
+            ensure!(answer.status == 200, "{service} {request}: {} {}", answer.status, answer.text());
+            sent += lines;
+            // What was answered is no longer in a window.
+            let waiting = agent.account("logs")?["waiting"]["window"].as_u64();
+            ensure!(waiting == Some(0), "{service} {request} was answered while {waiting:?} records wait in a window");
+        }
+    }
+    stands_for(world, sent)?;
+    let rows = world.count("SELECT count() FROM {db}.logs_raw")?;
+    // A window of the first lines whole and one row, then a row for each request.
+    ensure!(rows < 40, "{rows} rows of {sent} lines");
+    for (service, lines) in [("shop", 3_000), ("cart", 12 * 250)] {
+        let counted = format!("SELECT sum(LineCount) FROM {{db}}.logs_raw WHERE ServiceName = '{service}'");
+        let counted = world.count(&counted)?;
+        ensure!(counted == lines, "{service}: the rows stand for {counted} of {lines} lines");
+    }
+    let folded = "SELECT DISTINCT Body FROM {db}.logs_raw WHERE LineCount > 1 FORMAT TSV";
+    let folded = world.sql(folded)?;
+    ensure!(folded.trim() == "served order <*> of customer <*> in <*>", "folded rows say `{folded}`");
+    let status = agent.stop()?;
+    ensure!(status.success(), "the agent ended with {status}");
+    agent.restart()?;
+    stands_for(world, sent)?;
+    agent.ledger_closes()?;
     Ok(Outcome::Held)
 }
 

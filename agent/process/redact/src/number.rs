@@ -43,18 +43,28 @@ pub(crate) fn find(bytes: &[u8], on: &impl Fn(Kind) -> bool, finds: &mut Vec<Fin
     let (cards, ibans) = (on(Kind::Card), on(Kind::Iban));
     let mut from = 0;
     while let Some((start, end)) = next_run(bytes, from) {
-        if cards || ibans {
-            let digits: usize = bytes[start..end].iter().map(|byte| usize::from(class(byte) & DIGIT)).sum();
-            if cards && digits >= CARD_DIGITS_MIN {
-                find_cards(bytes, start, end, finds);
-            }
-            // The shortest IBAN has ten digits or more in practice; two check digits are sure.
-            if ibans && digits >= 2 {
-                find_ibans(bytes, start, end, finds);
-            }
+        let (digits, country) = tally(&bytes[start..end]);
+        if cards && digits >= CARD_DIGITS_MIN {
+            find_cards(bytes, start, end, finds);
+        }
+        if ibans && country {
+            find_ibans(bytes, start, end, finds);
         }
         from = end;
     }
+}
+
+/// How many digits there are, and whether an IBAN may begin: two capitals and two digits.
+fn tally(run: &[u8]) -> (usize, bool) {
+    const BEGIN: u32 = u32::from_be_bytes([CAPITAL, CAPITAL, DIGIT, DIGIT]);
+    let (mut digits, mut country, mut last) = (0, false, 0);
+    for byte in run {
+        let class = class(byte);
+        digits += usize::from(class & DIGIT);
+        last = last << 8 | u32::from(class);
+        country |= last == BEGIN;
+    }
+    (digits, country)
 }
 
 /// Bytes looked at together, and at every which place: so a run holds a whole window wherever it begins.

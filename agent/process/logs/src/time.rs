@@ -43,6 +43,12 @@ impl Zone {
         }
     }
 
+    /// By its rules as POSIX writes them, for tests: not every host has the database.
+    #[cfg(test)]
+    pub(crate) fn posix(rules: &str) -> Zone {
+        Zone(TimeZone::posix(rules).unwrap())
+    }
+
     /// Seconds east of Greenwich when the clocks there show this many seconds since 1970. In the hour that comes twice: the first.
     fn offset(&self, local: i64) -> i64 {
         let at = |second| Timestamp::from_second(second).map_or(0, |at| i64::from(self.0.to_offset(at).seconds()));

@@ -3,7 +3,9 @@
 //! Names follow the OpenTelemetry semantic conventions 1.44. Each second's readings (CPU, load, memory, paging, pressure,
 //! disks, network) come from this crate's own parsers over files that stay open: sysinfo and procfs build maps and strings for
 //! each reading, which at one reading a second would cost more than all the rest. Where it pays, they are used: sysinfo counts
-//! physical cores, procfs reads the mount table and knows the kernel's constants. Invariant: one batch a resource and round;
+//! physical cores, procfs reads the mount table and knows the kernel's constants. What follows from another metric is not read
+//! twice: a process' uptime from its resource's creation time. Shares are, although totals have them: the worst second of a minute
+//! is in no total. Invariant: one batch a resource and round;
 //! samples are taken, never waited for, and what finds no room is counted as dropped.
 
 mod config;

@@ -12,6 +12,7 @@ mod raw;
 mod red;
 mod report;
 mod spans;
+mod steady;
 mod top;
 mod wire;
 
@@ -19,13 +20,13 @@ use ollystack_process::{Config, Process};
 use ollystack_record::otlp::collector::logs::v1::ExportLogsServiceRequest;
 use ollystack_record::otlp::collector::metrics::v1::ExportMetricsServiceRequest;
 use ollystack_record::otlp::collector::trace::v1::ExportTraceServiceRequest;
-use ollystack_record::{Batch, Ledger, Records, Reduced, ReducedRecords, Resource, Signal, value};
+use ollystack_record::{Ack, Batch, Ledger, Records, Reduced, ReducedRecords, Resource, Signal, value};
 use ollystack_recording::{Reader, Recorded};
 use prost::Message;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use wire::{Sums, Wire};
+use wire::{Sum, Sums, Wire};
 
 const TICK_NANOS: u64 = 200_000_000;
 
@@ -35,6 +36,12 @@ pub(crate) struct Replay {
     pub(crate) out: Sums,
     /// What came out of metrics that came in, sent by itself: without the RED metrics, which are derived from spans.
     pub(crate) folded: Sums,
+    /// The same, compressed as what comes in is.
+    pub(crate) folded_alike: Sums,
+    /// The metrics that came in and what came out of them, in whole minutes.
+    pub(crate) steady: [Sum; 2],
+    /// RED metrics as they would be sent each second, and as they are.
+    pub(crate) derived: [Sum; 2],
     pub(crate) metrics: metrics::Truth,
     pub(crate) red: red::Truth,
     pub(crate) spans: spans::Truth,
@@ -84,11 +91,17 @@ fn replay(batches: impl Iterator<Item = Recorded>) -> Replay {
     // As the agent describes itself.
     let agent =
         Resource::new(vec![value::string("host.name", "bench"), value::string("service.name", "ollystack-agent")]);
-    let mut process = Process::new(Config::default(), Arc::new(agent), Arc::clone(&ledger));
+    let agent = Arc::new(agent);
+    let mut process = Process::new(Config::default(), Arc::clone(&agent), Arc::clone(&ledger));
     let mut bench = Bench {
-        into: Wire::new(),
-        out: Wire::new(),
-        folded: Wire::new(),
+        into: Wire::raw(),
+        out: Wire::reduced(),
+        folded: Wire::reduced(),
+        folded_alike: Wire::raw(),
+        derived: [Wire::raw(), Wire::reduced()],
+        each_second: each_second(Arc::clone(&agent)),
+        unfolded: Vec::new(),
+        steady: steady::Steady::default(),
         metrics: metrics::Truth::new(first),
         red: red::Truth::default(),
         spans: spans::Truth::default(),
@@ -110,8 +123,10 @@ fn replay(batches: impl Iterator<Item = Recorded>) -> Replay {
         bench.passed(now, &mut reduced);
     }
     process.drain(now, &mut reduced);
+    bench.each_second.drain(now, &mut bench.unfolded);
     bench.passed(now, &mut reduced);
-    let [into, out, folded] = bench.ended();
+    let [into, out, folded, folded_alike] = bench.ended();
+    let (steady, derived) = (bench.steady.sums(), bench.derived.each_ref().map(|wire| wire.sums.of(Signal::Metrics)));
     let unaccounted = Signal::ALL.map(|signal| {
         ledger.sent(signal, out.of(signal).records);
         ledger.read().signals[signal as usize].balance()
@@ -122,6 +137,9 @@ fn replay(batches: impl Iterator<Item = Recorded>) -> Replay {
         into,
         out,
         folded,
+        folded_alike,
+        steady,
+        derived,
         metrics,
         red,
         spans,
@@ -132,11 +150,25 @@ fn replay(batches: impl Iterator<Item = Recorded>) -> Replay {
     }
 }
 
-/// Both wires and what is known to be true.
+/// Derives RED metrics as an agent that does not fold would send them.
+fn each_second(agent: Arc<Resource>) -> Process {
+    let mut config = Config::default();
+    (config.metrics.window_ms, config.metrics.first_window_ms) = (1_000, 1_000);
+    (config.metrics.grace_ms, config.metrics.constant_ms) = (1_000, 0);
+    Process::new(config, agent, Arc::default())
+}
+
+/// All wires and what is known to be true.
 struct Bench {
     into: Wire,
     out: Wire,
     folded: Wire,
+    folded_alike: Wire,
+    derived: [Wire; 2],
+    each_second: Process,
+    /// What came out of `each_second`.
+    unfolded: Vec<Reduced>,
+    steady: steady::Steady,
     metrics: metrics::Truth,
     red: red::Truth,
     spans: spans::Truth,
@@ -158,6 +190,9 @@ impl Bench {
                     self.red.saw(batch.resource.service_name(), span);
                     self.spans.saw(batch.resource.service_name(), span);
                 }
+                let (source, resource) = (batch.source, Arc::clone(&batch.resource));
+                let batch = Batch { source, resource, records: Records::Traces(scopes.clone()), ack: Ack::none() };
+                self.each_second.take(batch, now, &mut self.unfolded);
             }
         }
         self.into.take(raw::unreduced(batch), now);
@@ -167,17 +202,27 @@ impl Bench {
     /// Time passed, and this came out meanwhile.
     fn passed(&mut self, now: u64, reduced: &mut Vec<Reduced>) {
         for reduced in reduced.drain(..) {
-            if let ReducedRecords::Metrics(resource) = &reduced.records
-                && !red::is_derived(resource)
-            {
-                let records = ReducedRecords::Metrics(resource.clone());
-                self.folded.take(Reduced { class: reduced.class, records, acks: Vec::new() }, now);
+            if let ReducedRecords::Metrics(resource) = &reduced.records {
+                let copy = || {
+                    let records = ReducedRecords::Metrics(resource.clone());
+                    Reduced { class: reduced.class, records, acks: Vec::new() }
+                };
+                if red::is_derived(resource) {
+                    self.derived[1].take(copy(), now);
+                } else {
+                    self.folded.take(copy(), now);
+                    self.folded_alike.take(copy(), now);
+                }
             }
             self.out.take(reduced, now);
         }
-        self.out.due(now);
-        self.folded.due(now);
-        self.into.due(now);
+        self.each_second.tick(now, &mut self.unfolded);
+        for reduced in self.unfolded.drain(..).filter(|reduced| reduced.records.signal() == Signal::Metrics) {
+            self.derived[0].take(reduced, now);
+        }
+        self.wires().for_each(|wire| wire.due(now));
+        let of = |wire: &Wire| wire.sums.of(Signal::Metrics);
+        self.steady.passed(now, of(&self.into), of(&self.folded));
         self.read();
     }
 
@@ -202,15 +247,17 @@ impl Bench {
                 }
             }
         }
-        self.into.requests.clear();
-        self.folded.requests.clear();
+        self.wires().for_each(|wire| wire.requests.clear());
     }
 
-    fn ended(&mut self) -> [Sums; 3] {
-        self.into.flush();
-        self.out.flush();
-        self.folded.flush();
+    fn wires(&mut self) -> impl Iterator<Item = &mut Wire> {
+        let Bench { into, out, folded, folded_alike, derived, .. } = self;
+        [into, out, folded, folded_alike].into_iter().chain(derived)
+    }
+
+    fn ended(&mut self) -> [Sums; 4] {
+        self.wires().for_each(Wire::flush);
         self.read();
-        [self.into.sums, self.out.sums, self.folded.sums]
+        [&self.into, &self.out, &self.folded, &self.folded_alike].map(|wire| wire.sums)
     }
 }

@@ -1,6 +1,7 @@
 //! Export requests as the exporter makes them, in virtual time, and their bytes.
 //!
-//! Invariant: what is counted is what would be sent: the same batches, the same zstd level, the exporter's defaults.
+//! Invariant: what is counted is what would be sent: the same batches, the exporter's defaults; only what is not reduced is compressed at
+//! zstd's default level throughout.
 
 use ollystack_export::{Config, Gather, Gathered};
 use ollystack_record::{Reduced, Signal};
@@ -14,6 +15,17 @@ pub(crate) struct Sum {
     pub(crate) plain_bytes: u64,
     /// OTLP, zstd.
     pub(crate) packed_bytes: u64,
+}
+
+impl Sum {
+    pub(crate) fn since(self, before: Sum) -> Sum {
+        Sum {
+            records: self.records - before.records,
+            requests: self.requests - before.requests,
+            plain_bytes: self.plain_bytes - before.plain_bytes,
+            packed_bytes: self.packed_bytes - before.packed_bytes,
+        }
+    }
 }
 
 /// Of all signals.
@@ -37,9 +49,19 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    pub(crate) fn new() -> Wire {
+    /// As the agent sends.
+    pub(crate) fn reduced() -> Wire {
+        Wire::new(Config::default())
+    }
+
+    /// As a sender that reduces nothing does: all at zstd's own default.
+    pub(crate) fn raw() -> Wire {
+        Wire::new(Config { metrics_compression_level: zstd::DEFAULT_COMPRESSION_LEVEL, ..Config::default() })
+    }
+
+    fn new(config: Config) -> Wire {
         // As the agent sets it where it differs from the stage's own default.
-        let config = Config { batch_bytes_max: 512 << 10, ..Config::default() };
+        let config = Config { batch_bytes_max: 512 << 10, ..config };
         let (gather, interval) = (Gather::new(&config).unwrap(), config.batch_interval_ms * 1_000_000);
         Wire { gather, interval, deadline: None, sums: Sums::default(), requests: Vec::new() }
     }

@@ -156,7 +156,7 @@ impl Containers {
             samples.double(&series.cpu_time[1], cpu.system);
         }
         if let Some(cpus) = cpus_used {
-            samples.double(&series.cpu_usage, cpus);
+            samples.quotient(&series.cpu_usage, cpus);
         }
         if let Some(memory) = usage.memory {
             samples.int(&series.memory, memory);

@@ -35,7 +35,6 @@ const FAULTS: Definition = counter("process.paging.faults", "{fault}", "Page fau
 const SWITCHES: Definition = counter("process.context_switches", "{context_switch}", "Context switches by type");
 const DISK_IO: Definition = counter("process.disk.io", "By", "Bytes read from and written to storage");
 const DESCRIPTORS: Definition = amount("process.unix.file_descriptor.count", "{file_descriptor}", "Open descriptors");
-const UPTIME: Definition = gauge("process.uptime", "s", "How long the process has been running");
 const COUNT: Definition = amount("system.process.count", "{process}", "Processes by state");
 
 const STATES: [&str; 6] = ["running", "sleeping", "blocked", "stopped", "defunct", "idle"];
@@ -76,7 +75,6 @@ struct AllSeries {
     switches: [Arc<Series>; 2],
     disk_io: [Arc<Series>; 2],
     descriptors: Arc<Series>,
-    uptime: Arc<Series>,
     count: [Arc<Series>; 6],
 }
 
@@ -100,7 +98,6 @@ impl Processes {
             virtual_memory: catalog.series(&VIRTUAL, vec![]),
             threads: catalog.series(&THREADS, vec![]),
             descriptors: catalog.series(&DESCRIPTORS, vec![]),
-            uptime: catalog.series(&UPTIME, vec![]),
             count: STATES.map(|state| catalog.series(&COUNT, vec![value::string(semconv::PROCESS_STATE, state)])),
         };
         Processes {
@@ -165,14 +162,13 @@ impl Processes {
             samples.double(series, ticks as f64 / self.ticks_per_second);
         }
         for (series, share) in series.cpu_utilization.iter().zip(share.into_iter().flatten()) {
-            samples.double(series, share);
+            samples.quotient(series, share);
         }
         samples.int(&series.memory, stat.resident_pages.saturating_mul(self.page_bytes));
         samples.int(&series.virtual_memory, stat.virtual_bytes);
         samples.int(&series.threads, stat.threads);
         samples.int(&series.faults[0], stat.minor_faults);
         samples.int(&series.faults[1], stat.major_faults);
-        samples.double(&series.uptime, samples.time.saturating_sub(samples.start) as f64 / 1e9);
         // Closed to other users' eyes unless the agent may look; what is not readable is not sent.
         let folder = self.proc.join(stat.pid.to_string());
         if read::read_once(&folder.join("io"), buffer).is_ok()

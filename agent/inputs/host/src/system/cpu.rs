@@ -101,7 +101,7 @@ impl Scraper for Cpu {
         }
         if let Some(shares) = self.before.and_then(|before| shares(&before, &now.all)) {
             for (series, share) in self.utilization.iter().zip(shares) {
-                samples.double(series, share);
+                samples.quotient(series, share);
             }
         }
         self.before = Some(now.all);

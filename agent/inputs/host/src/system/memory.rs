@@ -70,7 +70,7 @@ impl Scraper for Memory {
         let samples = &mut *context.samples;
         for ((usage, utilization), bytes) in self.usage.iter().zip(&self.utilization).zip(now.states()) {
             samples.int(usage, bytes);
-            samples.double(utilization, bytes as f64 / now.total as f64);
+            samples.quotient(utilization, bytes as f64 / now.total as f64);
         }
         samples.int(&self.limit, now.total);
         if let Some(available) = now.available {

@@ -164,8 +164,10 @@ impl Redaction {
         let bytes = text.as_bytes();
         let on = |kind| self.is_on(kind);
         let may = words::may(bytes);
-        if may.hold_secret {
+        if may.hold_word {
             self.words.find(text, &on, finds);
+        }
+        if may.hold_address {
             address::find(text, &on, finds);
         }
         if may.hold_number {

@@ -594,15 +594,17 @@ fn a_text_that_is_ruled_out_at_a_glance_holds_nothing() {
             for length in 1..70 {
                 let Some(part) = text.get(start..start + length) else { continue };
                 let may = words::may(part.as_bytes());
-                let (mut secrets, mut numbers) = (Vec::new(), Vec::new());
-                if !may.hold_secret {
-                    redaction.words.find(part, &|_| true, &mut secrets);
-                    address::find(part, &|_| true, &mut secrets);
+                let mut finds = Vec::new();
+                if !may.hold_word {
+                    redaction.words.find(part, &|_| true, &mut finds);
+                }
+                if !may.hold_address {
+                    address::find(part, &|_| true, &mut finds);
                 }
                 if !may.hold_number {
-                    number::find(part.as_bytes(), &|_| true, &mut numbers);
+                    number::find(part.as_bytes(), &|_| true, &mut finds);
                 }
-                assert_eq!((secrets, numbers), (Vec::new(), Vec::new()), "{part}");
+                assert_eq!(finds, Vec::new(), "{part}");
             }
         }
     });

@@ -61,10 +61,11 @@ const SHORT: usize = 13;
 /// Keys and values of attributes are shorter than this, mostly.
 const PLAIN: usize = 64;
 
-/// What a byte tells, as bits: it may be of a number; it is needed for a short secret; it is needed for any.
+/// What a byte tells, as bits: it may be of a number; it may be an address's `@`; it is needed for a short secret; for any.
 const DIGIT: u8 = 1;
-const SHORT_TELLS: u8 = 2;
-const TELLS: u8 = 4;
+const AT: u8 = 2;
+const SHORT_TELLS: u8 = 4;
+const TELLS: u8 = 8;
 
 const fn tells() -> [u8; 256] {
     let mut table = [0; 256];
@@ -82,6 +83,9 @@ const fn tells() -> [u8; 256] {
         if b.is_ascii_digit() {
             table[byte] |= DIGIT;
         }
+        if matches!(b, b'@' | b'%') {
+            table[byte] |= AT;
+        }
         byte += 1;
     }
     table
@@ -91,23 +95,24 @@ static TELLING: [u8; 256] = tells();
 
 /// What a text may hold, by a look at each byte if it is short, as keys and values of attributes are.
 pub(crate) struct May {
-    pub(crate) hold_secret: bool,
+    pub(crate) hold_word: bool,
+    pub(crate) hold_address: bool,
     pub(crate) hold_number: bool,
 }
 
 pub(crate) fn may(bytes: &[u8]) -> May {
     if bytes.len() > PLAIN {
-        return May { hold_secret: true, hold_number: true };
+        return May { hold_word: true, hold_address: true, hold_number: true };
     }
     let told = bytes.iter().fold(0, |told, byte| told | TELLING[usize::from(*byte)]);
-    let hold_secret = match bytes.len() {
+    let any = match bytes.len() {
         ..TEXT_BYTES_MIN => false,
         // Keys and numbers are longer.
         TEXT_BYTES_MIN..SHORT => told & SHORT_TELLS != 0,
         // What is assigned needs a sign, a key a digit or a capital, and a word after `bearer` a blank.
         _ => told & TELLS != 0,
     };
-    May { hold_secret, hold_number: hold_secret && told & DIGIT != 0 }
+    May { hold_word: any, hold_address: any && told & AT != 0, hold_number: any && told & DIGIT != 0 }
 }
 
 /// Bits of a place in the table: 350 threes and 250 words in 16,384 places, so that of other bytes 2 in 100 meet one.

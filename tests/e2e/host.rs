@@ -6,7 +6,9 @@ use ollystack_tests::{Outcome, World, until};
 
 pub(crate) fn metrics_arrive_folded_and_true(world: &World) -> Result<Outcome> {
     let gateway = world.gateway()?.start(world.binaries())?;
-    let config = world.agent(&gateway, "acme")?.set("host.enabled", "true").set("host.interval_ms", "100");
+    // Constants show window by window, too.
+    let config = world.agent(&gateway, "acme")?.set("host.enabled", "true").set("metrics.constant_ms", "0");
+    let config = config.set("host.interval_ms", "100");
     let agent = config.start(world.binaries())?;
     let windows = "SELECT count() FROM {db}.metrics_raw WHERE MetricName = 'system.memory.limit' AND Count > 1";
     until("a few windows have arrived", || Ok((world.count(windows)? >= 3).then_some(())))?;

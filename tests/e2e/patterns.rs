@@ -133,8 +133,8 @@ fn lines(time: &str) -> Vec<String> {
     let line = |number: usize| {
         let (level, text) = match number {
             _ if number % (LINES / RARE.len()) == 1 => ("INFO", RARE[number / (LINES / RARE.len())].to_owned()),
-            _ if number % ERROR_EVERY == 0 => ("ERROR", format!("payment of order {number} was declined")),
-            _ if number % 3 == 0 => {
+            _ if number.is_multiple_of(ERROR_EVERY) => ("ERROR", format!("payment of order {number} was declined")),
+            _ if number.is_multiple_of(3) => {
                 ("INFO", format!("served order {number} of customer {} in {}ms", number % 997, number % 83))
             }
             _ if number % 3 == 1 => (

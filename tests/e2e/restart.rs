@@ -39,7 +39,7 @@ fn lost(agent: &Agent) -> Result<u64> {
     agent.account("metrics")?["dropped"]["crash"].as_u64().context("/status has no drops by crash")
 }
 
-/// Waits until a checkpoint that was begun after this call is on disk.
+/// Waits until a checkpoint that was begun after this call is on disk, and the agent has written down that nothing is at risk.
 fn checkpointed(config: &AgentConfig) -> Result<()> {
     let file = config.folder.join("state/windows.checkpoint");
     for _ in 0..2 {
@@ -48,17 +48,19 @@ fn checkpointed(config: &AgentConfig) -> Result<()> {
         let before = inode();
         until("a checkpoint is written", || Ok((![0, before].contains(&inode())).then_some(())))?;
     }
-    Ok(())
+    until("nothing is at risk", || Ok((samples_at_risk(config)? == 0).then_some(())))
+}
+
+/// Samples that a crash would take, as the agent wrote it down.
+fn samples_at_risk(config: &AgentConfig) -> Result<u64> {
+    let bytes = std::fs::read(config.folder.join("state/unsaved"))?;
+    let samples = bytes.get(8..16).context("`unsaved` is too short")?;
+    Ok(u64::from_le_bytes(samples.try_into()?))
 }
 
 /// Waits until the agent has written down that a crash would take this many samples.
 fn at_risk(config: &AgentConfig, samples: u64) -> Result<()> {
-    let file = config.folder.join("state/unsaved");
-    until("the samples are written down as at risk", || {
-        let bytes = std::fs::read(&file)?;
-        let metrics = bytes.get(8..16).context("`unsaved` is too short")?;
-        Ok((u64::from_le_bytes(metrics.try_into()?) >= samples).then_some(()))
-    })
+    until("the samples are written down as at risk", || Ok((samples_at_risk(config)? >= samples).then_some(())))
 }
 
 pub(crate) fn a_stop_goes_on_where_levels_and_totals_were(world: &World) -> Result<Outcome> {

@@ -139,7 +139,7 @@ pub struct SeriesRow {
 /// | OTLP | columns |
 /// |---|---|
 /// | gauge point | `value`, `count` 1, `sum` = `min` = `max` = `value` |
-/// | gauge fold (`ollystack.fold` = `gauge`) | type gauge; `value` the exemplar's, `count`, `sum`, `min`, `max` the histogram's |
+/// | gauge fold (`ollystack.fold` = `gauge`) | type gauge; `value` the exemplar's, without one `min` if it is `max`; `count`, `sum`, `min`, `max` the histogram's |
 /// | up-down counter fold (`updowncounter`) | type sum, cumulative, not monotonic; the rest as a gauge fold |
 /// | sum point | `value` = `sum`, `count` 1 |
 /// | histogram | `count`, `sum`, `min`, `max`, `explicit_bounds`, `bucket_counts` |

@@ -357,4 +357,12 @@ mod tests {
             assert_eq!(runs, pieces.filter(|piece| piece.len() >= RUN).collect::<Vec<_>>(), "{text}");
         });
     }
+
+    #[test]
+    fn the_shortest_run_is_found_wherever_it_begins() {
+        for before in 0..=2 * WINDOW {
+            let text = ["a".repeat(before), "1".repeat(RUN), "a".repeat(WINDOW)].concat();
+            assert_eq!(next_run(text.as_bytes(), 0), Some((before, before + RUN)), "{text}");
+        }
+    }
 }

@@ -2,55 +2,85 @@
 
 use crate::parse::{Parsed, parse_at};
 use crate::severity;
+use crate::summary::text_of;
 use crate::time::Clock;
 use ollystack_record::otlp::common::v1::any_value::Value;
 use ollystack_record::otlp::logs::v1::LogRecord;
 use std::ops::Range;
 
-/// Fill in what the record leaves open and its text says. Where in the text the message is; none if the body is no text.
-pub(crate) fn complete(record: &mut LogRecord, clock: Clock<'_>) -> Option<Range<usize>> {
-    if record.severity_number == 0
-        && let Some(severity) = severity::of_word(record.severity_text.as_bytes())
-    {
-        record.severity_number = severity as i32;
+/// A completed record. Its level is copied out of its text only if the record goes on: most fold, and are gone.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) record: LogRecord,
+    /// Where in the text the message is; none if the body is no text.
+    pub(crate) message: Option<Range<usize>>,
+    level: Option<Range<usize>>,
+}
+
+impl Line {
+    /// Fill in what the record leaves open and its text says.
+    pub(crate) fn complete(mut record: LogRecord, clock: Clock<'_>) -> Line {
+        if record.severity_number == 0
+            && let Some(severity) = severity::of_word(record.severity_text.as_bytes())
+        {
+            record.severity_number = severity as i32;
+        }
+        let Some(Value::StringValue(text)) = record.body.as_ref().and_then(|body| body.value.as_ref()) else {
+            return Line { record, message: None, level: None };
+        };
+        let Parsed { time_unix_nano, severity, message, trace_id, span_id } = parse_at(text, clock);
+        let place = |part: &str| {
+            let begin = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
+            begin..begin + part.len()
+        };
+        let message = place(message);
+        let severity = severity.map(|(severity, word)| (severity, place(word)));
+        if record.time_unix_nano == 0 {
+            record.time_unix_nano = time_unix_nano.unwrap_or(0);
+        }
+        let mut level = None;
+        if let Some((severity, word)) = severity
+            && record.severity_number == 0
+        {
+            record.severity_number = severity as i32;
+            level = record.severity_text.is_empty().then_some(word);
+        }
+        if let Some(trace_id) = trace_id
+            && record.trace_id.is_empty()
+        {
+            record.trace_id = trace_id.to_vec();
+            record.span_id = span_id.map(Vec::from).unwrap_or_default();
+        }
+        Line { record, message: Some(message), level }
     }
-    let Some(Value::StringValue(text)) = record.body.as_ref().and_then(|body| body.value.as_ref()) else { return None };
-    let Parsed { time_unix_nano, severity, message, trace_id, span_id } = parse_at(text, clock);
-    let begin = (message.as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
-    let message = begin..begin + message.len();
-    if record.time_unix_nano == 0 {
-        record.time_unix_nano = time_unix_nano.unwrap_or(0);
-    }
-    if let Some((severity, word)) = severity
-        && record.severity_number == 0
-    {
-        record.severity_number = severity as i32;
-        if record.severity_text.is_empty() {
-            record.severity_text = word.to_owned();
+
+    pub(crate) fn severity_text(&self) -> &str {
+        match &self.level {
+            Some(level) => text_of(&self.record).get(level.clone()).unwrap_or_default(),
+            None => &self.record.severity_text,
         }
     }
-    if let Some(trace_id) = trace_id
-        && record.trace_id.is_empty()
-    {
-        record.trace_id = trace_id.to_vec();
-        record.span_id = span_id.map(Vec::from).unwrap_or_default();
+
+    pub(crate) fn into_record(mut self) -> LogRecord {
+        if self.level.is_some() {
+            self.record.severity_text = self.severity_text().to_owned();
+        }
+        self.record
     }
-    Some(message)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::summary::text_of;
     use crate::time::Zone;
     use ollystack_record::otlp::common::v1::AnyValue;
     use ollystack_record::otlp::logs::v1::SeverityNumber;
 
     fn completed(body: &str, mut record: LogRecord) -> (LogRecord, String) {
         record.body = Some(AnyValue { value: Some(Value::StringValue(body.to_owned())) });
-        let range = complete(&mut record, Clock { now_unix_nano: 0, zone: &Zone::UTC }).unwrap();
-        let message = text_of(&record)[range].to_owned();
-        (record, message)
+        let line = Line::complete(record, Clock { now_unix_nano: 0, zone: &Zone::UTC });
+        let message = text_of(&line.record)[line.message.clone().unwrap()].to_owned();
+        (line.into_record(), message)
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub use parse::{Parsed, parse, parse_at};
 pub use rules::{Action, RULE_BYTES_MAX, Rule};
 pub use time::{Clock, Zone};
 
-use complete::complete;
+use complete::Line;
 use ollystack_patterns::{Miner, PatternId};
 use ollystack_record::otlp::logs::v1::{LogRecord, ScopeLogs};
 use ollystack_record::{Ack, Ledger, Place, Reduced, Resource, Signal, Source, value};
@@ -37,7 +37,6 @@ use ollystack_schema::names;
 use rows::{Rows, is_error};
 use rules::Rules;
 use serde::{Deserialize, Serialize};
-use std::ops::Range;
 use std::sync::Arc;
 use summary::{Shown, text_of};
 use window::{Key, Scope, Taken, Terms, Window};
@@ -173,7 +172,7 @@ impl Logs {
     /// Complete a record, and take it into the window if it may fold.
     fn line(
         &mut self,
-        mut record: LogRecord,
+        record: LogRecord,
         resource: &Resource,
         place: Option<usize>,
         window: &mut Window,
@@ -181,22 +180,25 @@ impl Logs {
         room: usize,
     ) -> Taken {
         let Logs { miner, rules, zone, .. } = self;
-        let message = complete(&mut record, Clock { now_unix_nano: now, zone });
+        let line = Line::complete(record, Clock { now_unix_nano: now, zone });
         // An event is what its attributes say, and folding would lose them.
-        let place = place.filter(|_| record.event_name.is_empty());
-        let (Some(scope), Some(message)) = (place, message) else { return Taken::Whole(record) };
-        let sight = miner.observe(beginning(&record, &message));
-        let severity = record.severity_number;
+        let (Some(scope), Some(message)) = (place.filter(|_| line.record.event_name.is_empty()), beginning(&line))
+        else {
+            return Taken::Whole(line.into_record());
+        };
+        let sight = miner.observe(message);
+        let severity = line.record.severity_number;
         let passes = sight.is_new || is_error(severity);
         let taken = if is_error(severity) && rules.is_empty() {
-            Taken::Whole(record)
+            Taken::Whole(line.into_record())
         } else {
             let key = Key { scope, pattern: sight.id, severity };
-            window.take(key, record, passes, (now, room), self.terms, |record| match rules.is_empty() {
+            window.take(key, line, passes, (now, room), self.terms, |line| match rules.is_empty() {
                 true => Action::Fold,
                 false => {
                     let template = miner.template(sight.id);
-                    rules.action(resource.service_name(), beginning(record, &message), template.as_deref())
+                    let message = beginning(line).unwrap_or_default();
+                    rules.action(resource.service_name(), message, template.as_deref())
                 }
             })
         };
@@ -239,8 +241,8 @@ fn mark(mut record: LogRecord, miner: &Miner, pattern: PatternId) -> LogRecord {
     record
 }
 
-/// The beginning of the message, which is this part of the record's text.
-fn beginning<'a>(record: &'a LogRecord, message: &Range<usize>) -> &'a str {
-    let message = text_of(record).get(message.clone()).unwrap_or_default();
-    &message[..message.floor_char_boundary(MESSAGE_BYTES_MAX)]
+/// The beginning of the line's message, if text is its body.
+fn beginning(line: &Line) -> Option<&str> {
+    let message = text_of(&line.record).get(line.message.clone()?)?;
+    Some(&message[..message.floor_char_boundary(MESSAGE_BYTES_MAX)])
 }

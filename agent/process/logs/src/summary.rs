@@ -75,8 +75,8 @@ impl Summary {
     }
 
     /// One line more. The bytes by which the summary grew.
-    pub(crate) fn add(&mut self, record: LogRecord, shown: Shown) -> usize {
-        let time = time_of(&record);
+    pub(crate) fn add(&mut self, record: &LogRecord, severity_text: &str, shown: Shown) -> usize {
+        let time = time_of(record);
         self.count += 1;
         self.first = self.first.min(time);
         self.last = self.last.max(time);
@@ -91,14 +91,14 @@ impl Summary {
         };
         clear(&mut shared.trace_id, &record.trace_id);
         clear(&mut shared.span_id, &record.span_id);
-        if shared.severity_text != record.severity_text {
+        if shared.severity_text != severity_text {
             shared.severity_text.clear();
         }
         shared.flags &= record.flags;
         if self.samples.len() >= shown.samples.min(self.samples.capacity()) {
             return 0;
         }
-        let sample = Sample::of(&record, shown);
+        let sample = Sample::of(record, shown);
         let bytes = sample.heap_bytes();
         self.samples.push(sample);
         bytes

@@ -6,6 +6,7 @@
 //!
 //! Invariant: each line taken is in exactly one record that is handed out, at once or when the window closes.
 
+use crate::complete::Line;
 use crate::rules::Action;
 use crate::summary::{Shown, Summary, attributes_bytes, bytes_of};
 use crate::windows::Of;
@@ -122,19 +123,19 @@ impl Window {
     pub(crate) fn take(
         &mut self,
         key: Key,
-        record: LogRecord,
+        line: Line,
         passes: bool,
         (now, room): (u64, usize),
         terms: Terms,
-        action: impl FnOnce(&LogRecord) -> Action,
+        action: impl FnOnce(&Line) -> Action,
     ) -> Taken {
         // A full table grows to twice its size.
         let grows = self.entries.len() == self.entries.capacity();
         if grows && room < TABLE_BYTES.max(self.entries.allocation_size()) && !self.entries.contains_key(&key) {
-            return Taken::Whole(record);
+            return Taken::Whole(line.into_record());
         }
         let entry = self.entries.entry(key).or_insert_with(|| Entry {
-            action: action(&record),
+            action: action(&line),
             began: now,
             seen: 0,
             was_frequent: false,
@@ -148,51 +149,41 @@ impl Window {
             Action::Count => false,
         };
         if whole {
-            return Taken::Whole(record);
+            return Taken::Whole(line.into_record());
         }
         let stays_whole = is_rare && entry.action == Action::Fold;
         // Examples are given up first.
         let shown = if room < terms.shown.bytes() { Shown { samples: 0, ..terms.shown } } else { terms.shown };
-        let mut folded = 0;
-        entry.open = match std::mem::take(&mut entry.open) {
-            Open::Summary(mut summary) => {
-                folded = 1;
-                self.held_bytes += summary.add(record, shown);
-                Open::Summary(summary)
+        let mut lines = match &mut entry.open {
+            Open::Summary(summary) => {
+                self.held_bytes += summary.add(&line.record, line.severity_text(), shown);
+                return Taken::Waits(1);
             }
-            Open::Nothing if bytes_of(&record) + shown.bytes() > room => return Taken::Whole(record),
-            Open::Nothing if !stays_whole => {
-                self.waiting += 1;
-                self.held_bytes += bytes_of(&record);
-                let summary = Summary::new(record, shown);
-                self.held_bytes += summary.bytes();
-                summary.into()
-            }
-            Open::Nothing => {
-                self.waiting += 1;
-                self.held_bytes += bytes_of(&record);
-                Open::Lines(vec![record])
-            }
-            Open::Lines(mut lines) if stays_whole && bytes_of(&record) <= room => {
-                self.waiting += 1;
-                self.held_bytes += bytes_of(&record);
-                lines.push(record);
-                Open::Lines(lines)
-            }
-            Open::Lines(lines) => {
-                folded = lines.len() as u64;
-                self.waiting = self.waiting + 1 - folded;
-                self.held_bytes += bytes_of(&record);
-                let mut summary = Summary::new(record, shown);
-                self.held_bytes += summary.bytes();
-                for line in lines {
-                    self.held_bytes -= bytes_of(&line);
-                    self.held_bytes += summary.add(line, shown);
-                }
-                summary.into()
-            }
+            Open::Lines(lines) => std::mem::take(lines),
+            Open::Nothing => Vec::new(),
         };
+        let record = line.into_record();
+        let bytes = bytes_of(&record);
+        if lines.is_empty() && bytes + shown.bytes() > room {
+            return Taken::Whole(record);
+        }
         self.opened.get_or_insert(now);
+        self.waiting += 1;
+        self.held_bytes += bytes;
+        if stays_whole && bytes <= room {
+            lines.push(record);
+            entry.open = Open::Lines(lines);
+            return Taken::Waits(0);
+        }
+        let folded = lines.len() as u64;
+        self.waiting -= folded;
+        let mut summary = Summary::new(record, shown);
+        self.held_bytes += summary.bytes();
+        for line in lines {
+            self.held_bytes -= bytes_of(&line);
+            self.held_bytes += summary.add(&line, &line.severity_text, shown);
+        }
+        entry.open = Open::Summary(Box::new(summary));
         Taken::Waits(folded)
     }
 
@@ -266,11 +257,5 @@ impl Entry {
             (self.began, self.seen) = (now, 0);
         }
         self.seen = self.seen.saturating_add(1);
-    }
-}
-
-impl From<Summary> for Open {
-    fn from(summary: Summary) -> Open {
-        Open::Summary(Box::new(summary))
     }
 }

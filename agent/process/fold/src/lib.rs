@@ -135,7 +135,8 @@ impl Fold {
             }
             Ok(Found { entry, known, alias, .. }) => {
                 touch(entry, alias.map(|alias| &mut alias.touched), now);
-                let (start, end) = self.times.window(measurement.time_unix_nano, now, known.window);
+                let time = Times::believed(measurement.time_unix_nano, now, known.window);
+                let (start, end) = self.times.window(time, known.window);
                 self.next_close = self.next_close.min(self.times.next_close(now, known.window));
                 entry.measure(start, end, HISTOGRAM_SCALE, measurement)
             }

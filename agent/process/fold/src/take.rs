@@ -27,6 +27,8 @@ pub(super) fn take_one(found: Found<'_>, sample: Sample, times: &Times, now: u64
     let Sample { series, start_unix_nano, time_unix_nano, value, mut exemplars, .. } = sample;
     let (alias, touched) = alias.map(|alias| (&mut alias.previous, &mut alias.touched)).unzip();
     touch(entry, touched, now);
+    // Of a total, too: one from a time that never comes would cover all that follow it.
+    let time_unix_nano = Times::believed(time_unix_nano, now, known.window);
     let kind = series.metric.kind;
     let (state, cumulative) = match value {
         Value::Int(value) => number(kind, Number::Int(value), time_unix_nano),
@@ -78,7 +80,7 @@ pub(super) fn take_one(found: Found<'_>, sample: Sample, times: &Times, now: u64
             Taken::Folded
         }
         state => {
-            let (start, end) = times.window(time_unix_nano, now, known.window);
+            let (start, end) = times.window(time_unix_nano, known.window);
             entry.fold(start, end, state, exemplars)
         }
     }

@@ -83,11 +83,14 @@ impl Times {
         }
     }
 
-    /// The window of this length that a sample of this time belongs to. A time that is zero, or in the future by more than a
-    /// window, is not believed.
-    pub(super) fn window(&self, time_unix_nano: u64, now: u64, length: u64) -> (u64, u64) {
+    /// When a sample was taken that says it was then. A time that is zero, or in the future by more than a window, is not believed.
+    pub(super) fn believed(time_unix_nano: u64, now: u64, length: u64) -> u64 {
         let believable = time_unix_nano != 0 && time_unix_nano <= now.saturating_add(length);
-        let time = if believable { time_unix_nano } else { now };
+        if believable { time_unix_nano } else { now }
+    }
+
+    /// The window of this length that a sample of this [believed](Times::believed) time belongs to.
+    pub(super) fn window(&self, time: u64, length: u64) -> (u64, u64) {
         let start = time - time % length;
         let end = start.saturating_add(length);
         let cut = (start..end).contains(&self.closed_until) && time >= self.closed_until;

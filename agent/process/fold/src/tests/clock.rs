@@ -54,3 +54,18 @@ fn a_series_that_began_after_the_clock_was_set_back_counts_in_full() {
     bench.fold.drain(now + 3 * SECOND, &mut bench.out);
     assert_eq!(sums(bench.data()), vec![7.0]);
 }
+
+#[test]
+fn a_total_from_a_time_that_cannot_be_does_not_silence_its_counter() {
+    let mut bench = Bench::steady();
+    let counter = series(COUNTER);
+    bench.tick(START);
+    for (second, time, value) in
+        [(0, START, 10), (1, u64::MAX, 12), (2, START + 2 * SECOND, 15), (3, 0, 16), (4, 0, 18)]
+    {
+        bench.take(total(&counter, 1, time, value), START + second * SECOND);
+    }
+    bench.fold.drain(START + 5 * SECOND, &mut bench.out);
+    assert_eq!(bench.balance(), 0);
+    assert_eq!(sums(bench.data()), vec![8.0]);
+}

@@ -49,7 +49,10 @@ pub(super) fn increase(
         None if start_unix_nano != 0 && start_unix_nano >= watched_since => Increase::By(total.clone()),
         None => Increase::Baseline,
         Some(last) if time_unix_nano < last.time_unix_nano => return Increase::Covered,
-        Some(last) if start_unix_nano > last.time_unix_nano => Increase::By(total.clone()),
+        // A start that has not come says nothing: it would be a reset each time.
+        Some(last) if start_unix_nano > last.time_unix_nano && start_unix_nano <= time_unix_nano => {
+            Increase::By(total.clone())
+        }
         Some(last) => match total.since(&last.total) {
             Some(by) => Increase::By(by),
             None if total.wobbles_below(&last.total) => {
@@ -155,6 +158,11 @@ mod tests {
             vec![None, Some(9)],
             "the start moved past the last sample"
         );
+    }
+
+    #[test]
+    fn a_start_that_has_not_come_is_no_reset() {
+        assert_eq!(increases(&[(900, 101, 7), (900, 102, 9)]), vec![Some(7), Some(2)]);
     }
 
     #[test]

@@ -89,6 +89,8 @@ impl Exponential {
         negative: Vec<(i32, u64)>,
     ) -> Exponential {
         let Summed { count, sum, min, max, zero_count, zero_threshold } = summed;
+        // Not a number, or below zero, it would have zero itself looked for in the buckets.
+        let zero_threshold = if zero_threshold > 0.0 { zero_threshold } else { 0.0 };
         let fine = scale.clamp(SCALE_MIN, SCALE_MAX);
         let coarser_by = scale.saturating_sub(fine).clamp(0, 31);
         let buckets = |mut buckets: Vec<(i32, u64)>| {
@@ -439,6 +441,15 @@ mod tests {
     fn the_wire_form_reads_back() {
         let histogram = of(6, &[0.001, 0.0, 3.0, -2.0]);
         assert_eq!(Exponential::from_point(&histogram.clone().into_point()), histogram);
+    }
+
+    #[test]
+    fn a_threshold_of_zero_that_is_none_leaves_zero_where_it_is() {
+        for zero_threshold in [f64::NAN, -1.0] {
+            let mut hostile = Exponential::from_point(&Point { zero_threshold, ..Point::default() });
+            hostile.record(0.0);
+            assert_eq!((hostile.zero_count, hostile.zero_threshold), (1, 0.0));
+        }
     }
 
     #[test]

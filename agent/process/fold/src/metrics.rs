@@ -7,6 +7,7 @@ use super::config::{Config, Gauges};
 use super::slab::Slab;
 use super::times::NANOS_PER_MS;
 use hashbrown::HashTable;
+use ollystack_record::value::attributes_hash;
 use ollystack_record::{Metric, Scope, Series};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -39,8 +40,9 @@ const DESCRIBE_NANOS: u64 = 3_600_000 * NANOS_PER_MS;
 pub(super) struct Metrics {
     index: HashTable<u32>,
     known: Slab<Known>,
+    scope_index: HashTable<u32>,
     /// Scopes by number, with the metrics they have.
-    scopes: Vec<(Arc<Scope>, usize)>,
+    scopes: Slab<(Arc<Scope>, usize)>,
 }
 
 impl Metrics {
@@ -86,18 +88,34 @@ impl Metrics {
         number
     }
 
+    /// The number of a scope that has a metric more.
     fn scope_number(&mut self, scope: &Arc<Scope>) -> u32 {
-        let same = |known: &Arc<Scope>| Arc::ptr_eq(known, scope) || known == scope;
-        let at = self.scopes.iter().position(|(known, metrics)| *metrics > 0 && same(known));
-        let at = at.or_else(|| self.scopes.iter().position(|(_, metrics)| *metrics == 0)).unwrap_or(self.scopes.len());
-        match self.scopes.get_mut(at) {
-            Some((known, metrics)) => {
-                *known = Arc::clone(scope);
-                *metrics += 1;
-            }
-            None => self.scopes.push((Arc::clone(scope), 1)),
+        let Metrics { scope_index, scopes, .. } = self;
+        let (hash, same) = (scope_hash(scope), |known: &Arc<Scope>| Arc::ptr_eq(known, scope) || known == scope);
+        let found = scope_index.find(hash, |number| scopes.get(*number).is_some_and(|(known, _)| same(known)));
+        let number = found.copied().unwrap_or_else(|| {
+            let number = scopes.insert((Arc::clone(scope), 0));
+            let rehash = |number: &u32| scopes.get(*number).map_or(0, |(known, _)| scope_hash(known));
+            scope_index.insert_unique(hash, number, rehash);
+            number
+        });
+        if let Some((_, metrics)) = scopes.get_mut(number) {
+            *metrics += 1;
         }
-        at as u32
+        number
+    }
+
+    /// A scope has a metric less; with its last one it is forgotten.
+    fn release_scope(&mut self, number: u32) {
+        let Some((scope, metrics)) = self.scopes.get_mut(number) else { return };
+        *metrics -= 1;
+        if *metrics > 0 {
+            return;
+        }
+        if let Ok(place) = self.scope_index.find_entry(scope_hash(scope), |other| *other == number) {
+            place.remove();
+        }
+        self.scopes.remove(number);
     }
 
     /// The metric has a series more; `own` unless it takes what overflows.
@@ -126,9 +144,7 @@ impl Metrics {
         if let Ok(place) = self.index.find_entry(hash(&known.scope, &known.metric), |other| *other == number) {
             place.remove();
         }
-        if let Some((_, metrics)) = self.scopes.get_mut(known.scope_number as usize) {
-            *metrics -= 1;
-        }
+        self.release_scope(known.scope_number);
     }
 }
 
@@ -139,8 +155,66 @@ impl Known {
     }
 }
 
+// All that tells two apart is hashed: an application may vary any of it.
+
 fn hash(scope: &Scope, metric: &Metric) -> u64 {
+    let Metric { name, unit, description, kind, metadata } = metric;
     let mut hasher = DefaultHasher::new();
-    (&scope.proto.name, &metric.name, &metric.unit, metric.kind).hash(&mut hasher);
+    (scope_hash(scope), name, unit, description, kind, attributes_hash(metadata)).hash(&mut hasher);
     hasher.finish()
+}
+
+fn scope_hash(scope: &Scope) -> u64 {
+    let Scope { proto, schema_url } = scope;
+    let mut hasher = DefaultHasher::new();
+    (&proto.name, &proto.version, attributes_hash(&proto.attributes), schema_url).hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ollystack_record::value;
+
+    fn scope(version: &str, label: &str, schema_url: &str) -> Scope {
+        let mut scope = Scope { schema_url: schema_url.into(), ..Scope::default() };
+        scope.proto.version = version.into();
+        scope.proto.attributes = vec![value::string("label", label)];
+        scope
+    }
+
+    fn metric(description: &str, label: &str) -> Metric {
+        Metric { description: description.into(), metadata: vec![value::string("label", label)], ..Metric::default() }
+    }
+
+    #[test]
+    fn whatever_tells_metrics_apart_tells_their_hashes_apart_so_that_no_search_is_long() {
+        let all = [
+            (scope("1", "a", ""), metric("", "a")),
+            (scope("2", "a", ""), metric("", "a")),
+            (scope("1", "b", ""), metric("", "a")),
+            (scope("1", "a", "url"), metric("", "a")),
+            (scope("1", "a", ""), metric("other", "a")),
+            (scope("1", "a", ""), metric("", "b")),
+        ];
+        let hashes: std::collections::HashSet<u64> = all.iter().map(|(scope, metric)| hash(scope, metric)).collect();
+        assert_eq!(hashes.len(), all.len());
+    }
+
+    #[test]
+    fn a_scope_has_one_number_and_is_held_as_long_as_a_metric_of_it_is() {
+        let mut metrics = Metrics::default();
+        let mut number = |version: &str, name: &str| {
+            let metric = Arc::new(Metric { name: name.into(), ..Metric::default() });
+            let series = Series::new(Arc::new(scope(version, "", "")), metric, Vec::new());
+            metrics.number(&series, &Config::default())
+        };
+        let numbers = [number("1", "a"), number("1", "b"), number("2", "a")];
+        let scopes = numbers.map(|number| metrics.get(number).unwrap().scope_number);
+        assert!(scopes[0] == scopes[1] && scopes[0] != scopes[2]);
+        for (number, left) in numbers.into_iter().zip([2, 1, 0]) {
+            metrics.forget_unused(number);
+            assert_eq!((metrics.scopes.len(), metrics.scope_index.len()), (left, left));
+        }
+    }
 }

@@ -72,7 +72,7 @@ impl Redaction {
         self.string(&mut record.event_name);
         match record.body.as_mut().and_then(|body| body.value.as_mut()) {
             Some(Any::StringValue(line)) => {
-                let key_goes_on = crate::private_key::goes_on(line, key_open);
+                let key_goes_on = self.is_on(Kind::PrivateKey) && crate::private_key::goes_on(line, key_open);
                 if key_open && crate::private_key::is_body(line) {
                     self.whole_string(line, Kind::PrivateKey);
                 } else {
@@ -168,10 +168,12 @@ impl Redaction {
         match value {
             Any::StringValue(text) => self.whole_string(text, kind),
             Any::IntValue(number) => {
-                let mut text = number.to_string();
-                let changed = self.whole_string(&mut text, kind);
-                *value = Any::StringValue(text);
-                changed
+                *value = Any::StringValue(self.replaced(&number.to_string(), kind));
+                true
+            }
+            Any::DoubleValue(number) => {
+                *value = Any::StringValue(self.replaced(&number.to_string(), kind));
+                true
             }
             Any::BytesValue(bytes) => {
                 let mut text = String::from_utf8_lossy(bytes).into_owned();
@@ -234,9 +236,9 @@ impl Redaction {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Config, Redactor};
+    use crate::{Action, Config, Redactor};
     use ollystack_record::otlp::common::v1::{ArrayValue, KeyValueList};
-    use ollystack_record::value::{bool, int, string};
+    use ollystack_record::value::{bool, double, int, string};
 
     fn key_value(key: &str, value: Any) -> KeyValue {
         KeyValue { key: key.into(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
@@ -248,9 +250,12 @@ mod tests {
     }
 
     fn logs(records: Vec<LogRecord>) -> Vec<LogRecord> {
+        logs_by(&Config { attributes: vec!["customer.number".into()], ..Config::default() }, records)
+    }
+
+    fn logs_by(config: &Config, records: Vec<LogRecord>) -> Vec<LogRecord> {
         let mut scopes = [ScopeLogs { log_records: records, ..ScopeLogs::default() }];
-        let config = Config { attributes: vec!["customer.number".into()], ..Config::default() };
-        Redactor::new(&config).logs(&mut scopes);
+        Redactor::new(config).logs(&mut scopes);
         let [scope] = scopes;
         scope.log_records
     }
@@ -262,6 +267,7 @@ mod tests {
         let table = [
             (string("db.password", "correct horse"), string("db.password", mask)),
             (int("passcode", 1234), string("passcode", mask)),
+            (double("passcode", 1234.5), string("passcode", mask)),
             (bool("password", true), bool("password", true)),
             (string("password", ""), string("password", "")),
             (string("token_count", "12"), string("token_count", "12")),
@@ -288,7 +294,10 @@ mod tests {
         let lines =
             ["-----BEGIN PRIVATE KEY-----", "MIIEpAIBAAKCAQEAu5mE2mCyP3w8", "-----END PRIVATE KEY-----", "aGVsbG8="];
         let record = |line: &str| LogRecord { body: string("", line).value, ..LogRecord::default() };
-        let redacted = logs(lines.map(record).to_vec());
+        let records = lines.map(record).to_vec();
+        let off = Config { private_keys: Action::Off, ..Config::default() };
+        assert_eq!(logs_by(&off, records.clone()), records, "off is off");
+        let redacted = logs(records);
         let bodies = redacted.iter().map(|record| match &record.body.as_ref()?.value {
             Some(Any::StringValue(text)) => Some(text.as_str()),
             _ => None,

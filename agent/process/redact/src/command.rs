@@ -1,6 +1,6 @@
 //! Passwords in flags of one letter, which only the program before them explains: `mysql -psecret`, `curl -u user:secret`.
 //!
-//! Invariant: at most [`ARGUMENTS_BYTES_MAX`] after a program's name are looked at.
+//! Invariant: arguments are looked at that begin within [`ARGUMENTS_BYTES_MAX`] of the program's name; a password goes whole.
 
 use crate::kind::{Find, Kind};
 use crate::{mark, name};
@@ -40,8 +40,8 @@ pub(crate) fn find(text: &[u8], start: usize) -> Option<Find> {
     programs.filter_map(|program| argument(text, start, program)).next()
 }
 
-fn argument(text: &[u8], start: usize, program: &Program) -> Option<Find> {
-    let text = &text[..text.len().min(start + ARGUMENTS_BYTES_MAX)];
+fn argument(all: &[u8], start: usize, program: &Program) -> Option<Find> {
+    let text = &all[..all.len().min(start + ARGUMENTS_BYTES_MAX)];
     let blank = |byte: &u8| byte.is_ascii_whitespace();
     let mut at = start;
     let mut follows = false;
@@ -58,7 +58,8 @@ fn argument(text: &[u8], start: usize, program: &Program) -> Option<Find> {
             _ => None,
         };
         if let Some(from) = value {
-            return secret(text, from, at + length, program.after_user);
+            let end = all[at + length..].iter().position(blank).map_or(all.len(), |rest| at + length + rest);
+            return secret(all, from, end, program.after_user);
         }
         at += length;
         at += text[at..].iter().take_while(|byte| blank(byte)).count();

@@ -418,6 +418,12 @@ fn passwords_in_flags_of_one_letter_are_known_by_the_program() {
         ("curl -s -u joe:secret https://x", "curl -s -u joe:[redacted:password] https://x"),
         ("curl --user joe:secret https://x", "curl --user joe:[redacted:password] https://x"),
     ]);
+    for length in 480..520 {
+        let url = format!("curl https://{} -u joe:", "a".repeat(length));
+        let text = redactor(&masking()).text(&format!("{url}ünsägbär1 -v")).into_owned();
+        assert!(text == format!("{url}[redacted:password] -v") || length > 494, "{text}");
+        assert!(text.ends_with(" -v"), "{text}");
+    }
     left_alone(&["mysql -p", "mysqld --port=3306", "curl -u joe https://x", "nginx -p /srv", "redis-cli -a"]);
 }
 

@@ -1,7 +1,8 @@
 //! Values that a name gives away: `password=x`, `"token": "x"`, `X-Api-Key: x`, `--secret x`, `<pwd>x</pwd>`.
 //!
 //! From the word that ended a secret's name the whole name is read, then what assigns, then the value, in quotes or up to the next
-//! blank or separator. Invariant: no byte is read more than a few times, because the search goes on behind what was read.
+//! blank or separator. Invariant: no byte is read more than a few times, because a name is asked about once, and the search goes on
+//! behind a value that was found.
 
 use crate::kind::{Find, Kind};
 use crate::{mark, name};
@@ -14,8 +15,8 @@ const NAME_BYTES_MAX: usize = 48;
 const SCHEMES: [&str; 9] = ["Basic", "Bearer", "Token", "Negotiate", "NTLM", "ApiKey", "SharedKey", "GSSAPI", "Splunk"];
 const LONG_SCHEMES: [&str; 4] = ["Digest", "AWS4-HMAC-SHA256", "OAuth", "Hawk"];
 
-/// What is assigned to the name of which a word takes `start..end`, and where the search goes on.
-pub(crate) fn find(text: &[u8], start: usize, end: usize) -> (Option<Find>, usize) {
+/// What is assigned to the name of which a word takes `start..end`, unless its kind is off, and where the name ends.
+pub(crate) fn find(text: &[u8], start: usize, end: usize, on: &impl Fn(Kind) -> bool) -> (Option<Find>, usize) {
     let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
     let back = &text[start.saturating_sub(NAME_BYTES_MAX)..start];
     let begin = start - back.iter().rev().take_while(|byte| is_name(byte)).count();
@@ -31,7 +32,7 @@ pub(crate) fn find(text: &[u8], start: usize, end: usize) -> (Option<Find>, usiz
         None if named.eq_ignore_ascii_case(b"key") || named.eq_ignore_ascii_case(b"keys") => spaced(),
         kind => kind,
     };
-    let found = kind.and_then(|kind| assigned(text, begin, stop, kind));
+    let found = kind.filter(|kind| on(*kind)).and_then(|kind| assigned(text, begin, stop, kind));
     (found, stop)
 }
 

@@ -371,6 +371,11 @@ fn values_after_the_name_of_a_secret_go() {
         ("password1=abc password2=abd", "password1=[redacted:password] password2=[redacted:password]"),
         ("secret=${x} token=abc", "secret=${x} token=[redacted:token]"),
         ("line\npassword: hünter\nnext", "line\npassword: [redacted:password]\nnext"),
+        ("pwd \"abcdef\"", "pwd \"[redacted:password]\""),
+        // Names that begin as keys do.
+        ("hf_token=abc", "hf_token=[redacted:token]"),
+        ("npm_token=abc", "npm_token=[redacted:token]"),
+        ("olly_api_key: abc1", "olly_api_key: [redacted:key]"),
     ]);
 }
 
@@ -490,6 +495,7 @@ fn hostile(bytes: usize) -> impl Iterator<Item = String> {
         "a@b.",
         "eyJ",
         "eyJ.",
+        "eyJa-",
         "eyJaaaaaaaa.",
         "://",
         "://a:",
@@ -517,9 +523,12 @@ fn hostile(bytes: usize) -> impl Iterator<Item = String> {
         "token: a ",
         "Authorization: Digest ",
         "cookie=",
+        "cookie:",
         "Bearer ",
         "bearerbearer",
         "sk-",
+        "sk-a-",
+        "sk-1-",
         "AKIA",
         "DE22",
         "DE22 ",
@@ -548,11 +557,27 @@ fn hostile(bytes: usize) -> impl Iterator<Item = String> {
 #[test]
 fn a_secret_is_found_at_the_end_of_any_text_however_long() {
     // Were the time not linear, this would take hours.
-    let redactor = redactor(&masking());
-    for text in hostile(64 << 10) {
-        let redacted = redactor.text(&format!("{text} K4NARY=1 \n mail joe@canary.example \n")).into_owned();
-        assert!(!redacted.contains("joe@canary"), "{}", &redacted[..40]);
+    let off = Action::Off;
+    let mail_alone =
+        Config { cards: off, ibans: off, tokens: off, keys: off, private_keys: off, passwords: off, ..masking() };
+    for redactor in [masking(), mail_alone].map(|config| redactor(&config)) {
+        for text in hostile(64 << 10) {
+            let redacted = redactor.text(&format!("{text} K4NARY=1 \n mail joe@canary.example \n")).into_owned();
+            assert!(!redacted.contains("joe@canary"), "{}", &redacted[..40]);
+        }
     }
+}
+
+#[test]
+fn a_key_is_found_within_a_longer_name() {
+    let key = ["ghp", "_0123456789abcdefghijABCDEFGHIJ012345"].concat();
+    let jwt = "eyJhbGciOiJI.eyJzdWIiOiIx.c2lnbmF0dXJl";
+    check(&[
+        (&format!("GET session_token_{key}"), "GET session_token_[redacted:key]"),
+        (&format!("cookie-{jwt}"), "cookie-[redacted:token]"),
+        (&format!("hf_a-{jwt}"), "hf_a-[redacted:token]"),
+        ("password-----BEGIN PRIVATE KEY-----MII", "password[redacted:private_key]"),
+    ]);
 }
 
 /// Texts of pieces that begin secrets, of whole ones, and of what lies between.

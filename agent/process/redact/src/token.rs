@@ -17,7 +17,7 @@ pub(crate) struct Shape {
     of: Of,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Of {
     Alphanumeric,
     Upper,
@@ -31,6 +31,9 @@ enum Of {
     /// Also `/`: the path of a hook.
     Path,
 }
+
+/// How many sets of characters there are.
+const OF: usize = Of::Path as usize + 1;
 
 impl Of {
     fn holds(self, byte: u8) -> bool {
@@ -100,26 +103,35 @@ pub(crate) static KEYS: [Shape; 42] = [
     shape("xkeysib-", 60, Of::Url),           // Brevo
 ];
 
-/// The key that begins at `start` and looks so, and how far the text was read for it.
-pub(crate) fn key(text: &[u8], start: usize, shape: &Shape) -> (Option<Find>, usize) {
+/// Up to where a text was read for keys of each set of characters, and for JSON web tokens, and holds none.
+#[derive(Default)]
+pub(crate) struct RuledOut {
+    keys: [usize; OF],
+    jwt: usize,
+}
+
+/// The key that begins at `start` and looks so.
+pub(crate) fn key(text: &[u8], start: usize, shape: &Shape, ruled_out: &mut RuledOut) -> Option<Find> {
     let end = start + shape.prefix.len();
-    if !begins_word(text, start) || !text[start..].starts_with(shape.prefix.as_bytes()) {
-        return (None, start + 1);
+    let ruled_out = &mut ruled_out.keys[shape.of as usize];
+    if end <= *ruled_out || !begins_word(text, start) || !text[start..].starts_with(shape.prefix.as_bytes()) {
+        return None;
     }
     let length = text[end..].iter().take_while(|byte| shape.of.holds(**byte)).count();
     let read = end + length;
     // A full stop ends the sentence, not the key.
     let body = &text[end..read];
     let body = &body[..body.iter().rposition(|byte| *byte != b'.').map_or(0, |last| last + 1)];
-    // If there is none in the whole of it, there is none in a part of it.
+    // If there is none in the whole of it, there is none in a part of it; names may be: `hf_token=...`.
     if !body.iter().any(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase()) {
-        return (None, read);
+        *ruled_out = read;
+        return None;
     }
     // A key of few kinds of characters is one word; what goes on beyond them is another word.
     let narrow = matches!(shape.of, Of::Upper | Of::Hex);
     let whole = !narrow || !text.get(read).is_some_and(u8::is_ascii_alphanumeric);
     let found = (shape.least..=shape.most).contains(&body.len()) && whole;
-    (found.then(|| Find::new(start, end + body.len(), Kind::Key)), end)
+    found.then(|| Find::new(start, end + body.len(), Kind::Key))
 }
 
 fn begins_word(text: &[u8], start: usize) -> bool {
@@ -170,15 +182,17 @@ pub(crate) fn bearer(text: &[u8], start: usize) -> Option<Find> {
 }
 
 /// The JSON web token that begins at `start`: header, payload and what follows, Base64 for URLs with dots between (RFC 7519).
-pub(crate) fn jwt(text: &[u8], start: usize) -> Option<Find> {
+pub(crate) fn jwt(text: &[u8], start: usize, ruled_out: &mut RuledOut) -> Option<Find> {
     const PART_BYTES_MIN: usize = 8;
-    if !begins_word(text, start) || !text[start..].starts_with(b"eyJ") {
+    if start < ruled_out.jwt || !begins_word(text, start) || !text[start..].starts_with(b"eyJ") {
         return None;
     }
     let part = |at: usize| text[at..].iter().take_while(|byte| Of::Url.holds(**byte)).count();
     let header = part(start);
     let payload = start + header + 1;
     if header < PART_BYTES_MIN || text.get(payload - 1) != Some(&b'.') || part(payload) < PART_BYTES_MIN {
+        // What begins later in the same header ends where it does.
+        ruled_out.jwt = start + header;
         return None;
     }
     let mut end = payload + part(payload);

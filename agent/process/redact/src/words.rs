@@ -3,9 +3,9 @@
 //! Each word is known by four of its bytes, whatever their case. Four bytes hold three in a row at an even place, wherever they
 //! begin: so every second place of a text is looked at, and a table says, for one multiplication and one load, whether the three
 //! bytes there may be of a word; only then the words themselves are looked up. Invariant: after a word the search goes on behind
-//! it, or behind what was found or ruled out there, never before.
+//! its first byte, or behind what was found there, and what was ruled out there is not read for the same question again.
 
-use crate::kind::{Find, Kind, What};
+use crate::kind::{Find, Kind};
 use crate::{assignment, command, private_key, token};
 
 /// What a word points at.
@@ -74,7 +74,7 @@ const fn tells() -> [u8; 256] {
         let b = byte as u8;
         let assigns = matches!(b, b'=' | b':' | b'@' | b'-' | b'>' | b'%' | b'\'');
         let of_key = b.is_ascii_digit() || b.is_ascii_uppercase();
-        if assigns {
+        if assigns || b == b'"' {
             table[byte] |= SHORT_TELLS;
         }
         if assigns || of_key || matches!(b, b'"' | b'`' | b' ') {
@@ -221,36 +221,43 @@ impl Words {
     /// What the words in a text point at.
     pub(crate) fn find(&self, text: &str, on: &impl Fn(Kind) -> bool, finds: &mut Vec<Find>) {
         let bytes = text.as_bytes();
-        let mut from = 0;
+        let (mut from, mut named_to) = (0, 0);
         let mut access_key = false;
+        let mut ruled_out = token::RuledOut::default();
         while let Some((cue, at)) = self.next(bytes, from) {
             from = at + 1;
-            let assigned = |from: &mut usize, end| {
-                let (found, name_end) = assignment::find(bytes, at, end);
-                *from = name_end.max(*from);
+            // Several words in one name are asked about once.
+            let mut assigned = |length| {
+                if at < named_to {
+                    return None;
+                }
+                let (found, name_end) = assignment::find(bytes, at, at + length, on);
+                named_to = name_end;
                 found
             };
+            // What is off is not looked for: the search could not go on behind it.
             let found = match cue {
-                Cue::Name(length) => assigned(&mut from, at + length),
-                Cue::Bearer => token::bearer(bytes, at).or_else(|| assigned(&mut from, at + 4)),
-                Cue::Jwt => token::jwt(bytes, at),
-                Cue::Key(place) => {
-                    let Some(shape) = token::KEYS.get(place) else { continue };
-                    let (key, read) = token::key(bytes, at, shape);
-                    from = from.max(read);
+                Cue::Name(length) => assigned(length),
+                Cue::Bearer if on(Kind::Token) => token::bearer(bytes, at).or_else(|| assigned(4)),
+                Cue::Jwt if on(Kind::Token) => token::jwt(bytes, at, &mut ruled_out),
+                Cue::Key(place) if on(Kind::Key) => {
+                    let key = token::KEYS.get(place).and_then(|shape| token::key(bytes, at, shape, &mut ruled_out));
                     access_key |= key.is_some() && token::is_access_key_id(&bytes[at..]);
                     key
                 }
-                Cue::Pem => private_key::find(bytes, at),
-                Cue::Command(before) => at.checked_sub(before).and_then(|start| command::find(bytes, start)),
-                Cue::Identified => assignment::identified_by(bytes, at),
+                Cue::Pem if on(Kind::PrivateKey) => private_key::find(bytes, at),
+                Cue::Command(before) if on(Kind::Password) => {
+                    at.checked_sub(before).and_then(|start| command::find(bytes, start))
+                }
+                Cue::Identified if on(Kind::Password) => assignment::identified_by(bytes, at),
+                _ => None,
             };
-            if let Some(found) = found.filter(|found| matches!(found.what, What::Kind(kind) if on(kind))) {
+            if let Some(found) = found {
                 from = from.max(found.end);
                 finds.push(found);
             }
         }
-        if access_key && on(Kind::Key) {
+        if access_key {
             token::secret_access_keys(bytes, finds);
         }
     }

@@ -25,7 +25,7 @@ pub(crate) struct Lost {
     pub(crate) points: u64,
     /// Spans of traces that were not decided, or not in the disk buffer.
     pub(crate) spans: u64,
-    /// Points in the checkpoint: lost as well if that cannot be used.
+    /// Points in the checkpoint: lost as well if that is gone or cannot be used.
     pub(crate) kept: u64,
 }
 

@@ -74,7 +74,10 @@ pub(crate) fn open(
     let file = CheckpointFile::new(dir, bytes_max);
     let restored = match file.read() {
         Ok(Some(bytes)) => process.restore(&bytes, now).map_err(|error| error.to_string()),
-        Ok(None) => Ok(Restored::default()),
+        Ok(None) => {
+            lost.points += lost.kept;
+            Ok(Restored::default())
+        }
         Err(error) => Err(error.to_string()),
     };
     let points = match restored {
@@ -320,6 +323,19 @@ mod tests {
         assert_eq!(books(&run(dir.path(), HOUR).2), (5, 5, 0));
         assert!(dir.path().join("windows.checkpoint.unusable").exists());
         assert!(!dir.path().join("windows.checkpoint").exists());
+    }
+
+    #[tokio::test]
+    async fn a_checkpoint_that_is_gone_is_lost_in_the_books_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut process, mut keeper, ledger) = run(dir.path(), HOUR);
+        take(5, &mut process, &mut keeper, &ledger);
+        keeper.begin(process.checkpoint(NOW), &ledger);
+        keeper.written().await;
+        keeper.note(&ledger);
+        keeper.file.remove();
+        drop(keeper);
+        assert_eq!(books(&run(dir.path(), HOUR).2), (5, 5, 0));
     }
 
     #[tokio::test]

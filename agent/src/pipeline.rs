@@ -73,8 +73,12 @@ impl Pipeline {
             self.hand_on(&mut out, &reduced).await?;
         }
         self.process.drain(now(), &mut out);
+        // The next checkpoint holds none of it: what is killed before the disk has it is lost, and that must be written down.
+        self.enter(&out);
+        self.keeper.note(&self.ledger);
         self.keeper.finish(self.process.checkpoint(now()), &self.ledger).await;
-        let left = self.hand_on(&mut out, &reduced).await;
+        self.keeper.note(&self.ledger);
+        let left = self.send(&mut out, &reduced).await;
         self.keeper.note(&self.ledger);
         left
     }
@@ -88,12 +92,21 @@ impl Pipeline {
         self.process.take(batch, now(), out);
     }
 
-    /// What `process` let go of waits for the freezer from here on, in the books too. Waits while the disk is slow; the intake
-    /// fills meanwhile, and the inputs hold back or count what they drop.
     async fn hand_on(&mut self, out: &mut Vec<Reduced>, reduced: &mpsc::Sender<Reduced>) -> Result<(), Broken> {
-        for batch in out.iter() {
+        self.enter(out);
+        self.send(out, reduced).await
+    }
+
+    /// What `process` let go of waits for the freezer from here on, in the books too.
+    fn enter(&self, out: &[Reduced]) {
+        for batch in out {
             self.ledger.waiting_add(batch.records.signal(), Place::Freezer, batch.records.count() as i64);
         }
+    }
+
+    /// Hand on what may leave. Waits while the disk is slow; the intake fills meanwhile, and the inputs hold back or count what
+    /// they drop.
+    async fn send(&mut self, out: &mut Vec<Reduced>, reduced: &mpsc::Sender<Reduced>) -> Result<(), Broken> {
         self.keeper.pass(out);
         for batch in out.drain(..) {
             reduced.send(batch).await.map_err(|_| Broken)?;
@@ -147,7 +160,7 @@ impl Pulse {
 mod tests {
     use super::*;
     use ollystack_record::otlp::logs::v1::{LogRecord, ScopeLogs};
-    use ollystack_record::{Ack, Batch, Intake, IntakeError, Records, Resource, Source};
+    use ollystack_record::{Ack, Batch, Intake, IntakeError, Records, Resource, Sample, Series, Source, Value, value};
 
     fn batch() -> Batch {
         let scope = ScopeLogs { log_records: vec![LogRecord::default()], ..ScopeLogs::default() };
@@ -174,6 +187,33 @@ mod tests {
         assert_eq!(to_freeze.recv().await.unwrap().records.count(), 1);
         assert!(to_freeze.recv().await.is_none());
         assert_eq!(intake.send(batch()).await, Err(IntakeError::Closed));
+    }
+
+    #[tokio::test]
+    async fn a_kill_while_the_last_windows_wait_for_the_disk_is_counted() {
+        let (dir, ledger) = (tempfile::tempdir().unwrap(), Arc::new(Ledger::default()));
+        let (intake, received) = Intake::new(8, 100, Arc::clone(&ledger));
+        let (reduced, mut to_freeze) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        let series = Arc::new(Series::new(Arc::default(), Arc::default(), Vec::new()));
+        for host in ["a", "b"] {
+            let records = Records::Metrics(vec![Sample::number(&series, 0, now(), Value::Int(7))]);
+            let resource = Arc::new(Resource::new(vec![value::string("host.name", host)]));
+            intake.send(Batch { source: Source::Otlp, resource, records, ack: Ack::none() }).await.unwrap();
+        }
+        stop.cancel();
+        let stopping = pipeline(dir.path(), 3_600_000, &ledger).run(received, reduced, stop);
+        let next_run = async {
+            // The second window waits for room in the channel.
+            to_freeze.recv().await.unwrap();
+            let ledger = Arc::new(Ledger::default());
+            pipeline(dir.path(), 3_600_000, &ledger);
+            drop(to_freeze);
+            ledger.read().signals[0].dropped_total()
+        };
+        let (left, lost) = tokio::join!(stopping, next_run);
+        assert!(left.is_err(), "nobody took the second");
+        assert_eq!(lost, 2);
     }
 
     #[tokio::test]

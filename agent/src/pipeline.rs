@@ -51,11 +51,13 @@ impl Pipeline {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut out = Vec::new();
         loop {
+            // As when the freezer waits for the disk: the intake fills, and the inputs hold back or count what they drop.
+            let goes_on = !self.keeper.is_stuck(tokio::time::Instant::now());
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(batch) = received.recv() => self.take(batch, &mut out),
+                Some(batch) = received.recv(), if goes_on => self.take(batch, &mut out),
                 () = self.keeper.written() => {}
-                _ = ticks.tick() => {
+                _ = ticks.tick(), if goes_on => {
                     self.process.tick(now(), &mut out);
                     self.pulse.beat(&self.process);
                 }

@@ -23,6 +23,9 @@ use tokio::time::Instant;
 /// Windows that closed make a checkpoint due this many times sooner: at the default interval they wait a second and a half at most.
 const SOONER: u32 = 10;
 
+/// A disk that takes longer for a checkpoint does not answer: what closes meanwhile would gather without end.
+const STUCK_AFTER: Duration = Duration::from_secs(10);
+
 /// Writes checkpoints, and keeps back what may not leave before.
 #[derive(Debug)]
 pub(crate) struct Keeper {
@@ -150,6 +153,11 @@ impl Keeper {
     pub(crate) fn is_due(&self, now: Instant) -> bool {
         let wait = if self.held.is_empty() { self.every } else { self.every / SOONER };
         !self.every.is_zero() && self.writing.is_none() && now.duration_since(self.last) >= wait
+    }
+
+    /// Whether nothing more should be taken before [`Keeper::written`].
+    pub(crate) fn is_stuck(&self, now: Instant) -> bool {
+        self.writing.is_some() && !self.held.is_empty() && now.duration_since(self.last) >= STUCK_AFTER
     }
 
     /// Write what `process` holds now, as these bytes.
@@ -280,7 +288,10 @@ mod tests {
         let mut later = vec![metrics(), metrics()];
         keeper.pass(&mut later);
         assert!(later.is_empty() && !keeper.is_due(keeper.last + HOUR));
+        let stuck = keeper.last + STUCK_AFTER;
+        assert!(keeper.is_stuck(stuck) && !keeper.is_stuck(keeper.last), "what closes does not gather without end");
         keeper.written().await;
+        assert!(!keeper.is_stuck(stuck));
         assert_eq!(keeper.file.read().unwrap().as_deref(), Some(&b"without"[..]));
         keeper.pass(&mut out);
         assert_eq!(out.len(), 1);

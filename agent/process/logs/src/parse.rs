@@ -131,7 +131,8 @@ fn element_end(bytes: &[u8]) -> Option<usize> {
 fn of_month_day(text: &str) -> Option<Lead<'_>> {
     let bytes = text.as_bytes();
     let (stamp, length) = month_day_stamp(&bytes[1..])?;
-    let head = &bytes[1 + length..bytes.len().min(PLACE_BYTES)];
+    // A fraction of a second has as many digits as its writer likes.
+    let head = bytes.get(1 + length..bytes.len().min(PLACE_BYTES))?;
     let end = 1 + length + memchr(b']', head)? + 1;
     let severity = severity::of_letter(bytes[0]).map(|severity| (severity, &text[..1]));
     Some(Lead { stamp: Some(stamp), severity, message: text[end..].trim_start() })
@@ -363,6 +364,14 @@ mod tests {
         assert_eq!(ids(&format!(r#"{{"msg":"x","trace_id":"{trace}","span_id":"{span}"}}"#)), (Some(0x9c), Some(0x31)));
         assert_eq!(ids(&format!("level=info traceID={trace} msg=x")), (Some(0x9c), None));
         assert_eq!(ids(&format!(r#"{{"trace_id":"{}","span_id":"xyz"}}"#, "0".repeat(32))), (None, None));
+    }
+
+    #[test]
+    fn a_time_longer_than_any_header_is_no_reason_to_fail() {
+        for digits in [100, 145, 150, 1_000] {
+            let line = format!("E1120 09:12:07.{} 12 main.cc:7] broke", "0".repeat(digits));
+            assert!(line.ends_with(read(&line).2), "{digits}");
+        }
     }
 
     proptest! {

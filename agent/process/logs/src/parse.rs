@@ -337,6 +337,11 @@ mod tests {
         for text in ["1970-01-01T00:00:00Z", "1999-12-31 23:59:59", "2026-11-22 00:00:00", "9999-01-01 00:00:00"] {
             assert_eq!(read(&format!("{text} INFO up")), (None, Some(Info), "up"), "{text}");
         }
+        // 64 bits of nanoseconds end in 2554, and what is beyond is not some other year.
+        for number in ["20241839993.709551", "20241839994", "20241839993710", "20241839993709552"] {
+            assert_eq!(read(&format!(r#"{{"ts":{number},"msg":"up"}}"#)).0, None, "{number}");
+        }
+        assert_eq!(parse("9999-01-01 00:00:00 INFO up").time_unix_nano, None, "without a clock");
         for text in ["2026-02-30 09:12:07", "2026-11-20 25:12:07", "2026-13-20 09:12:07", "00:50:56:c0:00:08"] {
             let line = format!("{text} INFO up");
             assert_eq!(read(&line).2, line, "{text} is no time");

@@ -80,19 +80,20 @@ impl Stamp {
     pub(crate) fn of_epoch(number: u64) -> Option<Stamp> {
         let nanos = match number {
             0..=99_999_999 => return None,
-            100_000_000..=99_999_999_999 => number * NANOS,
-            100_000_000_000..=99_999_999_999_999 => number * 1_000_000,
-            100_000_000_000_000..=99_999_999_999_999_999 => number * 1_000,
-            _ => number,
+            100_000_000..=99_999_999_999 => number.checked_mul(NANOS),
+            100_000_000_000..=99_999_999_999_999 => number.checked_mul(1_000_000),
+            100_000_000_000_000..=99_999_999_999_999_999 => number.checked_mul(1_000),
+            _ => Some(number),
         };
-        Some(Stamp::at_epoch_nanos(nanos))
+        nanos.map(Stamp::at_epoch_nanos)
     }
 
     /// A number with a fraction, in seconds.
     pub(crate) fn of_epoch_seconds(seconds: f64) -> Option<Stamp> {
         let believable = (1e8..1e11).contains(&seconds);
         // A double holds such a number of seconds to less than a microsecond.
-        believable.then(|| Stamp::at_epoch_nanos((seconds * 1e6).round() as u64 * 1_000))
+        let nanos = believable.then(|| ((seconds * 1e6).round() as u64).checked_mul(1_000)).flatten();
+        nanos.map(Stamp::at_epoch_nanos)
     }
 
     pub(crate) fn at_epoch_nanos(nanos: u64) -> Stamp {
@@ -141,7 +142,7 @@ impl Stamp {
                 break;
             }
         }
-        Some(u64::try_from(best?).ok()? * NANOS + self.nanos_of_day % NANOS)
+        u64::try_from(best?).ok()?.checked_mul(NANOS)?.checked_add(self.nanos_of_day % NANOS)
     }
 }
 

@@ -14,13 +14,13 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    /// A record of the scope with this number.
+    /// A record of the scope with this number; scopes come one after the other, so that only the last is looked at.
     pub(crate) fn push(&mut self, number: usize, scope: &Scope, record: LogRecord) {
         self.count += 1;
         let scopes = &mut self.by_class[class(&record) as usize];
-        match scopes.iter_mut().rev().find(|(other, _)| *other == number) {
-            Some((_, scope)) => scope.log_records.push(record),
-            None => {
+        match scopes.last_mut() {
+            Some((last, scope)) if *last == number => scope.log_records.push(record),
+            _ => {
                 let (scope, schema_url) = scope.clone();
                 scopes.push((number, ScopeLogs { scope, log_records: vec![record], schema_url }));
             }

@@ -46,6 +46,9 @@ use xxhash_rust::xxh3::xxh3_64;
 const NANOS_PER_MS: u64 = 1_000_000;
 /// The longest text that patterns are mined from: what comes later in a line does not tell patterns apart.
 const MESSAGE_BYTES_MAX: usize = 4_096;
+/// Attributes of a record that may fold, as many as OpenTelemetry's SDKs allow by default: what lines share is found by comparing
+/// each with each.
+const ATTRIBUTES_MAX: usize = 128;
 
 /// What is held and was done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,9 +184,7 @@ impl Logs {
     ) -> Taken {
         let Logs { miner, rules, zone, .. } = self;
         let line = Line::complete(record, Clock { now_unix_nano: now, zone });
-        // An event is what its attributes say, and folding would lose them.
-        let (Some(scope), Some(message)) = (place.filter(|_| line.record.event_name.is_empty()), beginning(&line))
-        else {
+        let (Some(scope), Some(message)) = (place.filter(|_| may_fold(&line.record)), beginning(&line)) else {
             return Taken::Whole(line.into_record());
         };
         let sight = miner.observe(message);
@@ -230,6 +231,14 @@ impl Logs {
     fn room(&self, window: &Window) -> usize {
         self.config.window_bytes_max.saturating_sub(self.windows.held().bytes + window.bytes())
     }
+}
+
+/// Whether a record can be one of many. An event is what its attributes say, and folding would lose them; and what stands for many
+/// lines already, as another agent folded them, keeps their number.
+fn may_fold(record: &LogRecord) -> bool {
+    record.event_name.is_empty()
+        && record.attributes.len() <= ATTRIBUTES_MAX
+        && record.attributes.iter().all(|attribute| attribute.key != names::LOG_COUNT)
 }
 
 /// Name the record's pattern, so that lines which went on whole and those that were folded are found together.

@@ -302,6 +302,28 @@ fn events_and_bodies_that_are_no_text_go_on_whole() {
 }
 
 #[test]
+fn what_stands_for_many_lines_already_keeps_their_number() {
+    let mut bench = Bench::new(config());
+    let folded = |n| LogRecord { attributes: vec![value::int(names::LOG_COUNT, 12)], ..record(&format!("served {n}")) };
+    bench.take_records(Source::Otlp, "shop", (0..20).map(folded).collect(), Ack::none(), NOW);
+    bench.drain();
+    assert_eq!(counts(&bench.rows()), [12; 20]);
+}
+
+#[test]
+fn a_record_with_more_attributes_than_are_compared_goes_on_whole() {
+    let of = |attributes: usize| {
+        let mut bench = Bench::new(config());
+        let attributes: Vec<_> = (0..attributes).map(|n| value::int(format!("key {n}"), 7)).collect();
+        let records = (0..20).map(|n| LogRecord { attributes: attributes.clone(), ..record(&format!("served {n}")) });
+        bench.take_records(Source::Otlp, "shop", records.collect(), Ack::none(), NOW);
+        bench.drain();
+        bench.rows().len()
+    };
+    assert_eq!((of(ATTRIBUTES_MAX), of(ATTRIBUTES_MAX + 1)), (6, 20));
+}
+
+#[test]
 fn rules_let_chosen_lines_pass_whole_or_only_be_counted() {
     let rule = |matches: &str, action| Rule { matches: matches.into(), action, ..Rule::default() };
     let rules = vec![rule("^audit", Action::Whole), rule("known trouble", Action::Count)];

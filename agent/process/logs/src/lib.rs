@@ -148,7 +148,7 @@ impl Logs {
     /// Let time pass: close the windows that are due.
     pub fn tick(&mut self, now: u64, out: &mut Vec<Reduced>) {
         self.close(now, Closing::Due, out);
-        if now >= self.swept.saturating_add(self.terms.period) {
+        if now >= self.swept.saturating_add(self.terms.period) || now < self.swept {
             self.swept = now;
             self.windows.sweep(now, self.terms);
         }

@@ -224,6 +224,29 @@ fn whoever_waits_for_an_answer_gets_it_after_half_a_second_and_log_files_after_t
 }
 
 #[test]
+fn a_clock_that_is_set_back_keeps_nobody_waiting_and_begins_a_new_period() {
+    for source in [Source::Otlp, Source::Logs] {
+        let mut bench = Bench::new(config());
+        let records = || repeated(20).iter().map(|line| record(line)).collect();
+        bench.take_records(source, "shop", records(), Ack::none(), NOW);
+        bench.rows();
+        bench.tick(NOW - 3_600 * SECOND);
+        assert_eq!(counts(&bench.rows()), [15], "{source:?}");
+        bench.take_records(source, "shop", records(), Ack::none(), NOW - 3_600 * SECOND);
+        bench.tick(NOW - 3_540 * SECOND);
+        assert_eq!(counts(&bench.rows()), [20], "{source:?}: it was frequent");
+        bench.take_records(
+            source,
+            "shop",
+            repeated(1).iter().map(|l| record(l)).collect(),
+            Ack::none(),
+            NOW - 3_420 * SECOND,
+        );
+        assert_eq!(counts(&bench.rows()), [1], "{source:?}");
+    }
+}
+
+#[test]
 fn for_whoever_waits_a_pattern_stays_frequent_between_its_batches() {
     let mut bench = Bench::new(config());
     let mut rows = Vec::new();

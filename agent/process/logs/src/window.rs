@@ -252,7 +252,7 @@ impl Entry {
 
     /// Count a line, in the period that is now.
     fn count(&mut self, now: u64, terms: Terms) {
-        if now >= self.began.saturating_add(terms.period) {
+        if now >= self.began.saturating_add(terms.period) || now < self.began {
             self.was_frequent = self.seen > terms.whole_max && self.is_recent(now, terms);
             (self.began, self.seen) = (now, 0);
         }

@@ -39,6 +39,8 @@ pub(crate) struct Windows {
     held: Held,
     /// When the next of them closes.
     due: u64,
+    /// When it was last asked what is due.
+    asked: u64,
     /// How long a window stays open, in nanoseconds: of patient sources, and of those that wait for an answer.
     open_for: [u64; 2],
 }
@@ -46,7 +48,7 @@ pub(crate) struct Windows {
 impl Windows {
     pub(crate) fn new(patient: u64, answer: u64) -> Windows {
         let held = Held::default();
-        Windows { by_source: HashMap::new(), held, due: u64::MAX, open_for: [patient, answer] }
+        Windows { by_source: HashMap::new(), held, due: u64::MAX, asked: 0, open_for: [patient, answer] }
     }
 
     /// The window of these lines, perhaps a new one. It does not count until it is put back.
@@ -66,16 +68,19 @@ impl Windows {
         self.by_source.insert(of, window);
     }
 
-    /// Hand those that close to `close`, which empties them.
+    /// Hand those that close to `close`, which empties them. A clock that was set back closes what was opened after it: it would
+    /// stay open for that much longer.
     pub(crate) fn close(&mut self, now: u64, closing: Closing, mut close: impl FnMut(&Resource, &mut Window)) {
-        if closing == Closing::Due && now < self.due {
+        let is_set_back = now < std::mem::replace(&mut self.asked, now);
+        if closing == Closing::Due && now < self.due && !is_set_back {
             return;
         }
         (self.held, self.due) = (Held::default(), u64::MAX);
         let mut windows = std::mem::take(&mut self.by_source);
         for ((resource, is_patient), window) in &mut windows {
             let is_chosen = closing == Closing::All || (closing == Closing::Patient && *is_patient);
-            if window.opened().is_some() && (is_chosen || now >= self.closes(*is_patient, window)) {
+            let is_due = |opened| now >= self.closes(*is_patient, window) || now < opened;
+            if window.opened().is_some_and(|opened| is_chosen || is_due(opened)) {
                 close(resource, window);
             }
             self.held.add(*is_patient, window);

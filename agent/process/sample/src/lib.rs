@@ -209,14 +209,14 @@ impl Sampler {
             sight.rule = rules().find(|(_, rule)| rule.keeps()).and_then(|(index, _)| u16::try_from(index).ok());
             slow_ms = rules().find_map(|(_, rule)| rule.slow_ms).unwrap_or(slow_ms);
         }
-        if let Some(known) = self.operations.of(key, now) {
-            sight.first_sight = known.first;
-            // Only what enters a service is judged by its latency: with every span of a trace judged by its own 99th
-            // percentile, most larger traces would be slow.
-            if sight.entry {
-                let slow = known.latency.is_slow(sight::seconds(span));
-                sight.slow = if slow_ms == 0 { slow } else { sight::seconds(span) * 1e3 >= slow_ms as f64 };
-            }
+        let known = self.operations.of(key, now);
+        sight.first_sight = known.as_ref().is_some_and(|known| known.first);
+        // Only what enters a service is judged by its latency: with every span of a trace judged by its own 99th
+        // percentile, most larger traces would be slow.
+        if sight.entry {
+            let seconds = sight::seconds(span);
+            let slow = known.is_some_and(|known| known.latency.is_slow(seconds));
+            sight.slow = if slow_ms == 0 { slow } else { seconds * 1e3 >= slow_ms as f64 };
         }
         if let Some(error_type) = sight::error_type(span) {
             sight.first_error = self.operations.is_first_error(key, error_type, now);

@@ -214,6 +214,14 @@ fn a_fixed_time_replaces_what_is_slow_for_an_operation() {
 }
 
 #[test]
+fn a_fixed_time_needs_no_knowledge_of_the_operation() {
+    let mut bench = Bench::seasoned(Config { slow_ms: 100, operations_max: 3, ..Config::default() });
+    bench.decide(lasting(root(10, "d"), 99));
+    bench.decide(lasting(root(11, "d"), 100));
+    assert_eq!(bench.kept().iter().map(|(_, span)| span.trace_id[15]).collect::<Vec<_>>(), [11]);
+}
+
+#[test]
 fn a_slow_root_is_kept_although_its_trace_waited_too_long_for_it() {
     let mut bench = Bench::seasoned(Config { slow_ms: 6_000, ..Config::default() });
     bench.decide(child(9, "a"));

@@ -3,8 +3,9 @@
 //! Samples come in by [`Fold::take`], derived measurements (RED) by [`Fold::observe`]; points leave as reduced batches on
 //! [`Fold::tick`] after their window's end and a grace for late samples. Windows are aligned to the clock, so that hosts agree.
 //! A sample goes into the window of its own time; one that is older than every open window opens its own, which leaves when
-//! windows of its length close next: deltas add up, so two points of one window mean the same as one. A time that is zero or in the
-//! future by more than a window is not believed: the agent's own time is taken.
+//! windows of its length close next: deltas add up, so two points of one window mean the same as one. Of a series that has as many
+//! windows open as it may, the nearest takes it. A time that is zero or in the future by more than a window is not believed: the
+//! agent's own time is taken.
 //!
 //! A window that says what the one before it said is held back and joins a run (`run.rs`). Past a limit on series, an overflow
 //! series per resource and metric (attribute `otel.metric.overflow`) takes levels and deltas; totals cannot be added without

@@ -218,6 +218,35 @@ fn a_sample_that_comes_late_makes_a_point_in_its_own_window() {
 }
 
 #[test]
+fn what_comes_at_once_from_more_windows_than_may_be_open_is_counted_all_the_same() {
+    let mut bench = Bench::steady();
+    let now = START + 3_600 * SECOND;
+    let (delta, counter) = (
+        named("delta", Kind::Sum { monotonic: true, delta: true }, "a"),
+        series(Kind::Sum { monotonic: true, delta: false }),
+    );
+    let spans = named("spans", Kind::ExponentialHistogram { delta: true }, "a");
+    bench.tick(START);
+    for minute in 0..20 {
+        let time_unix_nano = START + minute * 60 * SECOND;
+        bench.take(total(&delta, 0, time_unix_nano, 1), now);
+        bench.take(total(&counter, START, time_unix_nano, minute as i64), now);
+        let measurement = Measurement { value: 0.5, time_unix_nano, trace_id: &[], span_id: &[] };
+        bench.fold.observe(&Arc::default(), &spans, &measurement, now);
+    }
+    bench.fold.drain(now + SECOND, &mut bench.out);
+    assert_eq!((bench.balance(), bench.ledger.read().signals[0].dropped_total()), (0, 0));
+    let (numbers, histograms): (Vec<_>, Vec<_>) =
+        bench.data().into_iter().partition(|data| matches!(data, Data::Sum(_)));
+    assert_eq!(sums(numbers).iter().sum::<f64>(), 20.0 + 19.0);
+    let counts = histograms.into_iter().flat_map(|data| match data {
+        Data::ExponentialHistogram(histogram) => histogram.data_points,
+        other => panic!("expected an exponential histogram, got {other:?}"),
+    });
+    assert_eq!(counts.map(|point| point.count).sum::<u64>(), 20);
+}
+
+#[test]
 fn impossible_times_and_clock_steps_neither_lose_nor_stall() {
     let mut bench = Bench::steady();
     let series = series(Kind::Gauge);

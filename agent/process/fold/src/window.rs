@@ -10,7 +10,8 @@ use ollystack_record::otlp::metrics::v1::Exemplar;
 use ollystack_record::{Series, Source};
 use std::sync::Arc;
 
-/// Windows of one series open at once: the current, the next, and some for late samples or changed histogram bounds.
+/// Windows of one series open at once: the current, the next, and some for late samples or changed histogram bounds. What comes
+/// from yet another time goes into the nearest of them.
 const WINDOWS_MAX: usize = 8;
 
 /// A series with what is open of it.
@@ -66,7 +67,7 @@ pub(super) enum Taken {
     Opened,
     /// It was merged into one.
     Folded,
-    /// The series has too many windows open.
+    /// The series has too many windows open, and none of them can take it.
     Refused,
 }
 
@@ -174,12 +175,27 @@ impl Entry {
             };
         }
         if aside.len() + 1 >= WINDOWS_MAX {
-            return (Taken::Refused, None);
+            return self.merge_nearest(end, state);
         }
         // Almost always the only one: no room for more is kept.
         aside.reserve_exact(1);
         aside.push((Window { start_unix_nano: start, end_unix_nano: end, state }, Exemplars::default()));
         (Taken::Opened, Some(aside.len() - 1))
+    }
+
+    /// Into the window whose end is nearest of those that can take the state: rather at another time than not at all.
+    fn merge_nearest(&mut self, end: u64, mut state: State) -> (Taken, Option<usize>) {
+        let own = self.window.iter_mut().map(|window| (window, None));
+        let aside = self.more.iter_mut().flat_map(|more| more.aside.iter_mut().enumerate());
+        let mut all: Vec<_> = own.chain(aside.map(|(at, (window, _))| (window, Some(at)))).collect();
+        all.sort_by_key(|(window, _)| window.end_unix_nano.abs_diff(end));
+        for (window, place) in all {
+            state = match window.state.merge(state) {
+                Ok(()) => return (Taken::Folded, place),
+                Err(unlike) => unlike,
+            };
+        }
+        (Taken::Refused, None)
     }
 
     /// Close the windows whose end is `due`, the earliest first, and then the run if its end is `silent`.

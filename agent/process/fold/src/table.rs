@@ -227,7 +227,12 @@ impl Table {
     /// A series from before a restart, if it is new here, may go out as it is, and is within the limits.
     pub(super) fn readmit(&mut self, source: Source, owner: Owner, series: Arc<Series>, overflow: bool) -> Option<u32> {
         let unwanted = self.config.rule(&series.metric.name).is_some_and(|rule| rule.drop);
-        if unwanted || self.find_own(owner, &series).is_some() || self.rewritten(&series).is_some() {
+        let other = match overflow {
+            // Its label is ours: no rule takes it off.
+            true => self.rewrite.as_ref().and_then(|rewrite| rewrite(&series)),
+            false => self.rewritten(&series),
+        };
+        if unwanted || self.find_own(owner, &series).is_some() || other.is_some() {
             return None;
         }
         let metric = self.metrics.number(&series, &self.config);

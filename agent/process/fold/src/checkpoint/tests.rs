@@ -195,6 +195,18 @@ fn what_is_past_the_limits_of_today_is_counted_as_dropped() {
 }
 
 #[test]
+fn what_overflows_comes_back_whatever_labels_a_rule_keeps() {
+    let rule = Rule { metric: "g".into(), keep_labels: vec!["label".into()], series_max: Some(1), ..Rule::default() };
+    let config = Config { rules: vec![rule], ..steady() };
+    let mut bench = Bench::new(config.clone());
+    for label in ["a", "b"] {
+        bench.take(gauge(&named("g", Kind::Gauge, label), START, 1.0), START);
+    }
+    let (_, restored) = resumed(&bench, config, START);
+    assert_eq!((restored.points, restored.refused), (2, 0));
+}
+
+#[test]
 fn what_may_not_go_out_any_more_is_not_restored() {
     let mut bench = Bench::steady();
     bench.take(gauge(&named("g", Kind::Gauge, "secret"), START, 1.0), START);

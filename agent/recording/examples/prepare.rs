@@ -6,9 +6,10 @@
 //! not named stays as it was recorded.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a tool for developers may stop")]
 
-use ollystack_record::otlp::common::v1::{AnyValue, KeyValue, any_value::Value};
+use ollystack_record::otlp::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value};
+use ollystack_record::otlp::logs::v1::LogRecord;
 use ollystack_record::otlp::trace::v1::Span;
-use ollystack_record::{Batch, Metric, Records, Resource, Sample, Series};
+use ollystack_record::{Batch, Metric, Records, Resource, Sample, Scope, Series, Value as Number};
 use ollystack_recording::{Reader, Writer};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
@@ -86,19 +87,21 @@ impl Prepare<'_> {
         }
         let mut attributes = batch.resource.attributes().to_vec();
         self.attributes(&mut attributes);
-        batch.resource = Arc::new(Resource::new(attributes));
+        let mut resource = Resource::new(attributes);
+        resource.dropped_attributes_count = batch.resource.dropped_attributes_count;
+        batch.resource = Arc::new(resource);
         match &mut batch.records {
             Records::Metrics(samples) => samples.iter_mut().for_each(|sample| self.sample(sample)),
             Records::Logs(scopes) => {
-                for record in scopes.iter_mut().flat_map(|scope| &mut scope.log_records) {
-                    self.value(record.body.as_mut());
-                    self.text(&mut record.severity_text);
-                    self.attributes(&mut record.attributes);
+                for scope in scopes {
+                    self.scope(scope.scope.as_mut(), &mut scope.schema_url);
+                    scope.log_records.iter_mut().for_each(|record| self.log_record(record));
                 }
             }
             Records::Traces(scopes) => {
                 for scope in scopes.iter_mut() {
                     scope.spans.retain(|span| self.keeps(span));
+                    self.scope(scope.scope.as_mut(), &mut scope.schema_url);
                     scope.spans.iter_mut().for_each(|span| self.span(span));
                 }
                 scopes.retain(|scope| !scope.spans.is_empty());
@@ -113,18 +116,43 @@ impl Prepare<'_> {
         self.options.traces.is_none_or(|share| (tail as f64) < share * u64::MAX as f64)
     }
 
+    fn scope(&mut self, scope: Option<&mut InstrumentationScope>, schema_url: &mut String) {
+        self.text(schema_url);
+        let Some(scope) = scope else { return };
+        self.text(&mut scope.name);
+        self.text(&mut scope.version);
+        self.attributes(&mut scope.attributes);
+    }
+
+    fn log_record(&mut self, record: &mut LogRecord) {
+        self.value(record.body.as_mut());
+        self.text(&mut record.severity_text);
+        self.text(&mut record.event_name);
+        self.attributes(&mut record.attributes);
+    }
+
     fn span(&mut self, span: &mut Span) {
         self.text(&mut span.name);
+        self.text(&mut span.trace_state);
         self.attributes(&mut span.attributes);
         span.status.iter_mut().for_each(|status| self.text(&mut status.message));
         for event in &mut span.events {
             self.text(&mut event.name);
             self.attributes(&mut event.attributes);
         }
-        span.links.iter_mut().for_each(|link| self.attributes(&mut link.attributes));
+        for link in &mut span.links {
+            self.text(&mut link.trace_state);
+            self.attributes(&mut link.attributes);
+        }
     }
 
     fn sample(&mut self, sample: &mut Sample) {
+        let exemplars = match &mut sample.value {
+            Number::Histogram(point) => &mut point.exemplars,
+            Number::ExponentialHistogram(point) => &mut point.exemplars,
+            _ => &mut sample.exemplars,
+        };
+        exemplars.iter_mut().for_each(|exemplar| self.attributes(&mut exemplar.filtered_attributes));
         if let Some(known) = self.series.get(&sample.series) {
             sample.series = Arc::clone(known);
             return;
@@ -132,15 +160,18 @@ impl Prepare<'_> {
         let before = Arc::clone(&sample.series);
         let mut attributes = before.attributes().to_vec();
         self.attributes(&mut attributes);
-        let Metric { name, unit, description, .. } = before.metric.as_ref();
-        self.texts.extend([name, unit, description].map(Clone::clone));
-        sample.series = Arc::new(Series::new(Arc::clone(&before.scope), Arc::clone(&before.metric), attributes));
+        let (mut scope, mut metric) = (Scope::clone(&before.scope), Metric::clone(&before.metric));
+        self.scope(Some(&mut scope.proto), &mut scope.schema_url);
+        let Metric { name, unit, description, metadata, kind: _ } = &mut metric;
+        [name, unit, description].into_iter().for_each(|text| self.text(text));
+        self.attributes(metadata);
+        sample.series = Arc::new(Series::new(Arc::new(scope), Arc::new(metric), attributes));
         self.series.insert(before, Arc::clone(&sample.series));
     }
 
     fn attributes(&mut self, attributes: &mut [KeyValue]) {
         for attribute in attributes {
-            self.texts.insert(attribute.key.clone());
+            self.text(&mut attribute.key);
             self.value(attribute.value.as_mut());
         }
     }
@@ -148,6 +179,9 @@ impl Prepare<'_> {
     fn value(&mut self, value: Option<&mut AnyValue>) {
         match value.and_then(|value| value.value.as_mut()) {
             Some(Value::StringValue(text)) => self.text(text),
+            Some(Value::BytesValue(bytes)) => {
+                self.texts.insert(String::from_utf8_lossy(bytes).into_owned());
+            }
             Some(Value::ArrayValue(array)) => array.values.iter_mut().for_each(|value| self.value(Some(value))),
             Some(Value::KvlistValue(list)) => self.attributes(&mut list.values),
             _ => {}

@@ -18,6 +18,9 @@ use std::sync::Arc;
 /// The operation of spans whose own finds no room, as the semantic conventions name the rest.
 pub const OPERATION_OTHER: &str = "_OTHER";
 
+/// Longer names of services are cut, as those of operations are: each series holds one.
+const SERVICE_BYTES_MAX: usize = 256;
+
 const NANOS_PER_SECOND: f64 = 1e9;
 
 /// Section `[red]`.
@@ -91,6 +94,7 @@ impl Red {
         let kind = usize::try_from(span.kind).ok().filter(|kind| *kind < KINDS.len()).unwrap_or(0);
         let code = span.status.as_ref().map_or(0, |status| status.code);
         let status = usize::try_from(code).ok().filter(|code| *code < STATUSES.len()).unwrap_or(0);
+        let service = &service[..service.floor_char_boundary(SERVICE_BYTES_MAX)];
         let operation = operation(span);
         let series = match self.known(service, &operation, kind, status) {
             Some(series) => Arc::clone(series),
@@ -287,6 +291,13 @@ mod tests {
             }
             assert_eq!(bench.counts(), expected, "{config:?}");
         }
+    }
+
+    #[test]
+    fn the_longest_name_of_a_service_is_cut_at_a_character() {
+        let mut bench = Bench::new(Config::default());
+        bench.observe(&"é".repeat(1_000), "one", StatusCode::Unset, 1, NOW);
+        assert_eq!(bench.counts(), counts([("é".repeat(SERVICE_BYTES_MAX / 2).as_str(), "one", 1)]));
     }
 
     #[test]

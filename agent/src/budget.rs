@@ -20,8 +20,8 @@ const HOST_BYTES: u64 = 2 << 20;
 const LOG_BATCH_BYTES_MIN: u64 = 128 << 10;
 /// Commits that wait for verdicts (4,096 x 200 B) and records that may go on (256 KiB), of log files.
 const LOG_WAITING_BYTES: u64 = 1_088 << 10;
-/// Batches of journal entries end at this many bytes.
-const JOURNAL_BATCH_BYTES: u64 = 128 << 10;
+/// Batches of journal entries end at this many bytes or one message.
+const JOURNAL_BATCH_BYTES_MIN: u64 = 128 << 10;
 /// What a followed log file, a process, a TCP series take in their tables.
 const ENTRY_BYTES: u64 = 512;
 /// A connection's own buffers, its window aside, which is drawn only while a body is read.
@@ -112,15 +112,17 @@ fn declare(config: &Config) -> Budget {
     line(
         "journald",
         journald.enabled != ollystack_input_journald::Enabled::False,
-        (2 * journald.batches_in_flight_max as u64 + 2) * JOURNAL_BATCH_BYTES,
-        "(2 x journald.batches_in_flight_max + 2) x 128 KiB",
+        (2 * journald.batches_in_flight_max as u64 + 2)
+            * (journald.message_bytes_max as u64).max(JOURNAL_BATCH_BYTES_MIN),
+        "(2 x journald.batches_in_flight_max + 2) x max(journald.message_bytes_max, 128 KiB)",
     );
     line(
         "otlp",
         otlp.enabled,
-        otlp.limits.in_flight_bytes_max as u64
-            + otlp.limits.connections_max as u64 * CONNECTION_BYTES
-            + otlp.series_max as u64 * SERIES_BYTES,
+        // These have no upper limit but this one.
+        (otlp.limits.in_flight_bytes_max as u64)
+            .saturating_add((otlp.limits.connections_max as u64).saturating_mul(CONNECTION_BYTES))
+            .saturating_add((otlp.series_max as u64).saturating_mul(SERIES_BYTES)),
         "otlp.limits.in_flight_bytes_max + otlp.limits.connections_max x 16 KiB + otlp.series_max x 1 KiB",
     );
     line(
@@ -178,7 +180,7 @@ fn declare(config: &Config) -> Budget {
 impl Budget {
     /// All stages.
     pub(crate) fn total(&self) -> u64 {
-        self.0.iter().map(|line| line.bytes).sum()
+        self.0.iter().fold(0, |sum, line| sum.saturating_add(line.bytes))
     }
 
     fn render(&self) -> String {
@@ -209,6 +211,28 @@ mod tests {
         assert!(message.contains("limits.memory_bytes_max grants 104857600"), "{message}");
         let row = message.lines().find(|line| line.starts_with("traces")).unwrap();
         assert!(row.contains("92.6 MiB") && row.contains("traces.bytes_max"), "{row}");
+    }
+
+    #[test]
+    fn a_limit_that_no_sum_holds_is_refused() {
+        let absurd: [fn(&mut Config); 3] = [
+            |config| config.otlp.series_max = (usize::MAX >> 10) + 1,
+            |config| config.otlp.limits.connections_max = (usize::MAX >> 14) + 1,
+            |config| config.otlp.limits.in_flight_bytes_max = usize::MAX,
+        ];
+        for set in absurd {
+            let mut config = Config::default();
+            set(&mut config);
+            check(&config).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn long_messages_of_the_journal_are_declared() {
+        let mut config = Config::default();
+        let before = declare(&config).total();
+        config.journald.message_bytes_max = 1 << 18;
+        assert_eq!(declare(&config).total() - before, 6 * (128 << 10));
     }
 
     #[test]

@@ -57,6 +57,11 @@ pub(crate) enum RecordError {
     Unfit(#[from] Unfit),
     #[error("--out {}: {error}; choose a new file in a folder that this user may write to", path.display())]
     Out { path: PathBuf, error: std::io::Error },
+    #[error(
+        "{}: {error}; log positions are kept there while a recording is made: remove the folder if one that was killed left it, or choose another --out",
+        path.display()
+    )]
+    Scratch { path: PathBuf, error: std::io::Error },
     #[error("--out {}: {error}; what came before is in the file", path.display())]
     Write { path: PathBuf, error: ollystack_recording::Error },
     #[error("the system refuses what recording needs: {0}")]
@@ -71,6 +76,7 @@ pub(crate) fn record(loaded: Loaded, options: &Options) -> Result<String, Record
         return Err(fault.into());
     }
     let path = options.out.clone();
+    let scratch = Scratch::new(&path)?;
     // 0600: it holds whatever the inputs saw.
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
     let file = made.map_err(|error| RecordError::Out { path: path.clone(), error })?;
@@ -86,7 +92,6 @@ pub(crate) fn record(loaded: Loaded, options: &Options) -> Result<String, Record
         signals: options.signals.clone(),
         counts: [Count::default(); 3],
     };
-    let scratch = Scratch::new(&path)?;
     let time = Duration::from_secs(options.seconds);
     runtime::build()?.block_on(run(&loaded.config, time, &mut recorder, &scratch)).map_err(|error| match error {
         Failed::System(error) => RecordError::System(error),
@@ -220,12 +225,14 @@ fn summary(counts: &[Count; 3], file_bytes: u64, path: &Path) -> String {
 struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new(out: &Path) -> std::io::Result<Scratch> {
+    fn new(out: &Path) -> Result<Scratch, RecordError> {
         let mut name = out.as_os_str().to_owned();
         name.push(".state");
-        let dir = PathBuf::from(name);
-        DirBuilder::new().mode(0o700).create(&dir)?;
-        Ok(Scratch(dir))
+        let path = PathBuf::from(name);
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => Ok(Scratch(path)),
+            Err(error) => Err(RecordError::Scratch { path, error }),
+        }
     }
 }
 
@@ -306,6 +313,19 @@ mod tests {
         std::fs::write(scratch.0.join("offsets"), "x").unwrap();
         drop(scratch);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_a_killed_recording_left_is_named_and_no_file_is_begun() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("a.rec");
+        std::fs::create_dir(folder.path().join("a.rec.state")).unwrap();
+        let loaded =
+            Loaded { config: Default::default(), file: None, origins: Default::default(), warnings: Vec::new() };
+        let options = Options { seconds: 0, out: out.clone(), signals: Vec::new() };
+        let message = record(loaded, &options).unwrap_err().to_string();
+        assert!(message.contains("a.rec.state") && message.contains("remove the folder"), "{message}");
+        assert!(!out.exists());
     }
 
     #[test]

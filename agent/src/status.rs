@@ -23,6 +23,8 @@ const REPORT_BYTES_MAX: u64 = 4 << 20;
 pub(crate) enum StatusError {
     #[error("admin.listen is empty, so a running agent cannot be asked; set it to 127.0.0.1:8889")]
     NoAddress,
+    #[error("admin.listen is `{0}`, allowed is ADDRESS:PORT; name the agent's address, for example 127.0.0.1:8889")]
+    Address(String),
     #[error(
         "no agent answers on {address} ({error}): start one with `ollystack-agent run`, or name its address with --admin-listen"
     )]
@@ -35,7 +37,10 @@ pub(crate) enum StatusError {
 
 /// Ask the agent at `address` for its report: the JSON, and what it says.
 pub(crate) fn fetch(address: &str) -> Result<(String, Report), StatusError> {
-    let address: SocketAddr = address.parse().map_err(|_| StatusError::NoAddress)?;
+    if address.is_empty() {
+        return Err(StatusError::NoAddress);
+    }
+    let address: SocketAddr = address.parse().map_err(|_| StatusError::Address(address.to_owned()))?;
     let answer = get(address, "/status").map_err(|error| StatusError::NotRunning { address, error })?;
     let stranger = |found: &str| StatusError::Stranger { address, found: found.chars().take(60).collect() };
     let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| stranger("no HTTP"))?;
@@ -303,6 +308,12 @@ mod tests {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let message = fetch(&address.to_string()).unwrap_err().to_string();
         assert!(message.contains("start one with `ollystack-agent run`"), "{message}");
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_named() {
+        assert!(fetch("").unwrap_err().to_string().contains("admin.listen is empty"));
+        assert!(fetch("localhost:8889").unwrap_err().to_string().starts_with("admin.listen is `localhost:8889`"));
     }
 
     #[test]

@@ -45,6 +45,7 @@ pub(crate) fn of(host: &Replay, lines: &Replay) -> Value {
     let red = host.red.verdict();
     report.kept("spans counted in RED metrics", red.spans, red.counted);
     report.figure("red_spans_missing", red.spans as f64 - red.counted as f64);
+    report.figure("red_series_wrong", red.series_wrong as f64);
     report.figure("quantile_error_relative_max", red.quantile_error_max);
     let spans = host.spans.verdict();
     report.kept("spans with an error, kept", spans.errors as u64, spans.errors_kept as u64);

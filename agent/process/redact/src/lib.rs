@@ -176,7 +176,10 @@ impl Redaction {
         for (number, rule) in self.rules.iter().enumerate() {
             let mut push = |found: regex::Match<'_>| {
                 let (start, end, what) = (found.start(), found.end(), What::Rule(number));
-                finds.push(Find { start, end, what, bare_json: false });
+                // A group may be empty, and so may be what stands between two words.
+                if start < end {
+                    finds.push(Find { start, end, what, bare_json: false });
+                }
             };
             if rule.pattern.captures_len() == 1 {
                 rule.pattern.find_iter(text).for_each(push);

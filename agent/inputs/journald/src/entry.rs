@@ -9,6 +9,9 @@ use ollystack_record::service_name::{self, Process};
 use ollystack_record::value;
 use ollystack_schema::names::semconv;
 use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, SeqAccess, Unexpected, Visitor};
+use std::fmt;
+use std::string::FromUtf8Error;
 
 /// The fields that are read: journalctl need not print others.
 pub(crate) const FIELDS: &str = "MESSAGE,PRIORITY,SYSLOG_IDENTIFIER,_TRANSPORT,_SYSTEMD_UNIT,_SYSTEMD_CGROUP,_PID,_COMM,_EXE,\
@@ -53,29 +56,74 @@ pub(crate) struct Entry {
 }
 
 /// A field's value; of several the first. Empty: not there.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(from = "Field")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Text(pub(crate) String);
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Field {
-    Text(String),
-    Bytes(Vec<u8>),
-    Several(Vec<Field>),
-    Nothing(()),
+/// Read as it comes: a byte of a message is a number of up to three digits, and as a value of any kind it would take thirty-two.
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Text, D::Error> {
+        match deserializer.deserialize_any(Field { is_element: false })? {
+            Value::Text(text) => Ok(Text(text)),
+            Value::Byte(_) => Err(D::Error::custom("a number is no field")),
+        }
+    }
 }
 
-impl From<Field> for Text {
-    fn from(field: Field) -> Text {
-        Text(match field {
-            Field::Text(text) => text,
-            Field::Bytes(bytes) => {
-                String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+/// What a field may be, or what a list in one begins with.
+#[derive(Clone, Copy)]
+struct Field {
+    is_element: bool,
+}
+
+enum Value {
+    Text(String),
+    Byte(u8),
+}
+
+impl<'de> DeserializeSeed<'de> for Field {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Field {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("text, bytes, a list of those, or null")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Value, E> {
+        Ok(Value::Text(text.to_owned()))
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<Value, E> {
+        Ok(Value::Text(String::new()))
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Value, E> {
+        let byte = u8::try_from(number).ok().filter(|_| self.is_element);
+        byte.map(Value::Byte).ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        match list.next_element_seed(Field { is_element: true })? {
+            None => Ok(Value::Text(String::new())),
+            Some(Value::Byte(first)) => {
+                let mut bytes = vec![first];
+                while let Some(byte) = list.next_element::<u8>()? {
+                    bytes.push(byte);
+                }
+                let lossy = |error: FromUtf8Error| String::from_utf8_lossy(error.as_bytes()).into_owned();
+                Ok(Value::Text(String::from_utf8(bytes).unwrap_or_else(lossy)))
             }
-            Field::Several(fields) => fields.into_iter().next().map(|field| Text::from(field).0).unwrap_or_default(),
-            Field::Nothing(()) => String::new(),
-        })
+            Some(first) => {
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(first)
+            }
+        }
     }
 }
 
@@ -198,6 +246,9 @@ mod tests {
             (r#""MESSAGE":[97,255,98]"#, "a\u{fffd}b"),
             (r#""MESSAGE":["first","second"]"#, "first"),
             (r#""MESSAGE":[[97,98],"second"]"#, "ab"),
+            (r#""MESSAGE":[[97,98],[99]]"#, "ab"),
+            (r#""MESSAGE":[null,"second"]"#, ""),
+            (r#""MESSAGE":[]"#, ""),
             (r#""MESSAGE":null"#, ""),
             (r#""OTHER":"x""#, ""),
         ];
@@ -206,6 +257,10 @@ mod tests {
         }
         assert_eq!(entry(r#""MESSAGE":"a""#).time_unix_nano(), 1_795_165_927_123_456_000);
         for line in ["", "{", "-- No entries --", r#"{"MESSAGE":"no cursor"}"#, r#"{"__CURSOR":{}}"#] {
+            assert!(Entry::parse(line.as_bytes()).is_none(), "{line}");
+        }
+        for value in ["7", "true", "[97,256]", "[97,-1]", "[97,\"b\"]", "{}", "[{}]"] {
+            let line = format!(r#"{{"__CURSOR":"c","MESSAGE":{value}}}"#);
             assert!(Entry::parse(line.as_bytes()).is_none(), "{line}");
         }
     }

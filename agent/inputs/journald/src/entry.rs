@@ -17,6 +17,9 @@ use std::string::FromUtf8Error;
 pub(crate) const FIELDS: &str = "MESSAGE,PRIORITY,SYSLOG_IDENTIFIER,_TRANSPORT,_SYSTEMD_UNIT,_SYSTEMD_CGROUP,_PID,_COMM,_EXE,\
                                  _HOSTNAME,_STREAM_ID,CONTAINER_ID_FULL,CONTAINER_NAME,IMAGE_NAME";
 
+/// Of a name that whoever writes an entry gives itself; the rest is cut off, as names are remembered and go with each record.
+const NAME_BYTES_MAX: usize = 1_024;
+
 /// An entry.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -130,7 +133,13 @@ impl<'de> Visitor<'de> for Field {
 impl Entry {
     /// `None` if the line is no entry.
     pub(crate) fn parse(line: &[u8]) -> Option<Entry> {
-        let entry: Entry = serde_json::from_slice(line).ok()?;
+        let mut entry: Entry = serde_json::from_slice(line).ok()?;
+        // Those that begin with `_` are journald's own words.
+        let Entry { identifier, container_id, container_name, image, .. } = &mut entry;
+        for Text(name) in [identifier, container_id, container_name, image] {
+            name.truncate(name.floor_char_boundary(NAME_BYTES_MAX));
+            name.shrink_to_fit();
+        }
         (!entry.cursor.is_empty()).then_some(entry)
     }
 
@@ -297,6 +306,16 @@ mod tests {
         let attributes = entry(r#""_PID":"42","_COMM":"sshd","_EXE":"/usr/sbin/sshd""#).record_attributes();
         assert_eq!(attributes[0], value::int("process.pid", 42));
         assert_eq!(value::string_attribute(&attributes, "process.executable.path"), Some("/usr/sbin/sshd"));
+    }
+
+    #[test]
+    fn a_name_that_somebody_gives_itself_is_no_longer_than_names_are() {
+        for field in ["SYSLOG_IDENTIFIER", "CONTAINER_ID_FULL", "CONTAINER_NAME", "IMAGE_NAME"] {
+            let entry = entry(&format!(r#""{field}":"{}""#, "ä".repeat(100_000)));
+            let bytes: usize = entry.source().iter().map(|text| text.len()).sum();
+            let said = value::attributes_heap_bytes(&entry.resource_attributes());
+            assert!(bytes <= NAME_BYTES_MAX && said <= 4 * NAME_BYTES_MAX, "{field}: {bytes} and {said}");
+        }
     }
 
     proptest! {

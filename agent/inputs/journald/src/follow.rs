@@ -168,9 +168,11 @@ impl Follower {
                     "the entry to go on from is not in the journal any more: it goes on with the next one there is"
                 );
             }
+            // Only what leads up to it: entries of a clock that was set back since are news.
             From::Around(known) if place.time_unix_nano < known.time_unix_nano || place.cursor == known.cursor => {
                 return false;
             }
+            From::Around(known) if place.time_unix_nano > known.time_unix_nano => self.from = From::At(place.clone()),
             _ => {}
         }
         self.stats.update(|stats| stats.entries += 1);

@@ -100,9 +100,14 @@ impl Commits {
 
     /// The last group takes in no more: its verdict comes once what it has is settled.
     pub(crate) fn end_group(&mut self) {
-        if self.groups.len() < GROUPS_MAX
-            && let Some(ack) = self.ack.take()
-        {
+        if self.groups.len() < GROUPS_MAX {
+            self.end();
+        }
+    }
+
+    /// As [`Commits::end_group`], however many groups wait: nothing more is handed in.
+    pub(crate) fn end(&mut self) {
+        if let Some(ack) = self.ack.take() {
             ack.resolve(Outcome::Durable);
         }
     }
@@ -126,6 +131,7 @@ impl Commits {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ollystack_record::Afterwork;
 
     #[tokio::test]
     async fn the_cursor_moves_in_order_and_never_past_what_is_not_settled() {
@@ -155,5 +161,23 @@ mod tests {
         commits.save().await;
         assert!(commits.is_settled());
         assert_eq!(Store::new(folder.path()).unwrap().load().unwrap(), Some(place("b")), "dropped in stopping");
+    }
+
+    #[tokio::test]
+    async fn on_stop_the_last_group_is_settled_however_many_waited() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut commits = Commits::new(Store::new(folder.path()).unwrap(), Arc::default());
+        let hand_in = |number: usize| {
+            let ack = commits.ack();
+            commits.handed_in(Place { cursor: number.to_string(), time_unix_nano: 1 });
+            commits.end_group();
+            ack
+        };
+        let acks: Vec<Ack> = (1..=GROUPS_MAX).map(hand_in).collect();
+        acks.into_iter().for_each(|ack| ack.resolve(Outcome::Durable));
+        let settled = crate::follow::settle(commits, Afterwork::default());
+        tokio::time::timeout(std::time::Duration::from_secs(60), settled).await.expect("the last one waits for itself");
+        let saved = Store::new(folder.path()).unwrap().load().unwrap();
+        assert_eq!(saved.map(|place| place.cursor), Some(GROUPS_MAX.to_string()));
     }
 }

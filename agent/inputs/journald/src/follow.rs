@@ -249,7 +249,7 @@ impl Follower {
 
 /// Save the cursor as the last verdicts arrive; what is not settled when they are given up is read again after the restart.
 pub(crate) async fn settle(mut commits: Commits, after: Afterwork) {
-    commits.end_group();
+    commits.end();
     while !commits.is_settled() {
         tokio::select! {
             biased;

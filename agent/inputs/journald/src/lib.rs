@@ -83,7 +83,11 @@ pub async fn run(
     let (handed_in, all_handed_in) = tokio::sync::oneshot::channel();
     let given_up = after.clone();
     let work = after.spawn(async move {
-        let follower = Follower::new(config, &state_dir, resource, intake, stats).await?;
+        // A journalctl that does not answer keeps nobody from stopping.
+        let follower = tokio::select! {
+            follower = Follower::new(config, &state_dir, resource, intake, stats) => follower?,
+            () = stop.cancelled() => return Ok(()),
+        };
         let commits = follower.run(stop).await?;
         // Nobody listens if the supervisor gave up waiting: what is left to do is the same.
         let _ = handed_in.send(());

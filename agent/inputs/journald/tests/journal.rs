@@ -285,6 +285,18 @@ async fn a_place_that_is_gone_loses_nothing_that_is_there() {
     assert!(std::fs::read_to_string(host.path("calls")).unwrap().contains("--since=@1795165927"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journalctl_that_does_not_answer_keeps_nobody_from_stopping() {
+    let host = Host::follows();
+    let script = std::fs::read_to_string(host.path("journalctl")).unwrap();
+    std::fs::write(host.path("journalctl"), script.replace("tail -n 1 \"$journal\"", "exec sleep 3600")).unwrap();
+    let agent = host.start(Config { start_at: StartAt::End, ..host.config() });
+    while !host.path("calls").exists() {
+        tokio::task::yield_now().await;
+    }
+    agent.stop().await;
+}
+
 #[tokio::test]
 async fn a_program_that_is_not_there_is_refused_by_name() {
     let host = Host::follows();

@@ -6,7 +6,7 @@
 use crate::identity::FileId;
 use crate::{Config, Error};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-use hashbrown::HashSet;
+use hashbrown::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -79,19 +79,25 @@ impl Globs {
 
     /// All files that match now, sorted by path.
     pub(crate) fn walk(&self) -> Walk {
-        let (mut walk, mut seen, mut entries) = (Walk::default(), HashSet::new(), 0);
+        let (mut walk, mut entries) = (Walk::default(), 0);
+        // How deep each folder was walked: another glob may go deeper.
+        let mut seen: HashMap<PathBuf, usize> = HashMap::new();
         for (base, depth) in &self.bases {
             let mut folders = vec![(base.to_path_buf(), *depth)];
             while let Some((folder, depth)) = folders.pop() {
-                if !seen.insert(folder.clone()) {
+                let before = seen.get(&folder).copied();
+                if before.is_some_and(|before| before >= depth) {
                     continue;
                 }
+                seen.insert(folder.clone(), depth);
                 if walk.folders.len() >= FOLDERS_MAX || entries >= ENTRIES_MAX {
                     walk.is_incomplete = true;
                     break;
                 }
                 let Ok(found) = std::fs::read_dir(&folder) else { continue };
-                walk.folders.push(folder);
+                if before.is_none() {
+                    walk.folders.push(folder);
+                }
                 for entry in found.flatten() {
                     entries += 1;
                     let (path, Ok(kind)) = (entry.path(), entry.file_type()) else { continue };
@@ -180,6 +186,14 @@ mod tests {
         let walk = globs(root, &["*.log"], &[], true).walk();
         assert_eq!(names(&walk, root), ["a.log", "link.log"]);
         assert_eq!(walk.folders, [root], "no deeper than the glob");
+        for both in [&["nginx/*.log", "**/*.log"], &["*/*.log", "nginx/**"]] {
+            let walk = globs(root, both, &[], false).walk();
+            assert!(
+                names(&walk, root).contains(&"nginx/old/deep/x.log".to_owned()),
+                "one glob below another: {both:?}"
+            );
+            assert_eq!(walk.folders.iter().collect::<std::collections::HashSet<_>>().len(), walk.folders.len());
+        }
         let walk = globs(root, &["b.txt", "nginx/*.log", "{a.log,nginx/*.log}"], &[], false).walk();
         assert_eq!(names(&walk, root), ["a.log", "b.txt", "nginx/access.log", "nginx/secret.log"]);
     }

@@ -251,6 +251,12 @@ impl Tail {
         line.into_iter().chain(record).min()
     }
 
+    /// It could not be read: what is due is tried again once it was waited for as long again.
+    pub(crate) fn wait_anew(&mut self, now: Instant) {
+        self.unfinished = self.unfinished.map(|(size, _)| (size, now));
+        self.open = self.open.map(|open| Open { seen: now, grown: now, ..open });
+    }
+
     /// Read one chunk into `buffer` and make records of it; true if there is more to read at once. The position moves only with
     /// [`Tail::handed_in`]. At most `held_bytes_max` of what may go on are kept.
     pub(crate) fn read<'a>(

@@ -218,11 +218,13 @@ impl Follower {
         if !self.queue.is_empty() && self.budget.is_spent() {
             next = next.min(self.budget.due());
         }
+        // Before, nothing is read, whatever is due.
+        let readable = if self.budget.is_spent() { self.budget.due() } else { self.times.walked };
         for tail in self.tails.values() {
             if tail.is_nameless() && !tail.is_retired() {
                 next = next.min(self.times.nameless);
             }
-            next = tail.due(waits).map_or(next, |due| next.min(due));
+            next = tail.due(waits).map_or(next, |due| next.min(due.max(readable)));
         }
         next
     }
@@ -305,6 +307,7 @@ impl Follower {
                 return Flow::On;
             }
             Err(error) => {
+                tail.wait_anew(now);
                 self.complain(&path, &error);
                 return Flow::On;
             }
@@ -320,6 +323,7 @@ impl Follower {
             Ok(read) => read,
             Err(error) => {
                 tail.close();
+                tail.wait_anew(now);
                 self.complain(&path, &error);
                 return Flow::On;
             }
@@ -470,3 +474,6 @@ fn batch(tail: &Tail, records: Vec<Record<'_>>, ack: Ack) -> Batch {
 fn unix_nanos() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
 }
+
+#[cfg(test)]
+mod tests;

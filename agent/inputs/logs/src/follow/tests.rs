@@ -1,0 +1,44 @@
+//! What the follower waits for.
+
+use super::*;
+use crate::StartAt;
+use ollystack_record::Ledger;
+
+/// A follower of `log/a.log` in `folder`, which ends in a record that has been due for long.
+fn follower(folder: &Path, config: Config) -> (Follower, FileId) {
+    std::fs::create_dir(folder.join("log")).unwrap();
+    std::fs::write(folder.join("log/a.log"), "INFO a\n").unwrap();
+    let include = vec![folder.join("log/*.log").display().to_string()];
+    let config = Config { include, start_at: StartAt::Beginning, poll_interval_ms: 600_000, ..config };
+    let intake = Intake::new(8, 100, Arc::new(Ledger::default())).0;
+    let mut follower =
+        Follower::new(config, &folder.join("state"), Arc::new(Resource::default()), intake, Arc::default()).unwrap();
+    let (limits, waits, early) = (follower.limits(), follower.waits(), Instant::now() - Duration::from_secs(60));
+    let tail = follower.tails.values_mut().next().unwrap();
+    tail.read(&mut follower.buffer, limits, waits, 0, early).unwrap();
+    assert!(tail.due(waits).unwrap() < Instant::now());
+    let id = tail.id;
+    (follower, id)
+}
+
+#[tokio::test]
+async fn what_is_due_waits_for_the_budget_without_turning_round() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut follower, _) = follower(folder.path(), Config { bytes_per_second_max: 65_536, ..Config::default() });
+    follower.budget.spend(1 << 30);
+    assert!(follower.next_readable().is_none());
+    follower.is_unsaved = false;
+    assert!(follower.next_deadline() > Instant::now());
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_read_is_tried_again_after_a_while() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut follower, id) = follower(folder.path(), Config::default());
+    follower.tails.get_mut(&id).unwrap().close();
+    std::fs::rename(folder.path().join("log"), folder.path().join("old")).unwrap();
+    std::fs::write(folder.path().join("log"), "no folder").unwrap();
+    assert!(follower.turn(id, &CancellationToken::new()).await == Flow::On);
+    assert_eq!(follower.stats.read().errors, 1);
+    assert!(follower.tails[&id].due(follower.waits()).unwrap() > Instant::now());
+}

@@ -381,6 +381,15 @@ impl Tail {
         self.is_retired &= !is_named;
     }
 
+    /// Whether its name still leads to it, as far as can be seen.
+    pub(crate) fn may_be_named(&self, follow_symlinks: bool) -> bool {
+        let found = if follow_symlinks { std::fs::metadata(&self.path) } else { std::fs::symlink_metadata(&self.path) };
+        match found {
+            Ok(metadata) => FileId::of(&metadata) == self.id,
+            Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        }
+    }
+
     pub(crate) fn is_nameless(&self) -> bool {
         self.nameless.is_some()
     }

@@ -42,3 +42,16 @@ async fn a_file_that_cannot_be_read_is_tried_again_after_a_while() {
     assert_eq!(follower.stats.read().errors, 1);
     assert!(follower.tails[&id].due(follower.waits()).unwrap() > Instant::now());
 }
+
+#[tokio::test]
+async fn a_file_that_no_walk_finds_keeps_its_name_while_it_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut follower, id) = follower(folder.path(), Config::default());
+    let include = vec![folder.path().join("elsewhere/*.log").display().to_string()];
+    follower.globs = Arc::new(Globs::new(&Config { include, ..Config::default() }).unwrap());
+    follower.walk(Instant::now());
+    assert!(!follower.tails[&id].is_nameless(), "the folder could not be read");
+    std::fs::remove_file(folder.path().join("log/a.log")).unwrap();
+    follower.walk(Instant::now());
+    assert!(follower.tails[&id].is_nameless());
+}

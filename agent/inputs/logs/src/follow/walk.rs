@@ -100,7 +100,11 @@ impl Follower {
             named.insert(found.id);
             self.adopt(found, file, &beginning, start, now);
         }
-        let nameless: Vec<FileId> = self.tails.keys().filter(|id| !named.contains(*id)).copied().collect();
+        // What was not found may be where it was: in a folder that could not be read, or beyond a limit. Given up, it would be
+        // new when it is found again, and all of it be read twice.
+        let follow_symlinks = self.config.follow_symlinks;
+        let is_nameless = |tail: &&Tail| !named.contains(&tail.id) && !tail.may_be_named(follow_symlinks);
+        let nameless: Vec<FileId> = self.tails.values().filter(is_nameless).map(|tail| tail.id).collect();
         for id in nameless {
             if let Some(tail) = self.tails.get_mut(&id) {
                 tail.set_named(false, now);

@@ -173,7 +173,7 @@ impl Tail {
                 Remains { bytes: std::mem::take(&mut self.held), from: self.position, layout: self.layout.clone() };
             let held = remains.bytes.len() as u64;
             let unread = self.unread().saturating_sub(held);
-            self.earlier = Some((self.fingerprint, Mark { offset: self.position.offset + held, ..Mark::default() }));
+            self.earlier = Some((self.fingerprint, past(self.position, held)));
             self.begin_anew(size, &beginning, rules);
             return Ok(Look::Anew { unread, remains });
         }
@@ -416,7 +416,9 @@ impl Tail {
     pub(crate) fn copied_to(&self, found: &Candidate, beginning: &Beginning) -> Option<Mark> {
         let name = found.path.as_os_str().as_encoded_bytes();
         let rest = name.strip_prefix(self.path.as_os_str().as_encoded_bytes())?;
-        let lives = [Some((self.fingerprint, self.position)), self.earlier];
+        // What is held comes of this one, whether it goes on or is truncated next; a copy may have been made before it.
+        let (with_held, position) = (past(self.position, self.held.len() as u64), self.position);
+        let lives = [Some((self.fingerprint, with_held)), Some((self.fingerprint, position)), self.earlier];
         let is_copy = |(fingerprint, read): &(Fingerprint, Mark)| {
             fingerprint.length > 0 && found.size >= read.offset && beginning.continues(fingerprint)
         };
@@ -444,6 +446,11 @@ impl Remains {
     pub(crate) fn joined(&self, limits: Limits) -> Joined<'_> {
         join(&self.bytes, self.from, &self.layout, limits, Due::Line)
     }
+}
+
+/// Behind so many bytes that are held.
+fn past(position: Mark, held: u64) -> Mark {
+    if held == 0 { position } else { Mark { offset: position.offset + held, ..Mark::default() } }
 }
 
 fn is(file: &File, id: FileId) -> bool {

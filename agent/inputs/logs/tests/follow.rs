@@ -462,6 +462,25 @@ async fn a_record_that_waits_for_more_is_neither_lost_nor_doubled_by_restart_rot
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_waits_comes_once_though_its_copy_is_seen_before_the_truncation() {
+    let host = Host::new();
+    let include = vec![host.path("a.log*").display().to_string()];
+    let config = Config { include, multiline_wait_ms: 60_000, line_wait_ms: 600_000, ..host.config() };
+    host.append("a.log", "INFO 0\nINFO 1\n\tof one\n");
+    let mut agent = host.start(config);
+    assert_eq!(agent.lines(1).await, ["INFO 0"]);
+    agent.until(|stats| stats.files.iter().any(|file| file.read > 0)).await;
+    std::fs::copy(host.path("a.log"), host.path("a.log.1")).unwrap();
+    agent.until(|stats| stats.files.len() == 2).await;
+    OpenOptions::new().write(true).open(host.path("a.log")).unwrap().set_len(0).unwrap();
+    host.append("a.log", "INFO 2\nINFO 3\n");
+    assert_eq!(agent.lines(2).await, ["INFO 1\n\tof one", "INFO 2"]);
+    host.append("a.log.1", "INFO 4\nINFO 5\n");
+    assert_eq!(agent.lines(1).await, ["INFO 4"]);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_container_s_file_gives_time_stream_and_who_it_is() {
     let host = Host::new();
     let folder = "pods/shop_checkout-x_0a1b/server";

@@ -476,7 +476,8 @@ fn own_rules_redact_what_they_find_or_what_their_group_holds() {
 
 #[test]
 fn where_an_own_rule_finds_nothing_nothing_is_put() {
-    let rules = "[[rules]]\nname = 'customer'\npattern = 'customer-([0-9]*)'\n[[rules]]\nname = 'edge'\npattern = '\\b'";
+    let rules =
+        "[[rules]]\nname = 'customer'\npattern = 'customer-([0-9]*)'\n[[rules]]\nname = 'edge'\npattern = '\\b'";
     let redactor = redactor(&toml::from_str(rules).unwrap());
     assert_eq!(redactor.text("customer-, customer-17"), "customer-, customer-[redacted:customer]");
 }

@@ -124,7 +124,7 @@ impl Config {
 }
 
 /// More spans a second than any host has.
-const RATE_MAX: f64 = 1e9;
+pub(crate) const RATE_MAX: f64 = 1e9;
 
 fn within(field: &'static str, value: u64, least: u64, most: u64) -> Result<(), Unfit> {
     if (least..=most).contains(&value) {

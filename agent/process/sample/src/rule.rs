@@ -4,6 +4,7 @@
 //! a span, the first one says how to keep it, and the first one with `slow_ms` says what is slow. Invariant: a pattern was
 //! compiled within its limits when the configuration was read, so that trying it cannot fail and takes linear time.
 
+use crate::config::RATE_MAX;
 use ollystack_record::otlp::common::v1::{AnyValue, KeyValue, any_value::Value};
 use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -152,8 +153,8 @@ impl Rule {
             Some("one of keep and spans_per_second")
         } else if keep.is_none() && spans_per_second.is_none() && slow_ms.is_none() {
             Some("keep, spans_per_second or slow_ms set")
-        } else if spans_per_second.is_some_and(|rate| !(rate > 0.0 && rate.is_finite())) {
-            Some("spans_per_second above 0; keep = \"never\" keeps none")
+        } else if spans_per_second.is_some_and(|rate| !(rate > 0.0 && rate <= RATE_MAX)) {
+            Some("spans_per_second above 0, at most 1e9; keep = \"never\" keeps none")
         } else if *errors == Some(false) && *keep != Some(Keep::Never) {
             Some("errors = false only with keep = \"never\"")
         } else {
@@ -266,6 +267,8 @@ mod tests {
             (r#"{"name": "a", "keep": "always", "min": 7}"#, false),
             (r#"{"name": "a", "keep": "always", "spans_per_second": 7}"#, false),
             (r#"{"name": "a", "spans_per_second": 0}"#, false),
+            (r#"{"name": "a", "spans_per_second": 1e9}"#, true),
+            (r#"{"name": "a", "spans_per_second": 1e308}"#, false),
             (r#"{"name": "a", "keep": 1, "errors": false}"#, false),
         ] {
             assert_eq!(rule(json).fault().is_none(), fine, "{json}");

@@ -59,7 +59,7 @@ pub struct Metric {
     pub description: String,
     /// What its numbers are.
     pub kind: Kind,
-    /// What its application says of it beyond that; not part of what tells series apart by hash.
+    /// What its application says of it beyond that.
     pub metadata: Vec<KeyValue>,
 }
 
@@ -76,14 +76,19 @@ pub struct Series {
 }
 
 impl Series {
-    /// Sort the attributes and hash the whole. The hash is stable across restarts.
+    /// Sort the attributes and hash the whole, everything that equality compares: series that differed in what is left out would
+    /// have to be compared one by one. The hash is stable across restarts.
     pub fn new(scope: Arc<Scope>, metric: Arc<Metric>, mut attributes: Vec<KeyValue>) -> Series {
         sort_attributes(&mut attributes);
         let mut hasher = Xxh3::new();
         feed_text(&mut hasher, &scope.proto.name);
         feed_text(&mut hasher, &scope.proto.version);
+        feed_text(&mut hasher, &scope.schema_url);
+        hasher.update(&attributes_hash(&scope.proto.attributes).to_le_bytes());
         feed_text(&mut hasher, &metric.name);
         feed_text(&mut hasher, &metric.unit);
+        feed_text(&mut hasher, &metric.description);
+        hasher.update(&attributes_hash(&metric.metadata).to_le_bytes());
         feed_text(&mut hasher, &format!("{:?}", metric.kind));
         hasher.update(&attributes_hash(&attributes).to_le_bytes());
         let attribute_bytes = attributes.iter().map(|a| field_bytes(a.encoded_len())).sum::<usize>() as u32;
@@ -214,6 +219,26 @@ mod tests {
         let point =
             NumberDataPoint { attributes, start_time_unix_nano: 5, time_unix_nano: 6, value, ..Default::default() };
         assert_eq!(sample.wire_bytes(), field_bytes(point.encoded_len()));
+    }
+
+    #[test]
+    fn whatever_makes_another_series_makes_another_hash() {
+        let plain = Metric::default();
+        let hash = |scope: Scope, metric: Metric| Series::new(Arc::new(scope), Arc::new(metric), vec![]).hash();
+        let scope = |attribute: &str, schema_url: &str| {
+            let proto = InstrumentationScope { attributes: vec![string("a", attribute)], ..Default::default() };
+            Scope { proto, schema_url: schema_url.into() }
+        };
+        let hashes = [
+            hash(scope("1", ""), plain.clone()),
+            hash(scope("2", ""), plain.clone()),
+            hash(scope("1", "u"), plain.clone()),
+            hash(scope("1", ""), Metric { description: "d".into(), ..plain.clone() }),
+            hash(scope("1", ""), Metric { metadata: vec![string("m", "1")], ..plain.clone() }),
+            hash(scope("1", ""), Metric { unit: "s".into(), ..plain }),
+        ];
+        let distinct: std::collections::BTreeSet<u64> = hashes.into_iter().collect();
+        assert_eq!(distinct.len(), hashes.len());
     }
 
     #[test]

@@ -249,6 +249,8 @@ async fn a_metric_keeps_its_description_although_later_labels_come_without_it() 
 async fn the_patterns_of_log_lines_count_folded_and_whole_lines_and_show_what_most_have_in_common() {
     let store = Store::get();
     let client = store.with_schema("patterns").await;
+    // Read once: a minute may end while the test runs.
+    let began = minute(1);
     let row = |pattern: &str, body: &str, line_count: u64, last: i64| {
         let mut log_attributes = attributes(&[(LOG_PATTERN_ID, pattern)]);
         if line_count > 1 {
@@ -256,7 +258,7 @@ async fn the_patterns_of_log_lines_count_folded_and_whole_lines_and_show_what_mo
         }
         LogRow {
             tenant_id: "t".into(),
-            timestamp: minute(1) + 5,
+            timestamp: began + 5,
             service_name: "shop".into(),
             severity_number: 9,
             body: body.into(),
@@ -267,7 +269,7 @@ async fn the_patterns_of_log_lines_count_folded_and_whole_lines_and_show_what_mo
             ..LogRow::default()
         }
     };
-    let last = minute(1) + 40_000_000_000;
+    let last = began + 40_000_000_000;
     let rows = [
         row("00000000000000aa", "order 7 paid", 1, 0),
         row("00000000000000aa", "order <*> paid", 120, last),
@@ -279,7 +281,7 @@ async fn the_patterns_of_log_lines_count_folded_and_whole_lines_and_show_what_mo
     let top = "SELECT PatternId, argMax(Template, Lines), sum(Lines), toUnixTimestamp64Nano(min(FirstSeen)), \
                toUnixTimestamp64Nano(max(LastSeen)) FROM log_patterns WHERE ServiceName = 'shop' AND SeverityNumber = 9 \
                GROUP BY PatternId ORDER BY sum(Lines) DESC";
-    let first = minute(1) + 5;
+    let first = began + 5;
     assert_eq!(
         all::<(String, String, u64, i64, i64)>(&client, top).await,
         [

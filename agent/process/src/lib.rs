@@ -33,6 +33,12 @@ pub struct Stats {
     pub logs: logs::Stats,
 }
 
+/// From this level of the ladder on memory is given back.
+const RELIEF_LEVEL: u8 = 2;
+
+/// How often at most: closed at each tick, windows would fold nothing.
+const RELIEF_EVERY_NANOS: u64 = 10_000_000_000;
+
 /// The stage.
 #[derive(Debug)]
 pub struct Process {
@@ -41,6 +47,7 @@ pub struct Process {
     red: red::Red,
     sampler: sample::Sampler,
     logs: logs::Logs,
+    relieved_unix_nano: u64,
 }
 
 impl Process {
@@ -56,6 +63,7 @@ impl Process {
             red: red::Red::new(config.red, agent_resource),
             sampler: sample::Sampler::new(config.traces, Arc::clone(&ledger)),
             logs: logs::Logs::new(config.patterns, ledger),
+            relieved_unix_nano: 0,
         }
     }
 
@@ -91,6 +99,17 @@ impl Process {
         self.sampler.tick(now, out);
         self.fold.tick(now, out);
         self.logs.tick(now, out);
+    }
+
+    /// Memory is short on the ladder's `level` (`ollystack_record::pressure`): 2 and above let go of what can go early. Windows close
+    /// before their time (intervals tile, so that nothing is lost or told twice), and traces are decided. Call it with every tick,
+    /// at any level: 0 and 1 ask for nothing.
+    pub fn relieve(&mut self, level: u8, now: u64, out: &mut Vec<Reduced>) {
+        if level < RELIEF_LEVEL || now.abs_diff(self.relieved_unix_nano) < RELIEF_EVERY_NANOS {
+            return;
+        }
+        self.relieved_unix_nano = now;
+        self.drain(now, out);
     }
 
     /// Hand out everything that is held: the agent stops.
@@ -165,5 +184,19 @@ mod tests {
         let kept: u64 = out.iter().filter(|r| r.records.signal() == Signal::Traces).map(|r| r.records.count()).sum();
         assert!(kept < 300, "{kept} of 300 kept: sampling let nothing go");
         assert_eq!(requests(&out), 300);
+    }
+
+    #[test]
+    fn from_the_second_level_on_what_can_go_early_goes() {
+        let mut process = Process::new(Config::default(), Arc::default(), Arc::default());
+        let mut out = Vec::new();
+        let span = Span { trace_id: vec![1; 16], name: "a".into(), ..Span::default() };
+        let records = Records::Traces(vec![ScopeSpans { spans: vec![span], ..ScopeSpans::default() }]);
+        let batch = Batch { source: Source::Otlp, resource: Arc::default(), records, ack: Ack::none() };
+        process.take(batch, NOW, &mut out);
+        process.relieve(RELIEF_LEVEL - 1, NOW, &mut out);
+        assert!(out.is_empty());
+        process.relieve(RELIEF_LEVEL, NOW, &mut out);
+        assert_eq!((requests(&out), process.stats().sample.waiting_spans), (1, 0));
     }
 }

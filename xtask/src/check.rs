@@ -3,7 +3,7 @@
 //! Everything is built once, with the development profile: the end-to-end tests start the binaries of that build.
 
 use crate::progress::{Step, Steps};
-use crate::{cargo, repository, rules, setup};
+use crate::{cargo, repository, rules, setup, torture};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::path::Path;
@@ -12,6 +12,9 @@ use std::process::{Command, ExitCode};
 /// The end-to-end tests: they need the binaries, the engine and the SDK, so they run last and in a step of their own.
 const END_TO_END: &str = "e2e";
 
+/// The tortures need the same; the gate runs each for a moment, from a seed that changes.
+const TORTURES: &str = torture::TARGET;
+
 /// Runs the gate; `fast` leaves out licences, end-to-end tests and what they need.
 pub(crate) fn run(fast: bool) -> Result<ExitCode> {
     let mut steps = Steps::new(repository().join("target/xtask/check"))?;
@@ -19,6 +22,7 @@ pub(crate) fn run(fast: bool) -> Result<ExitCode> {
         setup::toolchain(step)?;
         if !fast {
             setup::python_sdk(step)?;
+            setup::torture_tools(step)?;
         }
         Ok(())
     });
@@ -37,6 +41,7 @@ pub(crate) fn run(fast: bool) -> Result<ExitCode> {
         steps.step("kernel objects", kernel_objects);
         steps.step("engine", |step| if built { engine(step) } else { bail!("the build failed") });
         steps.step("end-to-end", |step| if built { end_to_end(step) } else { bail!("the build failed") });
+        steps.step("tortures", |step| if built { tortures(step) } else { bail!("the build failed") });
     }
     Ok(if steps.close() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -72,12 +77,12 @@ fn unit_tests(step: &mut Step) -> Result<()> {
     tests.and(examples)
 }
 
-/// The names of all test targets but the end-to-end tests.
+/// The names of all test targets but the end-to-end tests and the tortures.
 fn integration_tests(metadata: &Value) -> Vec<String> {
     let packages = metadata["packages"].as_array().into_iter().flatten();
     let targets = packages.flat_map(|package| package["targets"].as_array().into_iter().flatten());
     let tests = targets.filter(|target| target["kind"][0] == "test").filter_map(|target| target["name"].as_str());
-    tests.filter(|name| *name != END_TO_END).map(str::to_owned).collect()
+    tests.filter(|name| ![END_TO_END, TORTURES].contains(name)).map(str::to_owned).collect()
 }
 
 /// The committed kernel objects are what their sources give, where a toolchain for BPF is there or can be installed.
@@ -99,6 +104,10 @@ fn end_to_end(step: &mut Step) -> Result<()> {
     step.run(&mut cargo(&["test", "--workspace", "--locked", "--test", END_TO_END]))
 }
 
+fn tortures(step: &mut Step) -> Result<()> {
+    step.run(&mut cargo(&["test", "--workspace", "--locked", "--test", TORTURES]))
+}
+
 fn debug_binary(name: &str) -> std::path::PathBuf {
     let here = std::env::current_exe().unwrap_or_default();
     here.parent().unwrap_or(Path::new("target/debug")).join(name)
@@ -112,7 +121,7 @@ mod tests {
     fn every_integration_test_runs_but_the_end_to_end_ones() {
         let metadata = serde_json::json!({"packages": [
             {"targets": [{"kind": ["lib"], "name": "a"}, {"kind": ["test"], "name": "model"}]},
-            {"targets": [{"kind": ["test"], "name": "e2e"}, {"kind": ["bin"], "name": "b"}]},
+            {"targets": [{"kind": ["test"], "name": "e2e"}, {"kind": ["test"], "name": "torture"}, {"kind": ["bin"], "name": "b"}]},
         ]});
         assert_eq!(integration_tests(&metadata), ["model"]);
     }

@@ -1,4 +1,4 @@
-//! Every command a developer or CI types: `cargo xtask check`, `demo`, `bench`, `ebpf`, `rules`, `setup`.
+//! Every command a developer or CI types: `cargo xtask check`, `demo`, `bench`, `torture`, `ebpf`, `rules`, `setup`.
 //!
 //! Each module is one command or one of its parts; nothing here is part of the product.
 
@@ -10,6 +10,7 @@ mod progress;
 mod rules;
 mod setup;
 mod stack;
+mod torture;
 mod usage;
 
 use clap::{Parser, Subcommand};
@@ -35,6 +36,8 @@ enum Command {
     Demo(demo::Options),
     /// Measures the release build; `cargo xtask bench` lists what there is to measure.
     Bench(bench::Options),
+    /// Does to the real programs what the promises must survive; `cargo xtask torture` lists the tortures.
+    Torture(torture::Options),
     /// Builds the kernel programs and puts the objects where the agent embeds them.
     Ebpf(ebpf::Options),
     /// The house rules alone, in a second.
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Check { fast } => check::run(fast),
         Command::Demo(options) => demo::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Torture(options) => torture::run(&options),
         Command::Ebpf(options) => ebpf::run(&options),
         Command::Rules => rules::run(),
         Command::Setup => setup::run(),

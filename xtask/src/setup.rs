@@ -17,6 +17,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     steps.step("toolchain", toolchain);
     steps.step("cargo-deny", |step| cargo_deny(step).map(drop));
     steps.step("python sdk", python_sdk);
+    steps.step("tools of tortures", torture_tools);
     Ok(if steps.close() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -65,6 +66,19 @@ pub(crate) fn python_sdk(step: &mut Step) -> Result<()> {
     install.args(["-m", "pip", "install", "--disable-pip-version-check", "--quiet", "-r"]).arg(&requirements);
     step.run(&mut install).with_context(|| format!("pip could not install {}", requirements.display()))?;
     std::fs::write(&complete, "").with_context(|| format!("write {}", complete.display()))
+}
+
+/// What some tortures stand on: the program, and the Debian package that brings it.
+const TORTURE_TOOLS: [(&str, &str); 1] = [("strace", "strace")];
+
+/// Tools of tortures. One that cannot be installed here is named; its tortures say that they were skipped.
+pub(crate) fn torture_tools(step: &mut Step) -> Result<()> {
+    let missing = TORTURE_TOOLS.iter().filter(|(program, _)| !works(program, &["--version"]));
+    let missing: Vec<&str> = missing.map(|(_, package)| *package).collect();
+    if !missing.is_empty() && packages(step, &missing).is_err() {
+        step.note(format!("missing, tortures that need it are skipped: `apt-get install -y {}`", missing.join(" ")));
+    }
+    Ok(())
 }
 
 /// Installs Debian packages when this user may, and says the command otherwise.

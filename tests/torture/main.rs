@@ -1,0 +1,113 @@
+//! The tortures: what RELIABILITY promises, done to the real programs until it breaks or holds.
+//!
+//! One file a torture, each a line in [`TORTURES`]. Everything random comes from a seed that is printed, so that a failing cycle
+//! is one command away. Without a name all run, as briefly as the gate does; `cargo xtask torture` runs them in release.
+
+mod oracle;
+#[path = "../e2e/otlp.rs"]
+#[allow(dead_code, reason = "the end-to-end tests use the rest of it")]
+mod otlp;
+mod report;
+mod run;
+
+use anyhow::{Context, Result, bail, ensure};
+use report::Report;
+use run::Run;
+use std::process::ExitCode;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// One of them.
+struct Torture {
+    name: &'static str,
+    shows: &'static str,
+    /// Cycles in the gate: a quarter of a minute at most.
+    short: u64,
+    /// Cycles of the published figure.
+    full: u64,
+    run: fn(&Run) -> Result<Report>,
+}
+
+/// In the order in which they run when none is named.
+const TORTURES: &[Torture] = &[];
+
+/// What may stand on the command line.
+#[derive(Debug, Default)]
+struct Flags {
+    name: Option<String>,
+    cycles: Option<u64>,
+    seed: Option<u64>,
+    only: Option<u64>,
+    full: bool,
+    json: bool,
+    list: bool,
+}
+
+fn main() -> Result<ExitCode> {
+    let flags = parse(std::env::args().skip(1))?;
+    let chosen: Vec<&Torture> = match &flags.name {
+        None => TORTURES.iter().collect(),
+        Some(name) => TORTURES.iter().filter(|torture| torture.name == name).collect(),
+    };
+    if flags.list {
+        for torture in TORTURES {
+            println!("{:<12} {}", torture.name, torture.shows);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let (Some(name), true) = (&flags.name, chosen.is_empty()) {
+        let names: Vec<&str> = TORTURES.iter().map(|torture| torture.name).collect();
+        bail!("no torture is called {name}; there are: {}", names.join(", "));
+    }
+    let seed = flags.seed.unwrap_or_else(seed_of_the_moment);
+    let store = run::SharedStore::default();
+    let (mut held, mut all) = (true, serde_json::Map::new());
+    for torture in chosen {
+        let cycles = flags.cycles.unwrap_or(if flags.full { torture.full } else { torture.short });
+        let run = Run::new(torture.name, seed, cycles, flags.only, &store)?;
+        eprintln!("{}: {}; {cycles} cycles, seed {seed}", torture.name, torture.shows);
+        let begin = Instant::now();
+        let mut report =
+            (torture.run)(&run).with_context(|| format!("{} broke off; {}", torture.name, run.replay()))?;
+        report.figure("cycles", cycles);
+        report.figure("seconds", begin.elapsed().as_secs());
+        held &= report.held();
+        if flags.json {
+            all.insert(torture.name.to_owned(), report.json(seed));
+        } else {
+            println!("{}", report.render(torture.name, &run.replay()));
+        }
+    }
+    if flags.json {
+        println!("{}", serde_json::to_string_pretty(&all)?);
+    }
+    Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn seed_of_the_moment() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn parse(arguments: impl Iterator<Item = String>) -> Result<Flags> {
+    let (mut flags, mut arguments) = (Flags::default(), arguments);
+    while let Some(argument) = arguments.next() {
+        let mut number = || -> Result<Option<u64>> {
+            let value = arguments.next().with_context(|| format!("{argument} needs a number"))?;
+            Ok(Some(value.parse().with_context(|| format!("{argument} {value}: not a number"))?))
+        };
+        match argument.as_str() {
+            "--cycles" => flags.cycles = number()?,
+            "--seed" => flags.seed = number()?,
+            "--only" => flags.only = number()?,
+            "--full" => flags.full = true,
+            "--json" => flags.json = true,
+            "--list" => flags.list = true,
+            // What the test runner of cargo hands to every target.
+            "--nocapture" | "--quiet" | "-q" => {}
+            name => {
+                ensure!(!name.starts_with('-') && flags.name.is_none(), "unknown argument {name}");
+                flags.name = Some(name.to_owned());
+            }
+        }
+    }
+    Ok(flags)
+}

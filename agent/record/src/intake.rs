@@ -2,9 +2,9 @@
 //!
 //! Bounded in batches and in records, so that memory is bounded whatever the inputs do. An input that can hold its source
 //! back (OTLP, log files) waits with [`Intake::send`]; one that cannot (host samples, kernel events) uses [`Intake::offer`],
-//! which drops and counts when the queue is full. Invariant: every record is counted as seen exactly once, here.
+//! which drops and counts when the queue is full, or memory at its ceiling. The inputs learn here how hard memory and CPU press. Invariant: every record is counted as seen exactly once, here.
 
-use crate::{Batch, DropReason, Ledger, Place};
+use crate::{Batch, DropReason, Ledger, Level, Place, Pressure};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -16,6 +16,7 @@ pub struct Intake {
     records_max: u32,
     own: Option<Arc<Semaphore>>,
     ledger: Arc<Ledger>,
+    pressure: Arc<Pressure>,
 }
 
 /// A batch as `process` receives it; the room it took is given back when this is dropped.
@@ -50,7 +51,17 @@ impl Intake {
     pub fn new(batches_max: usize, records_max: u32, ledger: Arc<Ledger>) -> (Intake, mpsc::Receiver<Received>) {
         let (sender, receiver) = mpsc::channel(batches_max);
         let room = Arc::new(Semaphore::new(records_max as usize));
-        (Intake { sender, room, records_max, own: None, ledger }, receiver)
+        (Intake { sender, room, records_max, own: None, ledger, pressure: Arc::default() }, receiver)
+    }
+
+    /// The same queue under a guard's pressure.
+    pub fn under(self, pressure: Arc<Pressure>) -> Intake {
+        Intake { pressure, ..self }
+    }
+
+    /// How hard memory and CPU press.
+    pub fn pressure(&self) -> &Pressure {
+        &self.pressure
     }
 
     /// The same queue for an input that may have no more than `batches_max` of its batches in it. The input's memory is
@@ -99,18 +110,26 @@ impl Intake {
         }
     }
 
-    /// Queue if there is room now; else count the records as seen and dropped. True if they were queued.
+    /// Queue if there is room now and memory for it; else count the records as seen and dropped. True if they were queued.
     pub fn offer(&self, batch: Batch) -> bool {
+        if self.pressure.level() == Level::Shed {
+            self.lose(&batch, DropReason::MemoryLimit);
+            return false;
+        }
         match self.try_send(batch) {
             Ok(()) => true,
             Err((error, batch)) => {
-                let (signal, records) = (batch.records.signal(), batch.records.count());
                 let reason = if error == IntakeError::Full { DropReason::QueueFull } else { DropReason::Shutdown };
-                self.ledger.seen(signal, records);
-                self.ledger.dropped(signal, reason, records);
+                self.lose(&batch, reason);
                 false
             }
         }
+    }
+
+    fn lose(&self, batch: &Batch, reason: DropReason) {
+        let (signal, records) = (batch.records.signal(), batch.records.count());
+        self.ledger.seen(signal, records);
+        self.ledger.dropped(signal, reason, records);
     }
 
     /// A batch larger than the whole queue takes all of it rather than waiting for ever.
@@ -171,6 +190,23 @@ mod tests {
         let taken = receiver.recv().await.unwrap().take(&ledger);
         assert_eq!(taken.records.count(), 7);
         assert!(intake.offer(batch(4)), "room is given back once the batch was taken");
+    }
+
+    #[tokio::test]
+    async fn at_the_ceiling_of_memory_what_cannot_wait_is_dropped_under_a_reason_of_its_own() {
+        let (ledger, pressure) = (Arc::new(Ledger::default()), Arc::new(Pressure::default()));
+        let (intake, mut receiver) = Intake::new(8, 10, ledger.clone());
+        let intake = intake.under(Arc::clone(&pressure));
+        pressure.set_level(Level::Lean);
+        assert!(intake.offer(batch(1)));
+        pressure.set_level(Level::Shed);
+        assert!(!intake.offer(batch(2)), "although the queue has room");
+        intake.send(batch(3)).await.unwrap();
+        let reading = ledger.read().signals[Signal::Logs as usize].clone();
+        assert_eq!((reading.seen, reading.waiting_total(), reading.balance()), (6, 4, 0));
+        assert!(reading.dropped.contains(&("memory_limit", 2)));
+        drop(intake);
+        receiver.recv().await.unwrap().take(&ledger);
     }
 
     #[tokio::test]

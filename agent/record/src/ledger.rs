@@ -22,6 +22,8 @@ pub enum DropReason {
     SeriesLimit,
     /// More waiting traces than the cap.
     TraceLimit,
+    /// Memory was at its ceiling, and the input cannot wait (host samples, kernel events).
+    MemoryLimit,
     /// The disk buffer was full and this was the least valuable.
     BufferEvicted,
     /// The disk refused (full, failing).
@@ -46,11 +48,12 @@ pub enum DropReason {
 
 impl DropReason {
     /// All, in order.
-    pub const ALL: [DropReason; 14] = [
+    pub const ALL: [DropReason; 15] = [
         DropReason::QueueFull,
         DropReason::KernelRingFull,
         DropReason::SeriesLimit,
         DropReason::TraceLimit,
+        DropReason::MemoryLimit,
         DropReason::BufferEvicted,
         DropReason::BufferFailed,
         DropReason::BufferCorrupt,
@@ -70,6 +73,7 @@ impl DropReason {
             DropReason::KernelRingFull => "kernel_ring_full",
             DropReason::SeriesLimit => "series_limit",
             DropReason::TraceLimit => "trace_limit",
+            DropReason::MemoryLimit => "memory_limit",
             DropReason::BufferEvicted => "buffer_evicted",
             DropReason::BufferFailed => "buffer_failed",
             DropReason::BufferCorrupt => "buffer_corrupt",

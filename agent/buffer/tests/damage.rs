@@ -127,15 +127,3 @@ async fn ids_do_not_return_when_the_state_file_is_lost() {
         std::fs::remove_file(directory.path().join("state")).unwrap();
     }
 }
-
-#[tokio::test]
-async fn files_of_a_later_version_are_left_alone() {
-    let directory = support::directory();
-    filled(directory.path()).await;
-    let later = directory.path().join("00000000000009999999-1.segment2");
-    std::fs::write(&later, b"from the future").unwrap();
-    let losses = std::sync::Arc::new(support::Losses::default());
-    let error = Buffer::open(small(directory.path()), losses).err().unwrap().to_string();
-    assert!(error.contains("segment2") && error.contains("newer"), "{error}");
-    assert!(later.exists());
-}

@@ -3,12 +3,16 @@
 //! One file a torture, each a line in [`TORTURES`]. Everything random comes from a seed that is printed, so that a failing cycle
 //! is one command away. Without a name all run, as briefly as the gate does; `cargo xtask torture` runs them in release.
 
+mod disk;
 mod oracle;
 #[path = "../e2e/otlp.rs"]
 #[allow(dead_code, reason = "the end-to-end tests use the rest of it")]
 mod otlp;
+mod power;
 mod report;
 mod run;
+mod strace;
+mod workload;
 
 use anyhow::{Context, Result, bail, ensure};
 use report::Report;
@@ -28,7 +32,13 @@ struct Torture {
 }
 
 /// In the order in which they run when none is named.
-const TORTURES: &[Torture] = &[];
+const TORTURES: &[Torture] = &[Torture {
+    name: "power",
+    shows: "the buffer after every loss of power that its calls to the disk allow",
+    short: 250,
+    full: 10_000,
+    run: power::run,
+}];
 
 /// What may stand on the command line.
 #[derive(Debug, Default)]
@@ -43,6 +53,9 @@ struct Flags {
 }
 
 fn main() -> Result<ExitCode> {
+    if let Some(done) = workload::asked() {
+        return done;
+    }
     let flags = parse(std::env::args().skip(1))?;
     let chosen: Vec<&Torture> = match &flags.name {
         None => TORTURES.iter().collect(),

@@ -31,7 +31,7 @@ pub(crate) struct Opened {
 pub(crate) fn open(options: Options, observer: Arc<dyn Observer>) -> Result<Opened, Error> {
     check(&options)?;
     let directory = options.directory.clone();
-    fs::create_dir_all(&directory).map_err(|error| Error::io(&directory, &error))?;
+    make_directory(&directory)?;
     let lock = lock(&directory)?;
     let found = list(&directory)?;
     let (mut state, noted) = State::open(&directory)?;
@@ -97,6 +97,24 @@ fn check(options: &Options) -> Result<(), Error> {
     if !(SEGMENT_BYTES_LEAST..=bytes / 4).contains(&segment) {
         let allowed = format!("{SEGMENT_BYTES_LEAST} to {} (a quarter of bytes_max)", bytes / 4);
         return Err(Error::Option { field: "segment_bytes_max", value: segment, allowed });
+    }
+    Ok(())
+}
+
+/// Make the directory, and its name and those above it durable: they may be as new, and what is synced below a name that power
+/// takes is gone with it. Once there is a state file, that was done.
+fn make_directory(directory: &Path) -> Result<(), Error> {
+    fs::create_dir_all(directory).map_err(|error| Error::io(directory, &error))?;
+    if directory.join("state").exists() {
+        return Ok(());
+    }
+    let whole = fs::canonicalize(directory).map_err(|error| Error::io(directory, &error))?;
+    for above in whole.ancestors().skip(1) {
+        match File::open(above).and_then(|folder| folder.sync_all()) {
+            // Somebody else's, as is then the name in it.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            synced => synced.map_err(|error| Error::io(above, &error))?,
+        }
     }
     Ok(())
 }

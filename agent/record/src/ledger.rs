@@ -4,13 +4,18 @@
 //! `seen + carried = sent + folded + sampled out + suppressed + dropped(reason) + waiting(place)`.
 //! Outcomes are counters; `waiting` is measured by whoever holds records (a queue, the open windows, the sampler, the
 //! buffer), not derived from the counters, so a balance other than zero means that a record was lost uncounted.
-//! `carried` is what the buffer already held when this process started.
+//! `carried` is what was there when this process started: on disk, restored, or lost by a crash of the one before.
+//!
+//! Over all runs of an installation nothing is carried: what one run leaves waiting is what the next one begins with. Where the two
+//! differ, because the books of a run that was killed end a moment before it did, `corrected` says by how much:
+//! `seen + corrected(place) = sent + folded + sampled out + suppressed + dropped(reason) + waiting(place)`.
 
 use crate::Signal;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
-/// Why records were dropped. Every reason is one counter; add here, and `status`, /metrics and ClickHouse show it.
+/// Why records were dropped. Every reason is one counter; add at the end (its number is in files), and `status`, /metrics and ClickHouse
+/// show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(usize)]
 pub enum DropReason {
@@ -88,7 +93,7 @@ impl DropReason {
     }
 }
 
-/// Where records wait.
+/// Where records wait. Add at the end: its number is in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(usize)]
 pub enum Place {
@@ -146,7 +151,7 @@ impl Ledger {
     counters! {
         /// Records that entered the agent.
         seen,
-        /// Records the buffer held when this process started.
+        /// Records that were there when this process started.
         carried,
         /// Records the endpoint acknowledged.
         sent,
@@ -196,6 +201,7 @@ impl Account {
             signal,
             seen: self.seen.load(Relaxed),
             carried: self.carried.load(Relaxed),
+            corrected: Corrected::default(),
             sent: self.sent.load(Relaxed),
             folded: self.folded.load(Relaxed),
             sampled_out: self.sampled_out.load(Relaxed),
@@ -209,19 +215,50 @@ impl Account {
 }
 
 /// The ledger at one moment.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Reading {
     /// One per signal, in order.
     pub signals: [SignalReading; 3],
 }
 
+impl Default for Reading {
+    /// Of a ledger that has seen nothing.
+    fn default() -> Reading {
+        Ledger::default().read()
+    }
+}
+
+impl Reading {
+    /// This run and all before it, which came to `earlier`, as one account.
+    pub fn in_all(&self, earlier: &Reading) -> Reading {
+        let mut signals = self.signals.clone();
+        for (this, before) in signals.iter_mut().zip(&earlier.signals) {
+            this.add(before);
+        }
+        Reading { signals }
+    }
+}
+
+/// By how much the books were put right at starts, by where the difference was: records found or lost there, less those that were
+/// booked as waiting there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Corrected {
+    /// On disk. Above zero: sent and booked so, and still there, to be sent again; or put there after the last entry. Below: sent, or
+    /// evicted, after it.
+    pub buffer: i64,
+    /// In memory. Above zero: taken or folded and lost, for the points that were lost were of many samples. Below: given again by their
+    /// source, which was never answered.
+    pub memory: i64,
+}
+
 /// One signal's account at one moment. All in records, but for the bytes.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[allow(missing_docs)] // named as the counters of `Ledger`, documented there
 pub struct SignalReading {
     pub signal: Signal,
     pub seen: u64,
     pub carried: u64,
+    pub corrected: Corrected,
     pub sent: u64,
     pub folded: u64,
     pub sampled_out: u64,
@@ -245,10 +282,38 @@ impl SignalReading {
         self.waiting.iter().map(|(_, records)| records).sum()
     }
 
+    /// What came to its end.
+    fn out(&self) -> u64 {
+        self.sent + self.folded + self.sampled_out + self.suppressed + self.dropped_total()
+    }
+
+    /// What must be waiting somewhere, by the counters alone.
+    pub fn open(&self) -> i64 {
+        (self.seen + self.carried) as i64 + self.corrected.buffer + self.corrected.memory - self.out() as i64
+    }
+
     /// What went in minus what is accounted for: zero when nothing was lost uncounted.
     pub fn balance(&self) -> i64 {
-        let out = self.sent + self.folded + self.sampled_out + self.suppressed + self.dropped_total();
-        (self.seen + self.carried) as i64 - out as i64 - self.waiting_total()
+        self.open() - self.waiting_total()
+    }
+
+    /// Count on from `earlier`: what it left waiting is what this one calls carried, so neither counts.
+    fn add(&mut self, earlier: &SignalReading) {
+        self.carried = 0;
+        self.corrected = earlier.corrected;
+        let counters = [
+            (&mut self.seen, earlier.seen),
+            (&mut self.sent, earlier.sent),
+            (&mut self.folded, earlier.folded),
+            (&mut self.sampled_out, earlier.sampled_out),
+            (&mut self.suppressed, earlier.suppressed),
+            (&mut self.bytes_in, earlier.bytes_in),
+            (&mut self.bytes_out, earlier.bytes_out),
+        ];
+        let dropped = self.dropped.iter_mut().zip(&earlier.dropped).map(|((_, this), (_, before))| (this, *before));
+        for (this, before) in counters.into_iter().chain(dropped) {
+            *this += before;
+        }
     }
 }
 
@@ -271,6 +336,60 @@ mod tests {
         assert_eq!(ledger.read().signals[0].balance(), 0);
         ledger.seen(Signal::Metrics, 1);
         assert_eq!(ledger.read().signals[0].balance(), 1);
+    }
+
+    #[test]
+    fn every_reason_that_records_are_dropped_for_keeps_the_balance_and_its_own_name() {
+        let ledger = Ledger::default();
+        for (records, reason) in (1..).zip(DropReason::ALL) {
+            ledger.seen(Signal::Logs, records);
+            assert_eq!(ledger.read().signals[1].balance(), records as i64, "{reason:?} is not yet counted");
+            ledger.dropped(Signal::Logs, reason, records);
+            let account = &ledger.read().signals[1];
+            assert_eq!((account.balance(), account.dropped[reason as usize]), (0, (reason.name(), records)));
+        }
+    }
+
+    #[test]
+    fn two_runs_are_one_account_in_which_nothing_was_carried() {
+        let (first, second) = (Ledger::default(), Ledger::default());
+        first.seen(Signal::Logs, 10);
+        first.sent(Signal::Logs, 4);
+        first.dropped(Signal::Logs, DropReason::Refused, 1);
+        first.waiting_set(Signal::Logs, Place::Buffer, 5);
+        second.carried(Signal::Logs, 5);
+        second.seen(Signal::Logs, 2);
+        second.sent(Signal::Logs, 6);
+        second.waiting_set(Signal::Logs, Place::Queue, 1);
+        let all = second.read().in_all(&first.read()).signals[Signal::Logs as usize].clone();
+        assert_eq!((all.seen, all.carried, all.sent, all.dropped_total(), all.waiting_total()), (12, 0, 10, 1, 1));
+        assert_eq!(all.balance(), 0);
+    }
+
+    #[test]
+    fn what_is_moved_between_threads_is_never_lost_from_the_books() {
+        let ledger = Ledger::default();
+        std::thread::scope(|scope| {
+            for signal in Signal::ALL {
+                let ledger = &ledger;
+                scope.spawn(move || {
+                    for _ in 0..10_000 {
+                        ledger.seen(signal, 3);
+                        ledger.waiting_add(signal, Place::Queue, 3);
+                    }
+                });
+                scope.spawn(move || {
+                    for _ in 0..10_000 {
+                        ledger.waiting_add(signal, Place::Queue, -3);
+                        ledger.folded(signal, 2);
+                        ledger.waiting_add(signal, Place::Freezer, 1);
+                    }
+                });
+            }
+        });
+        for account in ledger.read().signals {
+            assert_eq!((account.balance(), account.waiting_total()), (0, 10_000));
+        }
     }
 
     #[test]

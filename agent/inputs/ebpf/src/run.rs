@@ -13,7 +13,7 @@ use crate::processes::Processes;
 use crate::stats::{Stats, add};
 use crate::tcp::Tcp;
 use ollystack_ebpf::{http, process, tcp};
-use ollystack_record::{DropReason, Intake, Resource, Signal};
+use ollystack_record::{DropReason, Intake, Level, Resource, Signal};
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -69,7 +69,7 @@ pub(crate) async fn run(
         tokio::select! {
             () = stop.cancelled() => break,
             _ = drain.tick() => input.drain_all().await,
-            () = filling(&rings) => input.drain_all().await,
+            () = filling(&rings), if input.may_drain() => input.drain_all().await,
             _ = hand_in.tick() => input.hand_in(),
             _ = metrics.tick() => input.measure(),
         }
@@ -94,7 +94,15 @@ async fn filling(rings: &[AsyncFd<OwnedFd>]) {
 }
 
 impl Input {
+    /// With so much CPU time used up that what can wait has long been waiting, the rings fill, and the kernel counts what does not fit.
+    fn may_drain(&self) -> bool {
+        !self.intake.pressure().is_overdrawn()
+    }
+
     async fn drain_all(&mut self) {
+        if !self.may_drain() {
+            return add(&self.stats.drains_put_off, 1);
+        }
         while self.drain() {
             tokio::task::yield_now().await;
         }
@@ -103,7 +111,8 @@ impl Input {
     /// One round; whether a ring may still hold something.
     fn drain(&mut self) -> bool {
         let offset_ns = epoch_offset_ns();
-        let Input { features, processes, http, tcp, process, stats, .. } = self;
+        let Input { features, processes, http, tcp, process, stats, intake } = self;
+        let heads = intake.pressure().level() < Level::Lean;
         // Starts first: a process that runs another program is then named anew.
         let processes_read = drain(features.process.as_mut(), |record| {
             if let Some(number) = process.take(record, offset_ns) {
@@ -111,7 +120,7 @@ impl Input {
             }
         });
         let tcp_read = drain(features.tcp.as_mut(), |record| tcp.take(record, processes));
-        let http_read = drain(features.http.as_mut(), |record| http.take(record, offset_ns, processes));
+        let http_read = drain(features.http.as_mut(), |record| http.take(record, heads, offset_ns, processes));
         add(&stats.process_events, processes_read as u64);
         add(&stats.tcp_events, tcp_read as u64);
         add(&stats.http_events, http_read as u64);
@@ -167,4 +176,31 @@ fn drain(feature: Option<&mut Loaded>, mut take: impl FnMut(&[u8])) -> usize {
         count += 1;
     }
     count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ollystack_record::Pressure;
+
+    #[tokio::test]
+    async fn rings_are_left_alone_while_too_much_cpu_time_is_used_up() {
+        let pressure = Arc::new(Pressure::default());
+        let intake = Intake::new(8, 100, Arc::default()).0.under(Arc::clone(&pressure));
+        let mut input = Input {
+            features: Features::default(),
+            processes: Processes::new(Arc::default(), 16),
+            http: Http::new(16),
+            tcp: Tcp::new(16, 0),
+            process: ProcessEvents::new(Arc::default(), 1, 0),
+            intake,
+            stats: Arc::default(),
+        };
+        pressure.rest(Duration::from_millis(100));
+        input.drain_all().await;
+        assert_eq!(input.stats.read().drains_put_off, 0, "events cannot wait as long as the rest can");
+        pressure.rest(Duration::from_secs(60));
+        input.drain_all().await;
+        assert_eq!(input.stats.read().drains_put_off, 1);
+    }
 }

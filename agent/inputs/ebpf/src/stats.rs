@@ -16,6 +16,7 @@ pub struct Stats {
     pub(crate) http_unpaired: AtomicU64,
     pub(crate) http_heads_cut: AtomicU64,
     pub(crate) ring_failures: AtomicU64,
+    pub(crate) drains_put_off: AtomicU64,
     features: Mutex<Vec<Feature>>,
 }
 
@@ -45,10 +46,12 @@ pub struct Reading {
     pub http_unanswered: u64,
     /// Responses whose request was not seen.
     pub http_unpaired: u64,
-    /// Heads cut short or left out because a ring was filling; their metadata came.
+    /// Heads cut short or left out because a ring was filling or memory was short; their metadata came.
     pub http_heads_cut: u64,
     /// Records that did not fit into a ring. The ledger has them as dropped.
     pub ring_failures: u64,
+    /// Times at which the rings were not looked into, as CPU time was used up.
+    pub drains_put_off: u64,
     /// One per feature.
     pub features: Vec<Feature>,
 }
@@ -66,6 +69,7 @@ impl Stats {
             http_unpaired: self.http_unpaired.load(Relaxed),
             http_heads_cut: self.http_heads_cut.load(Relaxed),
             ring_failures: self.ring_failures.load(Relaxed),
+            drains_put_off: self.drains_put_off.load(Relaxed),
             features: self.features.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }

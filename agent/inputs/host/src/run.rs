@@ -19,7 +19,7 @@ use crate::system::network::Network;
 use crate::system::paging::Paging;
 use crate::system::pressure::Pressure;
 use crate::{Config, Error, read, text};
-use ollystack_record::{Ack, Batch, Intake, IntakeError, Records, Resource, Source};
+use ollystack_record::{Ack, Batch, Intake, IntakeError, Pressure as Pressing, Records, Resource, Source};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -108,10 +108,9 @@ impl Reader {
         loop {
             self.round(round, intake, stats);
             // A round that took too long makes the next ones fall out rather than pile up.
-            let elapsed = start.elapsed();
-            round = (elapsed.as_nanos() / self.interval.as_nanos()) as u64 + 1;
-            let next = self.interval.saturating_mul(u32::try_from(round).unwrap_or(u32::MAX));
-            match stop.recv_timeout(next.saturating_sub(elapsed)) {
+            let wait;
+            (round, wait) = next_round(start.elapsed(), self.interval, intake.pressure());
+            match stop.recv_timeout(wait) {
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -208,6 +207,14 @@ impl Scheduled {
     }
 }
 
+/// The number of the next round, and how long until then: longer as memory or CPU press.
+fn next_round(elapsed: Duration, interval: Duration, pressure: &Pressing) -> (u64, Duration) {
+    let rest = elapsed + pressure.cpu_pause();
+    let round = (rest.as_nanos() / interval.as_nanos()) as u64 + u64::from(pressure.level().stretch());
+    let begin = interval.saturating_mul(u32::try_from(round).unwrap_or(u32::MAX));
+    (round, begin.saturating_sub(elapsed))
+}
+
 /// CPU time of this thread: what a reading costs, whatever else the host does meanwhile.
 fn cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
@@ -235,7 +242,7 @@ fn hand_in(intake: &Intake, mut batch: Batch, deadline: Instant) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ollystack_record::Ledger;
+    use ollystack_record::{Ledger, Level};
 
     struct Costly;
 
@@ -269,6 +276,18 @@ mod tests {
         assert_eq!(account(10_000, 200), 10);
         assert_eq!(account(1_000, 4_500), 5, "4.5 ms each 5 s is 0.1%");
         assert_eq!(account(10_000, 30_000), 30);
+    }
+
+    #[test]
+    fn rounds_come_less_often_as_memory_or_cpu_press() {
+        let (pressure, second) = (Pressing::default(), Duration::from_secs(1));
+        let next = || next_round(Duration::from_millis(4_200), second, &pressure);
+        assert_eq!(next(), (5, Duration::from_millis(800)));
+        pressure.set_level(Level::Slow);
+        assert_eq!(next(), (6, Duration::from_millis(1_800)));
+        pressure.set_level(Level::Calm);
+        pressure.rest(Duration::from_secs(60));
+        assert!(next().0 > 60, "{:?}", next());
     }
 
     #[test]

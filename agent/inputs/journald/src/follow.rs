@@ -1,6 +1,6 @@
 //! The follower: reads what journalctl prints, hands batches in, and starts it again when it ends.
 //!
-//! Entries gather until there are enough or none comes for a moment. Invariant: no more than `batches_in_flight_max` batches are
+//! Entries gather until there are enough or none comes for a moment; while memory or CPU press they stay in the journal. Invariant: no more than `batches_in_flight_max` batches are
 //! on their way to processing; what is not handed in stays in the journal.
 
 use crate::commit::Commits;
@@ -130,12 +130,16 @@ impl Follower {
             Journalctl::start(&self.config, &self.from).map_err(|source| Error::start(&self.config, source))?;
         let (mut entries, mut is_first) = (0, true);
         loop {
-            let due = self.due();
+            let pause = self.intake.pressure().pause();
+            let mut due = self.due();
+            if !pause.is_zero() {
+                due = due.min(Instant::now() + pause);
+            }
             tokio::select! {
                 () = stop.cancelled() => return Ok(Ended::Stop),
                 verdict = self.commits.next() => self.commits.settle(verdict, false),
                 () = tokio::time::sleep_until(due) => {}
-                line = journalctl.next() => match line {
+                line = journalctl.next(), if pause.is_zero() => match line {
                     Ok(Some(Line::Whole(line))) => match Entry::parse(line) {
                         Some(entry) => {
                             entries += u64::from(self.take(entry, std::mem::take(&mut is_first)));

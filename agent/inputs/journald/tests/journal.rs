@@ -5,7 +5,7 @@
 use ollystack_input_journald::{Config, Enabled, Error, StartAt, Stats, StatsReading, run};
 use ollystack_record::otlp::common::v1::any_value::Value;
 use ollystack_record::otlp::logs::v1::LogRecord;
-use ollystack_record::{Ack, Afterwork, Intake, Ledger, Outcome, Received, Records, Resource, value};
+use ollystack_record::{Ack, Afterwork, Intake, Ledger, Outcome, Pressure, Received, Records, Resource, value};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -76,8 +76,13 @@ if [ -n "$last" ]; then tail -n 1 "$journal"; exit 0; fi
     }
 
     fn start(&self, config: Config) -> Agent {
+        self.start_under(config, Arc::default())
+    }
+
+    fn start_under(&self, config: Config, pressure: Arc<Pressure>) -> Agent {
         let (ledger, stats, stop) = (Arc::new(Ledger::default()), Arc::new(Stats::default()), CancellationToken::new());
         let (intake, receiver) = Intake::new(64, 10_000, Arc::clone(&ledger));
+        let intake = intake.under(pressure);
         let host = Arc::new(Resource::new(vec![value::string("host.name", "h")]));
         let (after, state) = (Afterwork::default(), self.path("state"));
         let task = tokio::spawn(run(config, state, host, intake, stop.clone(), after.clone(), Arc::clone(&stats)));
@@ -166,6 +171,18 @@ async fn entries_are_read_once_and_a_restart_goes_on_after_the_last_durable_one(
     assert_eq!(agent.messages(1).await, ["four"]);
     let (rest, stats, ledger) = agent.stop().await;
     assert_eq!((rest.len(), stats.places_lost, ledger.read().signals[1].seen), (0, 0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_it_is_to_pause_entries_stay_in_the_journal() {
+    let host = Host::follows();
+    host.log(1, "one");
+    let pressure = Arc::new(Pressure::default());
+    pressure.rest(Duration::from_millis(500));
+    let mut agent = host.start_under(host.config(), Arc::clone(&pressure));
+    assert_eq!(agent.messages(1).await, ["one"]);
+    assert!(pressure.pause().is_zero(), "it was read before its time");
+    agent.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

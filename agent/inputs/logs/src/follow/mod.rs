@@ -2,7 +2,7 @@
 //!
 //! One loop owns everything, on a thread where blocking reads harm nobody. Files with something to read queue up and get one
 //! chunk each in turn. Verdicts may take long (a pattern's window is open for a minute): `commit` gathers them beside the
-//! reading. Invariant: no more than `batches_in_flight_max` batches are on their way to processing, so memory is bounded by
+//! reading. When memory or CPU press, it pauses. Invariant: no more than `batches_in_flight_max` batches are on their way to processing, so memory is bounded by
 //! their size; what cannot be handed in stays in its file.
 
 mod budget;
@@ -215,11 +215,15 @@ impl Follower {
         if self.is_unsaved {
             next = next.min(self.times.save);
         }
-        if !self.queue.is_empty() && self.budget.is_spent() {
-            next = next.min(self.budget.due());
-        }
         // Before, nothing is read, whatever is due.
-        let readable = if self.budget.is_spent() { self.budget.due() } else { self.times.walked };
+        let mut readable = if self.budget.is_spent() { self.budget.due() } else { self.times.walked };
+        let pause = self.intake.pressure().pause();
+        if !pause.is_zero() {
+            readable = readable.max(Instant::now() + pause);
+        }
+        if !self.queue.is_empty() {
+            next = next.min(readable);
+        }
         for tail in self.tails.values() {
             if tail.is_nameless() && !tail.is_retired() {
                 next = next.min(self.times.nameless);
@@ -280,7 +284,8 @@ impl Follower {
 
     /// The first of the queue, if anything may be read now.
     fn next_readable(&mut self) -> Option<FileId> {
-        if self.budget.has_some(Instant::now()) { self.queue.pop_front() } else { None }
+        let may_read = self.budget.has_some(Instant::now()) && self.intake.pressure().pause().is_zero();
+        if may_read { self.queue.pop_front() } else { None }
     }
 
     /// Read one chunk of a file and hand it in.

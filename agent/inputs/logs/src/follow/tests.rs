@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::StartAt;
-use ollystack_record::Ledger;
+use ollystack_record::{Ledger, Pressure};
 
 /// A follower of `log/a.log` in `folder`, which ends in a record that has been due for long.
 fn follower(folder: &Path, config: Config) -> (Follower, FileId) {
@@ -29,6 +29,22 @@ async fn what_is_due_waits_for_the_budget_without_turning_round() {
     assert!(follower.next_readable().is_none());
     follower.is_unsaved = false;
     assert!(follower.next_deadline() > Instant::now());
+}
+
+#[tokio::test]
+async fn nothing_is_read_while_it_is_to_pause_and_without_turning_round() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut follower, id) = follower(folder.path(), Config::default());
+    let pressure = Arc::new(Pressure::default());
+    follower.intake = follower.intake.under(Arc::clone(&pressure));
+    follower.is_unsaved = false;
+    follower.enqueue(id);
+    pressure.rest(Duration::from_secs(60));
+    // The budget has saved up something, and the file is due.
+    assert!(follower.next_readable().is_none() && follower.budget.has_some(Instant::now() + Duration::from_secs(1)));
+    assert!(follower.next_deadline() > Instant::now());
+    pressure.rest(Duration::ZERO);
+    assert!(follower.next_readable().is_some());
 }
 
 #[tokio::test]

@@ -89,6 +89,26 @@ pub const HEADER_SEQUENCE: &str = "x-ollystack-sequence";
 /// Request header: `1` when an earlier attempt of the same delivery may have arrived.
 pub const HEADER_REDELIVERED: &str = "x-ollystack-redelivered";
 
+/// Request header: when the attempt was sent by the gateways' clock ([`HEADER_CLOCK`]), in milliseconds since the epoch; 0 when the
+/// sender has not heard that clock yet. Whatever a pause or a queue on the way does, a gateway can tell an old attempt by it.
+pub const HEADER_SENT: &str = "x-ollystack-sent-ms";
+
+/// Request header of a redelivery: how long ago the attempt was sent that may have arrived, or a shorter time, in milliseconds.
+pub const HEADER_ATTEMPT_AGE: &str = "x-ollystack-attempt-age-ms";
+
+/// Response header: the gateway's clock, in milliseconds since the epoch.
+pub const HEADER_CLOCK: &str = "x-ollystack-clock-ms";
+
+/// Response header of a refusal: the attempt wrote nothing, and nothing of it is still to be written. [`UNTOUCHED_ALL`] or
+/// [`UNTOUCHED_THIS`].
+pub const HEADER_UNTOUCHED: &str = "x-ollystack-untouched";
+
+/// The value of [`HEADER_UNTOUCHED`] when other deliveries would fare no better now.
+pub const UNTOUCHED_ALL: &str = "all";
+
+/// The value of [`HEADER_UNTOUCHED`] when this delivery alone has to wait.
+pub const UNTOUCHED_THIS: &str = "this";
+
 /// The vendor key of OpenTelemetry in W3C tracestate (`ot=th:...`).
 pub const TRACESTATE_VENDOR: &str = "ot";
 

@@ -69,14 +69,14 @@ pub(crate) fn accepted(signal: Signal, transport: Transport, accepted: Accepted)
 
 /// A refusal. `transport` is None when the content type was none of ours: JSON then, which a person can read.
 pub(crate) fn refused(transport: Option<Transport>, refusal: &Refusal) -> Response<Body> {
-    if transport == Some(Transport::Grpc) {
-        return grpc_status(refusal);
-    }
-    let status = refusal.http_status();
-    let mut response = http_status(transport, status, refusal.code(), refusal.message(), refusal.retry_after());
-    if status == StatusCode::UNAUTHORIZED {
+    let mut response = match transport {
+        Some(Transport::Grpc) => grpc_status(refusal),
+        _ => http_status(transport, refusal.http_status(), refusal.code(), refusal.message(), refusal.retry_after()),
+    };
+    if response.status() == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
+    response.headers_mut().extend(refusal.headers().cloned().unwrap_or_default());
     response
 }
 

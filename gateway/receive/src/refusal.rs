@@ -4,7 +4,7 @@
 //! with RetryInfo; over HTTP 429, 502, 503, 504. Invariant: what can never succeed is never one of those, and what may
 //! succeed later always is.
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use std::time::Duration;
 use tonic::Code;
 
@@ -37,9 +37,24 @@ pub enum Refusal {
     Unsupported(String),
     /// The protocol was broken below the message: framing, flags. Final.
     Broken(String),
+    /// Another refusal, and what its answer says in headers (gRPC: metadata) of the service's own.
+    Marked(Box<Refusal>, HeaderMap),
 }
 
 impl Refusal {
+    /// The same, answered with these headers.
+    pub fn marked(self, headers: HeaderMap) -> Refusal {
+        Refusal::Marked(Box::new(self), headers)
+    }
+
+    /// What goes into the answer's headers.
+    pub(crate) fn headers(&self) -> Option<&HeaderMap> {
+        match self {
+            Refusal::Marked(_, headers) => Some(headers),
+            _ => None,
+        }
+    }
+
     /// As a gRPC status code.
     pub fn code(&self) -> Code {
         match self {
@@ -50,6 +65,7 @@ impl Refusal {
             Refusal::Unavailable { .. } => Code::Unavailable,
             Refusal::Unsupported(_) => Code::Unimplemented,
             Refusal::Broken(_) => Code::Internal,
+            Refusal::Marked(refusal, _) => refusal.code(),
         }
     }
 
@@ -63,6 +79,7 @@ impl Refusal {
             Refusal::Exhausted { .. } => StatusCode::TOO_MANY_REQUESTS,
             Refusal::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::Unsupported(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Refusal::Marked(refusal, _) => refusal.http_status(),
         }
     }
 
@@ -70,6 +87,7 @@ impl Refusal {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Refusal::Exhausted { retry_after, .. } | Refusal::Unavailable { retry_after, .. } => Some(*retry_after),
+            Refusal::Marked(refusal, _) => refusal.retry_after(),
             _ => None,
         }
     }
@@ -85,6 +103,7 @@ impl Refusal {
             | Refusal::Unavailable { message, .. }
             | Refusal::Unsupported(message)
             | Refusal::Broken(message) => message,
+            Refusal::Marked(refusal, _) => refusal.message(),
         }
     }
 
@@ -99,6 +118,7 @@ impl Refusal {
             Refusal::Unavailable { .. } => "unavailable",
             Refusal::Unsupported(_) => "unsupported",
             Refusal::Broken(_) => "broken",
+            Refusal::Marked(refusal, _) => refusal.reason(),
         }
     }
 }
@@ -118,6 +138,12 @@ mod tests {
             (Refusal::TooLarge(text()), Code::ResourceExhausted, 413, false),
             (Refusal::Exhausted { retry_after: soon, message: text() }, Code::ResourceExhausted, 429, true),
             (Refusal::Unavailable { retry_after: soon, message: text() }, Code::Unavailable, 503, true),
+            (
+                Refusal::Unavailable { retry_after: soon, message: text() }.marked(HeaderMap::new()),
+                Code::Unavailable,
+                503,
+                true,
+            ),
             (Refusal::Unsupported(text()), Code::Unimplemented, 415, false),
             (Refusal::Broken(text()), Code::Internal, 400, false),
         ];

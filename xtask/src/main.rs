@@ -1,4 +1,4 @@
-//! Every command a developer or CI types: `cargo xtask check`, `demo`, `bench`, `torture`, `ebpf`, `rules`, `setup`.
+//! Every command a developer or CI types: `cargo xtask check`, `demo`, `bench`, `torture`, `fuzz`, `ebpf`, `rules`, `setup`.
 //!
 //! Each module is one command or one of its parts; nothing here is part of the product.
 
@@ -6,6 +6,7 @@ mod bench;
 mod check;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod progress;
 mod rules;
 mod setup;
@@ -38,6 +39,8 @@ enum Command {
     Bench(bench::Options),
     /// Does to the real programs what the promises must survive; `cargo xtask torture` lists the tortures.
     Torture(torture::Options),
+    /// Looks for inputs that break a parser of outside bytes; `cargo xtask fuzz` lists the parsers.
+    Fuzz(fuzz::Options),
     /// Builds the kernel programs and puts the objects where the agent embeds them.
     Ebpf(ebpf::Options),
     /// The house rules alone, in a second.
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Torture(options) => torture::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Ebpf(options) => ebpf::run(&options),
         Command::Rules => rules::run(),
         Command::Setup => setup::run(),

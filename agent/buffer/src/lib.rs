@@ -53,6 +53,9 @@
 //! `quarantine/`; what it held is counted from `state`. A payload is checked against its XXH3 when it is read: one that
 //! does not match is dropped alone. Ids continue in a fresh block of 2^20, so that a lost tail never repeats one.
 
+#[cfg(feature = "fuzz")]
+#[path = "../fuzz/targets.rs"]
+pub mod fuzz;
 mod commit;
 mod error;
 mod handle;

@@ -243,7 +243,7 @@ async fn read(response: Response<Body>, encoding: Encoding) -> Result<Taken, Fai
 }
 
 /// The three responses are alike on the wire: partial_success with a count and a message.
-fn taken(body: &[u8]) -> Taken {
+pub(crate) fn taken(body: &[u8]) -> Taken {
     let message = match body.split_at_checked(5) {
         Some(([0, ..], message)) => message,
         _ => return Taken::default(),

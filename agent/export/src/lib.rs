@@ -4,6 +4,9 @@
 //! Invariant: a frozen batch never changes: every attempt sends the same message under the same identity (agent and sequence), so
 //! that a gateway can tell a repetition from news.
 
+#[cfg(feature = "fuzz")]
+#[path = "../fuzz/targets.rs"]
+pub mod fuzz;
 mod backoff;
 mod books;
 mod call;

@@ -4,7 +4,7 @@
 //! bytes of bodies under way and every wait are bounded, and a client without the password costs no more than its head.
 
 mod answer;
-mod encoding;
+pub(crate) mod encoding;
 mod request;
 
 use crate::error::Refusal;

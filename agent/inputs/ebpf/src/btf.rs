@@ -44,7 +44,7 @@ impl Btf<Pages> {
 }
 
 impl<B: Deref<Target = [u8]>> Btf<B> {
-    fn parse(bytes: B) -> Option<Btf<B>> {
+    pub(crate) fn parse(bytes: B) -> Option<Btf<B>> {
         if word(&bytes, 0)? & 0xFFFF != MAGIC || bytes.len() < HEADER_BYTES {
             return None;
         }

@@ -7,6 +7,9 @@
 
 mod btf;
 mod config;
+#[cfg(feature = "fuzz")]
+#[path = "../fuzz/targets.rs"]
+pub mod fuzz;
 mod host;
 mod http;
 mod layouts;

@@ -10,6 +10,9 @@ mod config;
 mod cursor;
 mod entry;
 mod follow;
+#[cfg(feature = "fuzz")]
+#[path = "../fuzz/targets.rs"]
+pub mod fuzz;
 mod gather;
 mod journalctl;
 mod stats;

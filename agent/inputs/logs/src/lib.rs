@@ -14,6 +14,9 @@ mod container;
 mod discover;
 mod follow;
 mod frame;
+#[cfg(feature = "fuzz")]
+#[path = "../fuzz/targets.rs"]
+pub mod fuzz;
 mod identity;
 mod join;
 mod lines;

@@ -7,6 +7,9 @@
 mod availability;
 mod config;
 mod convert;
+#[cfg(feature = "fuzz")]
+#[path = "../fuzz/targets.rs"]
+pub mod fuzz;
 mod series;
 mod service;
 mod stats;

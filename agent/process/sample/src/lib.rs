@@ -13,6 +13,9 @@
 //! Invariant: at most `spans_max` spans and `bytes_max` bytes wait; past that, traces are decided by what is known of them, those
 //! first of which the least is still to come.
 
+#[cfg(feature = "fuzz")]
+#[path = "../fuzz/targets.rs"]
+pub mod fuzz;
 mod arena;
 mod budget;
 mod budgets;

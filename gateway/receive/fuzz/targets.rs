@@ -1,0 +1,87 @@
+//! Fuzz targets of what comes from the network: protobuf, JSON, compression.
+//!
+//! Invariants held here: nothing panics; what prost decodes was weighed before and takes no more than its weight; JSON becomes
+//! protobuf that prost takes; no decompressed message passes its limit.
+
+#![allow(clippy::expect_used, reason = "a target fails by panicking")]
+
+use crate::allowance::{Allowance, Share};
+use crate::decode::decode;
+use crate::decompress::{Encoding, decompress};
+use crate::json::transcode;
+use crate::schema::{LOGS_REQUEST, METRICS_REQUEST, Shape, TRACES_REQUEST};
+use crate::weigh::weigh;
+use crate::{Message, Signal};
+use opentelemetry_proto::tonic::collector::{
+    logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest,
+};
+
+const SIGNALS: [Signal; 3] = [Signal::Metrics, Signal::Logs, Signal::Traces];
+
+/// What one request may hold.
+const HELD_BYTES_MAX: usize = 64 << 20;
+/// The most that a target decompresses.
+const DECODED_BYTES_MAX: usize = 1 << 20;
+
+/// The signal that the first byte names, and the rest.
+pub fn signal(data: &[u8]) -> Option<(Signal, &[u8])> {
+    let (first, rest) = data.split_first()?;
+    Some((SIGNALS[usize::from(first % 3)], rest))
+}
+
+/// A message as the agent and the gateway take it off the wire; `None` if it is refused.
+pub fn message(signal: Signal, json: bool, bytes: &[u8]) -> Option<Message> {
+    decode(signal, json, bytes.to_vec(), &mut share()?).ok().map(|decoded| decoded.message)
+}
+
+/// The first byte names the signal, the rest is protobuf.
+pub fn protobuf(data: &[u8]) {
+    let Some((signal, bytes)) = signal(data) else { return };
+    let mut weighed = bytes.to_vec();
+    let weight = weigh(shape(signal), &mut weighed);
+    let decoded = weight.is_ok() && by_prost(signal, &weighed);
+    assert_eq!(message(signal, false, bytes).is_some(), decoded, "{weight:?}");
+    // What is cut out is skipped: a message that prost takes as it came, it takes when something was cut.
+    assert!(weight.is_err() || decoded || !by_prost(signal, bytes), "cutting broke it: {weight:?}");
+}
+
+/// The first byte names the signal, the rest is JSON.
+pub fn json(data: &[u8]) {
+    let Some((signal, bytes)) = signal(data) else { return };
+    let Some(mut share) = share() else { return };
+    if let Ok((mut protobuf, _)) = transcode(shape(signal), bytes, &mut share) {
+        weigh(shape(signal), &mut protobuf).expect("JSON became no protobuf");
+        assert!(by_prost(signal, &protobuf), "JSON became protobuf that prost refuses");
+    }
+    drop(message(signal, true, bytes));
+}
+
+/// The first byte names the encoding, the rest is compressed.
+pub fn compressed(data: &[u8]) {
+    let Some((first, rest)) = data.split_first() else { return };
+    let encoding = [Encoding::Gzip, Encoding::Zstd][usize::from(first % 2)];
+    let Some(mut share) = share() else { return };
+    if let Ok(plain) = decompress(encoding, rest.to_vec(), DECODED_BYTES_MAX, &mut share) {
+        assert!(plain.len() <= DECODED_BYTES_MAX, "{} bytes", plain.len());
+    }
+}
+
+fn share() -> Option<Share> {
+    Share::new(&Allowance::new(HELD_BYTES_MAX, 1), None).ok()
+}
+
+fn shape(signal: Signal) -> &'static Shape {
+    match signal {
+        Signal::Metrics => &METRICS_REQUEST,
+        Signal::Logs => &LOGS_REQUEST,
+        Signal::Traces => &TRACES_REQUEST,
+    }
+}
+
+fn by_prost(signal: Signal, bytes: &[u8]) -> bool {
+    match signal {
+        Signal::Metrics => <ExportMetricsServiceRequest as prost::Message>::decode(bytes).is_ok(),
+        Signal::Logs => <ExportLogsServiceRequest as prost::Message>::decode(bytes).is_ok(),
+        Signal::Traces => <ExportTraceServiceRequest as prost::Message>::decode(bytes).is_ok(),
+    }
+}

@@ -1,10 +1,12 @@
 //! The acknowledgement that travels with a batch back to where it came from.
 //!
 //! An input that must know keeps the waiting half: an OTLP receiver, before it answers, the [`Pending`] of one batch; a log
-//! input, before it commits an offset, [`Verdicts`] that gathers those of many. The [`Ack`] half follows the records. A batch may be split: clones of one `Ack` share a verdict, and the
-//! worst outcome wins. Invariant: the pending half resolves exactly once, after the last clone is resolved or dropped; an
+//! input, before it commits an offset, [`Verdicts`] that gathers those of many, or [`Positions`](crate::Positions) where the records of
+//! one batch go out at different times. The [`Ack`] half follows the records. A batch may be split: clones of one `Ack` share a
+//! verdict, and the worst outcome wins. Invariant: the pending half resolves exactly once, after the last clone is resolved or dropped; an
 //! `Ack` dropped unresolved counts as [`Outcome::Dropped`], so that a lost record can never look like a kept one.
 
+use crate::positions::Part;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 
@@ -22,7 +24,7 @@ pub enum Outcome {
 /// The half that follows the records. The default one reports to nobody.
 #[derive(Clone, Debug, Default)]
 pub struct Ack {
-    shared: Option<Arc<Shared>>,
+    pub(crate) shared: Option<Arc<Shared>>,
     verdict: Option<Outcome>,
 }
 
@@ -39,14 +41,14 @@ pub struct Verdicts {
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(crate) struct Shared {
     worst: Mutex<Outcome>,
-    to: Waiting,
+    pub(crate) to: Waiting,
 }
 
 /// Who waits.
 #[derive(Debug)]
-enum Waiting {
+pub(crate) enum Waiting {
     One(Option<oneshot::Sender<Outcome>>),
     Many {
         number: u64,
@@ -54,6 +56,10 @@ enum Waiting {
     },
     /// Other batches, whose records became the same ones.
     All(Vec<Ack>),
+    /// An input that knows where in its source each record stood.
+    Part(Part),
+    /// Somebody else answers now.
+    Nobody,
 }
 
 impl Ack {
@@ -63,7 +69,7 @@ impl Ack {
         (Ack::to(Waiting::One(Some(sender))), Pending(receiver))
     }
 
-    fn to(waiting: Waiting) -> Ack {
+    pub(crate) fn to(waiting: Waiting) -> Ack {
         let shared = Shared { worst: Mutex::new(Outcome::Durable), to: waiting };
         Ack { shared: Some(Arc::new(shared)), verdict: None }
     }
@@ -82,6 +88,26 @@ impl Ack {
     /// Resolve this share of the batch.
     pub fn resolve(mut self, outcome: Outcome) {
         self.verdict = Some(outcome);
+    }
+
+    /// What this stands for, if nobody else shares it: whoever takes it answers for it from here on.
+    pub(crate) fn part_mut(&mut self) -> Option<&mut Part> {
+        match &mut Arc::get_mut(self.shared.as_mut()?)?.to {
+            Waiting::Part(part) => Some(part),
+            _ => None,
+        }
+    }
+
+    /// As [`Ack::part_mut`], for good: nothing is reported by this one any more.
+    pub(crate) fn take_part(&mut self) -> Option<Part> {
+        let shared = Arc::get_mut(self.shared.as_mut()?)?;
+        match std::mem::replace(&mut shared.to, Waiting::Nobody) {
+            Waiting::Part(part) => Some(part),
+            other => {
+                shared.to = other;
+                None
+            }
+        }
     }
 }
 
@@ -106,6 +132,8 @@ impl Drop for Shared {
                 let _ = sender.send((*number, worst));
             }
             Waiting::All(acks) => acks.drain(..).for_each(|ack| ack.resolve(worst)),
+            Waiting::Part(part) => part.report(worst),
+            Waiting::Nobody => {}
         }
     }
 }

@@ -34,7 +34,7 @@ use ollystack_patterns::{Miner, PatternId};
 use ollystack_record::otlp::logs::v1::{LogRecord, ScopeLogs};
 use ollystack_record::{Ack, Ledger, Place, Reduced, Resource, Signal, Source, value};
 use ollystack_schema::names;
-use rows::{Rows, is_error};
+use rows::{CLASSES, Rows, is_error};
 use rules::Rules;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -116,7 +116,7 @@ impl Logs {
         let of = (Arc::clone(resource), source == Source::Logs);
         let mut window = self.windows.take_out(&of);
         let mut rows = Rows::default();
-        let mut waits = false;
+        let mut ways = Vec::new();
         for (number, ScopeLogs { scope, log_records, schema_url }) in scopes.into_iter().enumerate() {
             let scope: Scope = (scope, schema_url);
             let place = match self.config.enabled {
@@ -127,19 +127,19 @@ impl Logs {
                 self.stats.lines += 1;
                 let room = self.room(&window);
                 match self.line(record, resource, place, &mut window, now, room) {
-                    Taken::Whole(record) => rows.push(number, &scope, record),
-                    Taken::Waits(folded) => {
-                        waits = true;
+                    Taken::Whole(record) => ways.push(rows.push(number, &scope, record) as usize),
+                    Taken::Waits(class, folded) => {
+                        ways.push(CLASSES.len() + class as usize);
                         self.ledger.folded(Signal::Logs, folded);
                     }
                 }
             }
         }
-        if waits {
-            window.hold(ack.clone());
-        }
+        // What goes out together and what waits, by class: each is durable at a time of its own.
+        let [errors, normal, baseline, waiting @ ..] = ack.split::<{ 2 * CLASSES.len() }>(&ways);
+        window.hold(waiting);
         self.stats.rows += rows.count();
-        rows.hand_on(resource, ack, out);
+        rows.hand_on(resource, [errors, normal, baseline], out);
         self.windows.put_back(of, window);
         let is_full = self.windows.held().batches_patient > self.config.batches_held_max;
         self.close(now, if is_full { Closing::Patient } else { Closing::Due }, out);
@@ -222,7 +222,7 @@ impl Logs {
                 },
             );
             stats.rows += rows.count();
-            rows.hand_on(resource, Ack::all(acks), out);
+            rows.hand_on(resource, acks.map(|acks| Some(Ack::all(acks))), out);
         });
         ledger.waiting_set(Signal::Logs, Place::Window, windows.held().waiting);
     }

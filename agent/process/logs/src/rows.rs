@@ -4,7 +4,8 @@ use crate::window::Scope;
 use ollystack_record::otlp::logs::v1::{LogRecord, ResourceLogs, ScopeLogs, SeverityNumber};
 use ollystack_record::{Ack, Class, Outcome, Reduced, ReducedRecords, Resource};
 
-const CLASSES: [Class; 3] = [Class::Errors, Class::Normal, Class::Baseline];
+/// By their numbers.
+pub(crate) const CLASSES: [Class; 3] = [Class::Errors, Class::Normal, Class::Baseline];
 
 /// The records of one resource.
 #[derive(Debug, Default)]
@@ -14,10 +15,11 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    /// A record of the scope with this number; scopes come one after the other, so that only the last is looked at.
-    pub(crate) fn push(&mut self, number: usize, scope: &Scope, record: LogRecord) {
+    /// A record of the scope with this number; scopes come one after the other, so that only the last is looked at. Its class.
+    pub(crate) fn push(&mut self, number: usize, scope: &Scope, record: LogRecord) -> Class {
         self.count += 1;
-        let scopes = &mut self.by_class[class(&record) as usize];
+        let class = class(&record);
+        let scopes = &mut self.by_class[class as usize];
         match scopes.last_mut() {
             Some((last, scope)) if *last == number => scope.log_records.push(record),
             _ => {
@@ -25,6 +27,7 @@ impl Rows {
                 scopes.push((number, ScopeLogs { scope, log_records: vec![record], schema_url }));
             }
         }
+        class
     }
 
     /// How many.
@@ -32,15 +35,18 @@ impl Rows {
         self.count
     }
 
-    /// Hand them on. The acknowledgement goes with them; with no record at all there is nothing to wait for.
-    pub(crate) fn hand_on(self, resource: &Resource, ack: Ack, out: &mut Vec<Reduced>) {
-        for (class, scopes) in CLASSES.into_iter().zip(self.by_class).filter(|(_, scopes)| !scopes.is_empty()) {
+    /// Hand them on, those of each class with its acknowledgement. With no record there is nothing to wait for.
+    pub(crate) fn hand_on(self, resource: &Resource, acks: [Option<Ack>; 3], out: &mut Vec<Reduced>) {
+        for ((class, scopes), ack) in CLASSES.into_iter().zip(self.by_class).zip(acks) {
+            if scopes.is_empty() {
+                ack.into_iter().for_each(|ack| ack.resolve(Outcome::Durable));
+                continue;
+            }
             let scope_logs = scopes.into_iter().map(|(_, scope)| scope).collect();
             let resource = Some(resource.to_proto());
             let records = ReducedRecords::Logs(ResourceLogs { resource, scope_logs, ..ResourceLogs::default() });
-            out.push(Reduced { class, records, acks: vec![ack.clone()] });
+            out.push(Reduced { class, records, acks: ack.into_iter().collect() });
         }
-        ack.resolve(Outcome::Durable);
     }
 }
 
@@ -49,7 +55,8 @@ pub(crate) fn is_error(severity: i32) -> bool {
     severity >= SeverityNumber::Error as i32
 }
 
-fn class(record: &LogRecord) -> Class {
+/// What a record is worth.
+pub(crate) fn class(record: &LogRecord) -> Class {
     match record.severity_number {
         number if is_error(number) => Class::Errors,
         number if (1..SeverityNumber::Info as i32).contains(&number) => Class::Baseline,

@@ -3,7 +3,7 @@
 use super::*;
 use ollystack_record::otlp::common::v1::{AnyValue, InstrumentationScope, any_value::Value};
 use ollystack_record::otlp::logs::v1::SeverityNumber;
-use ollystack_record::{Class, ReducedRecords};
+use ollystack_record::{Ahead, Class, Positions, Putting, ReducedRecords, Settled};
 use proptest::prelude::*;
 
 const NOW: u64 = 1_795_165_927_000_000_000;
@@ -270,6 +270,41 @@ fn windows_close_early_rather_than_hold_too_many_batches() {
     }
     assert_eq!(bench.logs.stats().batches_held, 0);
     assert_eq!(counts(&bench.rows()), [1, 1, 1, 1, 1, 35]);
+}
+
+/// Nobody writes down what is about to be put.
+#[derive(Debug)]
+struct NoNotes;
+
+impl Ahead for NoNotes {
+    fn announce(&self, _: u64, _: &[Putting]) {}
+
+    fn settled(&self) {}
+}
+
+#[test]
+fn lines_that_go_on_are_settled_while_others_of_their_batch_wait() {
+    let mut bench = Bench::new(config());
+    let mut positions = Positions::new(Arc::new(NoNotes));
+    let acks = [positions.ack(1, vec![0, 10, 20, 30], 40), positions.ack(1, vec![40, 50], 60)];
+    let mut settled = || {
+        let settled: Vec<Settled> = std::iter::from_fn(|| positions.try_next()).collect();
+        settled.into_iter().flat_map(|part| part.spans.iter().collect::<Vec<_>>()).collect::<Vec<_>>()
+    };
+    bench.take(&repeated(20), NOW);
+    bench.rows();
+    let known = repeated(2);
+    let lines = [&known[0], "INFO something new", "ERROR failed", &known[1]];
+    for (ack, lines) in acks.into_iter().zip([&lines[..], &[lines[0], lines[3]]]) {
+        let records = lines.iter().map(|line| record(line)).collect();
+        bench.take_records(Source::Logs, "shop", records, ack, NOW);
+    }
+    bench.rows();
+    assert_eq!(settled(), [(20, 30), (10, 20)], "an error and a first sight, each of its class");
+    bench.drain();
+    assert!(settled().is_empty(), "the rows are not durable yet");
+    bench.rows();
+    assert_eq!(settled(), [(0, 10), (30, 60)]);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! Invariant: each line taken is in exactly one record that is handed out, at once or when the window closes.
 
 use crate::complete::Line;
+use crate::rows::{CLASSES, class};
 use crate::rules::Action;
 use crate::summary::{Shown, Summary, attributes_bytes, bytes_of};
 use crate::windows::Of;
@@ -14,7 +15,7 @@ use hashbrown::HashMap;
 use ollystack_patterns::PatternId;
 use ollystack_record::otlp::common::v1::InstrumentationScope;
 use ollystack_record::otlp::logs::v1::LogRecord;
-use ollystack_record::{Ack, Resource};
+use ollystack_record::{Ack, Class, Resource};
 use prost::Message;
 
 /// Scopes told apart in one resource; lines of further ones go on whole.
@@ -23,6 +24,9 @@ const SCOPES_MAX: usize = 64;
 const TABLE_BYTES: usize = 4 * size_of::<(Key, Entry)>() + 32;
 /// A window in the table of all, of which seven in sixteen places are taken when it has just grown.
 const WINDOW_BYTES: usize = 16 * size_of::<(Of, Window)>() / 7;
+
+/// Where in a file lines stood that wait: a span, in a vector of which half may be empty.
+const SPAN_BYTES: usize = 4 * size_of::<u64>();
 
 /// Which lines fold together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,8 +54,10 @@ pub(crate) struct Terms {
 pub(crate) struct Window {
     entries: HashMap<Key, Entry>,
     scopes: Vec<Scope>,
-    /// Of the batches of which lines wait here.
-    acks: Vec<Ack>,
+    /// Of the lines that wait here, by their class. Batches of one file share one.
+    acks: [Vec<Ack>; CLASSES.len()],
+    /// Spans, or batches without positions, that those stand for.
+    batches: usize,
     /// When the first line began to wait.
     opened: Option<u64>,
     /// Of its resource, which lives as long, and of its scopes.
@@ -86,8 +92,8 @@ enum Open {
 pub(crate) enum Taken {
     /// It goes on as it is.
     Whole(LogRecord),
-    /// It waits, and so many lines became part of another's record by it.
-    Waits(u64),
+    /// It waits among those of its class, and so many lines became part of another's record by it.
+    Waits(Class, u64),
 }
 
 impl Window {
@@ -95,7 +101,8 @@ impl Window {
         Window {
             entries: HashMap::new(),
             scopes: Vec::new(),
-            acks: Vec::new(),
+            acks: Default::default(),
+            batches: 0,
             opened: None,
             fixed_bytes: WINDOW_BYTES + size_of::<Resource>() + attributes_bytes(resource.attributes()),
             held_bytes: 0,
@@ -151,13 +158,14 @@ impl Window {
         if whole {
             return Taken::Whole(line.into_record());
         }
+        let class = class(&line.record);
         let stays_whole = is_rare && entry.action == Action::Fold;
         // Examples are given up first.
         let shown = if room < terms.shown.bytes() { Shown { samples: 0, ..terms.shown } } else { terms.shown };
         let mut lines = match &mut entry.open {
             Open::Summary(summary) => {
                 self.held_bytes += summary.add(&line.record, line.severity_text(), shown);
-                return Taken::Waits(1);
+                return Taken::Waits(class, 1);
             }
             Open::Lines(lines) => std::mem::take(lines),
             Open::Nothing => Vec::new(),
@@ -173,7 +181,7 @@ impl Window {
         if stays_whole && bytes <= room {
             lines.push(record);
             entry.open = Open::Lines(lines);
-            return Taken::Waits(0);
+            return Taken::Waits(class, 0);
         }
         let folded = lines.len() as u64;
         self.waiting -= folded;
@@ -184,12 +192,21 @@ impl Window {
             self.held_bytes += summary.add(&line, &line.severity_text, shown);
         }
         entry.open = Open::Summary(Box::new(summary));
-        Taken::Waits(folded)
+        Taken::Waits(class, folded)
     }
 
-    /// A batch of which lines wait here.
-    pub(crate) fn hold(&mut self, ack: Ack) {
-        self.acks.push(ack);
+    /// The lines of a batch that wait here, by class.
+    pub(crate) fn hold(&mut self, acks: [Option<Ack>; CLASSES.len()]) {
+        for (held, ack) in self.acks.iter_mut().zip(acks) {
+            let Some(ack) = ack else { continue };
+            let before = held.last().map_or(0, Ack::spans);
+            let alone = match held.last_mut() {
+                Some(last) => last.join(ack),
+                None => Some(ack),
+            };
+            self.batches += held.last().map_or(0, Ack::spans) - before + alone.as_ref().map_or(0, Ack::spans);
+            held.extend(alone);
+        }
     }
 
     /// When the first of the lines that wait began to.
@@ -202,7 +219,7 @@ impl Window {
         &mut self,
         template: impl Fn(PatternId) -> Option<String>,
         mut emit: impl FnMut(&[Scope], Key, LogRecord),
-    ) -> Vec<Ack> {
+    ) -> [Vec<Ack>; CLASSES.len()] {
         let open = self.entries.iter_mut().map(|(key, entry)| (*key, std::mem::take(&mut entry.open)));
         let mut open: Vec<(Key, Open)> = open.filter(|(_, open)| !matches!(open, Open::Nothing)).collect();
         open.sort_unstable_by_key(|(key, _)| *key);
@@ -213,7 +230,7 @@ impl Window {
                 Open::Summary(summary) => emit(&self.scopes, key, summary.into_record(template(key.pattern))),
             }
         }
-        (self.opened, self.held_bytes, self.waiting) = (None, 0, 0);
+        (self.opened, self.held_bytes, self.waiting, self.batches) = (None, 0, 0, 0);
         std::mem::take(&mut self.acks)
     }
 
@@ -234,14 +251,15 @@ impl Window {
         self.waiting
     }
 
-    /// Batches that wait.
+    /// Batches that wait: those of one file as one, as long as no line between them went on.
     pub(crate) fn batches(&self) -> usize {
-        self.acks.len()
+        self.batches
     }
 
     /// Memory taken.
     pub(crate) fn bytes(&self) -> usize {
-        self.fixed_bytes + self.entries.allocation_size() + self.held_bytes + self.acks.capacity() * size_of::<Ack>()
+        let acks: usize = self.acks.iter().map(|acks| acks.capacity() * size_of::<Ack>()).sum();
+        self.fixed_bytes + self.entries.allocation_size() + self.held_bytes + acks + self.batches * SPAN_BYTES
     }
 }
 

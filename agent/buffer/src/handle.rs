@@ -5,7 +5,7 @@
 
 use crate::recovery::{self, Opened};
 use crate::writer::{self, Call, Command, Put, Shared};
-use crate::{Entry, EntryId, Error, Observer, Options, Recovery, Stats, Stored};
+use crate::{Entry, EntryId, Error, KINDS, Observer, Options, Recovery, Stats, Stored};
 use std::sync::{Arc, mpsc};
 use tokio::sync::{Semaphore, oneshot, watch};
 
@@ -19,17 +19,18 @@ pub struct Buffer {
     room: Arc<Semaphore>,
     available: watch::Receiver<u64>,
     shared: Arc<Shared>,
+    last_ids: [u64; KINDS],
 }
 
 impl Buffer {
     /// Lock the directory, recover what is there and start the writer's thread. Reads files: call it before serving.
     pub fn open(options: Options, observer: Arc<dyn Observer>) -> Result<(Buffer, Recovery), Error> {
-        let Opened { store, recovery } = recovery::open(options, observer)?;
+        let Opened { store, recovery, last_ids } = recovery::open(options, observer)?;
         let (calls, receiver) = mpsc::channel();
         let (sender, available) = watch::channel(0);
         let shared = Arc::new(Shared::default());
         writer::start(store, receiver, Arc::clone(&shared), sender)?;
-        Ok((Buffer { calls, room: Arc::new(Semaphore::new(CALLS_MAX)), available, shared }, recovery))
+        Ok((Buffer { calls, room: Arc::new(Semaphore::new(CALLS_MAX)), available, shared, last_ids }, recovery))
     }
 
     /// Store entries; returns their ids, in order, after the sync. Concurrent puts share one commit. All or nothing, unless
@@ -39,6 +40,12 @@ impl Buffer {
         let (answer, answered) = oneshot::channel();
         self.call(Command::Put(Put { entries, answer })).await?;
         answered.await.map_err(|_| Error::Closed)?
+    }
+
+    /// The highest id of each class that was stored when the buffer was opened, 0 if none was: whoever noted which ids a put
+    /// would go beyond learns after a crash whether it happened.
+    pub fn last_ids(&self) -> [u64; KINDS] {
+        self.last_ids
     }
 
     /// Lease the oldest entry that nobody has on lease; none when there is none. An error (the disk cannot be read)

@@ -25,6 +25,8 @@ const BLOCKS_SKIPPED: u64 = 1024;
 pub(crate) struct Opened {
     pub(crate) store: Store,
     pub(crate) recovery: Recovery,
+    /// The highest id that was there, by class.
+    pub(crate) last_ids: [u64; KINDS],
 }
 
 /// Open the directory.
@@ -39,14 +41,18 @@ pub(crate) fn open(options: Options, observer: Arc<dyn Observer>) -> Result<Open
 
     let mut highest_id = highest_quarantined(&directory);
     let mut segments = BTreeMap::new();
-    let mut damaged = Vec::new();
+    let (mut damaged, mut last_ids) = (Vec::new(), [0; KINDS]);
     for (first_id, class) in found {
         let mut segment = Segment::new(&directory, first_id, class);
         let scanned = segment.load();
         segment.disconnect();
         highest_id = highest_id.max(first_id).max(segment.last);
         match scanned {
-            Ok(()) => drop(segments.insert(first_id, segment)),
+            Ok(()) => {
+                let last = &mut last_ids[usize::from(class) % KINDS];
+                *last = segment.last.max(*last);
+                segments.insert(first_id, segment);
+            }
             Err(error) => damaged.push((segment, error)),
         }
     }
@@ -85,7 +91,7 @@ pub(crate) fn open(options: Options, observer: Arc<dyn Observer>) -> Result<Open
     store.segments.values().for_each(|segment| held.add(&segment.live));
     let recovery = Recovery { entries: held.entries, records_by_signal: held.records, bytes: held.bytes, quarantined };
     sync_directory(&directory)?;
-    Ok(Opened { store, recovery })
+    Ok(Opened { store, recovery, last_ids })
 }
 
 fn check(options: &Options) -> Result<(), Error> {

@@ -58,6 +58,7 @@ async fn what_was_put_survives_a_kill_and_what_was_acked_before_a_stop_does_not_
 
     let (after, recovery, losses) = open(small(killed.path()));
     assert_eq!((recovery.entries, recovery.records_by_signal[0] + recovery.records_by_signal[1]), (20, 60));
+    assert_eq!(after.last_ids()[..3], [ids[18].0, ids[19].0, 0]);
     let all = lease_all(&after).await;
     assert_eq!(all.iter().map(number).collect::<Vec<_>>(), (0..20).collect::<Vec<_>>());
     assert!(all.iter().all(|stored| stored.redelivered));

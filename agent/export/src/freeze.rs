@@ -1,13 +1,14 @@
 //! Reduced records to frozen batches on the buffer.
 //!
 //! Records gather until a batch is full or the interval is over; all that is due goes into one put, so that one sync serves
-//! them all. Invariant: an ack is resolved durable only after the put that holds the last of its records returned.
+//! them all. Inputs that go by positions are told before a put what it makes durable. Invariant: an ack is resolved durable only
+//! after the put that holds the last of its records returned.
 
 use crate::books::measure;
 use crate::config::{Config, MESSAGE_BYTES_MAX};
 use crate::gather::{Gather, Gathered, TooLarge};
 use ollystack_buffer::{Advice, Buffer, Entry};
-use ollystack_record::{DropReason, Ledger, Outcome, Place, Reduced};
+use ollystack_record::{Announcement, DropReason, Ledger, Outcome, Place, Reduced};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -52,11 +53,14 @@ struct Freezer {
     buffer: Buffer,
     ledger: Arc<Ledger>,
     failing: bool,
+    /// The highest that the buffer gave.
+    last_id: u64,
 }
 
 impl Freezer {
     fn new(config: &Config, buffer: Buffer, ledger: Arc<Ledger>) -> std::io::Result<Freezer> {
-        Ok(Freezer { gather: Gather::new(config)?, buffer, ledger, failing: false })
+        let last_id = buffer.last_ids().into_iter().max().unwrap_or_default();
+        Ok(Freezer { gather: Gather::new(config)?, buffer, ledger, failing: false, last_id })
     }
 
     async fn take(&mut self, reduced: Reduced) {
@@ -89,6 +93,7 @@ impl Freezer {
             return;
         }
         let entries = batches.iter().map(|batch| batch.entry.clone()).collect();
+        let announcement = self.announce(&batches).await;
         match self.put(entries).await {
             Err(Advice::Drop) if batches.len() > 1 => {
                 // One of them can never be stored; the others need not go with it.
@@ -99,12 +104,29 @@ impl Freezer {
             }
             result => self.settle(result, batches),
         }
+        announcement.settled();
         measure(&self.buffer, &self.ledger);
+    }
+
+    /// Tell inputs what is about to be put.
+    async fn announce(&self, batches: &[Gathered]) -> Arc<Announcement> {
+        let acks = batches.iter().flat_map(|batch| batch.acks.iter().map(|ack| (batch.class, ack)));
+        let (announcement, after) = (Arc::new(Announcement::of(acks)), self.last_id);
+        if !announcement.is_empty() {
+            let announcement = Arc::clone(&announcement);
+            // They write files.
+            let written = tokio::task::spawn_blocking(move || announcement.announce(after)).await;
+            if let Err(crash) = written {
+                tracing::error!(%crash, "inputs could not be told of a put");
+            }
+        }
+        announcement
     }
 
     async fn put(&mut self, entries: Vec<Entry>) -> Result<(), Advice> {
         match self.buffer.put(entries).await {
-            Ok(_) => {
+            Ok(ids) => {
+                self.last_id = ids.last().map_or(self.last_id, |id| id.0);
                 if std::mem::take(&mut self.failing) {
                     tracing::info!("the disk buffer takes batches again");
                 }

@@ -20,6 +20,8 @@ use std::collections::BTreeMap;
 pub struct Gathered {
     /// What of.
     pub signal: Signal,
+    /// What it is worth.
+    pub class: Class,
     /// How many.
     pub records: u64,
     /// Bytes of the request before compression.
@@ -75,11 +77,14 @@ impl Gather {
     }
 
     /// Take records. Batches that these do not fit into any more are appended to `full`, records that fit into none to `too_large`.
+    /// Records that need several batches are in `full` as a whole, so that one put makes all of them durable.
     pub fn take(&mut self, reduced: Reduced, full: &mut Vec<Gathered>, too_large: &mut Vec<TooLarge>) {
         let Reduced { class, records, acks } = reduced;
         let signal = records.signal();
         let key = (signal as u8, class as u8);
-        for Part { records, size } in split(records, self.max) {
+        let parts = split(records, self.max);
+        let is_split = parts.len() > 1;
+        for Part { records, size } in parts {
             if size.records == 0 {
                 continue;
             }
@@ -108,6 +113,9 @@ impl Gather {
             group.records.push(records);
             group.acks.extend(acks.iter().cloned());
         }
+        if is_split && let Some(group) = self.groups.remove(&key) {
+            full.push(group.freeze(&mut self.packer));
+        }
         // Our own share of each: the clones in the groups decide.
         acks.into_iter().for_each(|ack| ack.resolve(Outcome::Durable));
     }
@@ -125,7 +133,7 @@ impl Group {
         let (count, plain) = (size.records as u64, encode(signal, records));
         let plain_bytes = plain.len() as u64;
         let entry = frozen::freeze(packer, signal, class, count, plain);
-        Gathered { signal, records: count, plain_bytes, entry, acks }
+        Gathered { signal, class, records: count, plain_bytes, entry, acks }
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod example;
 mod idle;
+mod overload;
 mod report;
 
 use anyhow::{Result, bail};
@@ -21,7 +22,7 @@ pub(crate) struct Options {
     /// Print the figures as JSON instead of a table
     #[arg(long)]
     json: bool,
-    /// How long `idle` measures
+    /// How long `idle`, and `overload` each load, measures
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// Folder of other data than the repository's, for benches that read some
@@ -55,6 +56,11 @@ const BENCHES: &[Bench] = &[
         name: "idle",
         shows: "the agent's memory and CPU on a quiet host, every input on",
         run: Run::Agent(idle::run),
+    },
+    Bench {
+        name: "overload",
+        shows: "the agent under 0.5, 1, 2 and 4 times the load that one core sustains: taken, refused, memory, what got lost",
+        run: Run::Agent(overload::run),
     },
     Bench {
         name: "reduction",
@@ -102,7 +108,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     };
     let report = match bench.run {
         Run::Agent(run) => run(options)?,
-        Run::Example { package, example } => example::run(package, example, options)?,
+        Run::Example { package, example } => example::run(package, example, example::arguments(options)?)?,
     };
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report.figures)?);

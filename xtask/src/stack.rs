@@ -112,7 +112,7 @@ pub(crate) fn build(log: &str) -> Result<Built> {
 }
 
 /// Where cargo builds: the folder above the profile's that this program was built into.
-fn target_folder() -> Result<std::path::PathBuf> {
+pub(crate) fn target_folder() -> Result<std::path::PathBuf> {
     let program = std::env::current_exe().context("the path of the running program is unknown")?;
     let folder = program.ancestors().nth(2).context("the running program has no target folder")?;
     Ok(folder.to_owned())

@@ -6,16 +6,24 @@
 use super::{Options, Report};
 use crate::cargo;
 use anyhow::{Context, Result, bail};
+use std::ffi::OsString;
 use std::process::Stdio;
 
-pub(super) fn run(package: &str, example: &str, options: &Options) -> Result<Report> {
-    let mut command = cargo(&["run", "--quiet", "--release", "-p", package, "--example", example, "--"]);
+/// As it was asked for.
+pub(super) fn arguments(options: &Options) -> Result<Vec<OsString>> {
+    let mut arguments = Vec::new();
     if let Some(data) = &options.data {
         // The bench runs in the repository, the path was given from elsewhere.
         let data = std::path::absolute(data).with_context(|| format!("--data {}", data.display()))?;
-        command.arg("--data").arg(data);
+        arguments.extend(["--data".into(), data.into_os_string()]);
     }
-    command.args(&options.arguments);
+    arguments.extend(options.arguments.iter().map(OsString::from));
+    Ok(arguments)
+}
+
+pub(super) fn run(package: &str, example: &str, arguments: Vec<OsString>) -> Result<Report> {
+    let mut command = cargo(&["run", "--quiet", "--release", "-p", package, "--example", example, "--"]);
+    command.args(arguments);
     eprintln!("building and running the bench of {package} in release");
     let done = command.stderr(Stdio::inherit()).output().context("cargo does not start")?;
     if !done.status.success() {

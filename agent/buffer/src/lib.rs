@@ -53,11 +53,11 @@
 //! `quarantine/`; what it held is counted from `state`. A payload is checked against its XXH3 when it is read: one that
 //! does not match is dropped alone. Ids continue in a fresh block of 2^20, so that a lost tail never repeats one.
 
+mod commit;
+mod error;
 #[cfg(feature = "fuzz")]
 #[path = "../fuzz/targets.rs"]
 pub mod fuzz;
-mod commit;
-mod error;
 mod handle;
 mod recovery;
 mod segment;
@@ -165,12 +165,12 @@ pub struct Recovery {
     pub records_by_signal: [u64; KINDS],
     /// Their payload and meta bytes.
     pub bytes: u64,
-    /// Segments that could not be read. The observer was told of their records, which are not in `records_by_signal`: a
+    /// Segments that could not be read, or not to their end. The observer was told of their records, which are not in `records_by_signal`: a
     /// ledger that counts them as dropped must count them as carried first.
     pub quarantined: Vec<Quarantined>,
 }
 
-/// A segment that was set aside.
+/// A segment that was set aside, or that has lost entries and serves on with the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quarantined {
     /// Where it was.

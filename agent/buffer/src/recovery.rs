@@ -4,11 +4,11 @@
 //! is loaded but counts.
 
 use crate::segment::{Segment, Totals, parse_name, wal_path};
-use crate::state::{BLOCK_IDS, State};
+use crate::state::{BLOCK_IDS, Noted, State};
 use crate::store::Store;
 use crate::{Error, KINDS, Loss, Observer, Options, Quarantined, Recovery, WhenFull, segment};
 use rustix::fs::{FlockOperation, flock};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -37,7 +37,6 @@ pub(crate) fn open(options: Options, observer: Arc<dyn Observer>) -> Result<Open
     let lock = lock(&directory)?;
     let found = list(&directory)?;
     let (mut state, noted) = State::open(&directory)?;
-    let noted: HashMap<u64, Totals> = noted.into_iter().collect();
 
     let mut highest_id = highest_quarantined(&directory);
     let mut segments = BTreeMap::new();
@@ -80,7 +79,8 @@ pub(crate) fn open(options: Options, observer: Arc<dyn Observer>) -> Result<Open
         put_failures: 0,
         commits: 0,
     };
-    let quarantined = damaged.into_iter().map(|(segment, why)| bury(&store, segment, &noted, &why)).collect();
+    let mut quarantined = missing(&store, &noted, &damaged);
+    quarantined.extend(damaged.into_iter().map(|(segment, why)| bury(&store, segment, &noted, &why)));
     store.quarantine_bytes = bound_quarantine(&store.options);
     take_up(&mut store);
     if store.options.when_full == WhenFull::Evict {
@@ -162,10 +162,38 @@ fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path())).collect()
 }
 
+/// Count what segments that can be read have lost: a WAL ends at its first damaged frame, whatever came behind it.
+fn missing(store: &Store, noted: &Noted, damaged: &[(Segment, Error)]) -> Vec<Quarantined> {
+    if !noted.latest {
+        return Vec::new();
+    }
+    let mut missing = Vec::new();
+    let readable = |first_id: &u64| !damaged.iter().any(|(segment, _)| segment.first_id == *first_id);
+    for (first_id, before) in noted.totals.iter().filter(|(first_id, _)| readable(first_id)) {
+        let Some(segment) = store.segments.get(first_id) else { continue };
+        let mut lost = *before;
+        lost.subtract(&segment.live);
+        if lost.entries > 0 {
+            let path = segment.path.clone();
+            tracing::error!(path = %path.display(), entries = lost.entries, "a segment has lost entries, most likely those of a damaged WAL");
+            store.lost(&lost, Loss::Corrupt);
+            missing.push(Quarantined {
+                path,
+                entries: lost.entries,
+                records_by_signal: lost.records,
+                bytes: lost.bytes,
+                exact: true,
+                why: "it held more when it was last written to".into(),
+            });
+        }
+    }
+    missing
+}
+
 /// Count a segment that cannot be read, and set it aside.
-fn bury(store: &Store, segment: Segment, noted: &HashMap<u64, Totals>, why: &Error) -> Quarantined {
-    let exact = noted.get(&segment.first_id);
-    let totals = exact.copied().unwrap_or(segment.live);
+fn bury(store: &Store, segment: Segment, noted: &Noted, why: &Error) -> Quarantined {
+    let known = noted.totals.get(&segment.first_id);
+    let totals = known.copied().unwrap_or(segment.live);
     tracing::error!(path = %segment.path.display(), %why, entries = totals.entries, "a segment is damaged and is set aside");
     store.lost(&totals, Loss::Corrupt);
     let path = segment.path.clone();
@@ -176,7 +204,7 @@ fn bury(store: &Store, segment: Segment, noted: &HashMap<u64, Totals>, why: &Err
         entries: totals.entries,
         records_by_signal: totals.records,
         bytes: totals.bytes,
-        exact: exact.is_some(),
+        exact: known.is_some() && noted.latest,
         why: why.to_string(),
     }
 }

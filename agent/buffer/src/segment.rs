@@ -83,6 +83,8 @@ pub(crate) struct Segment {
     pub(crate) read_failures: u32,
     /// Where `state` counts it.
     pub(crate) slot: Option<usize>,
+    /// The name of this connection's WAL is on disk.
+    pub(crate) wal_named: bool,
 }
 
 /// What reading a row gave.
@@ -113,6 +115,7 @@ impl Segment {
             used: 0,
             read_failures: 0,
             slot: None,
+            wal_named: false,
         }
     }
 
@@ -145,6 +148,7 @@ impl Segment {
                 Ok(connection)
             });
             self.connection = Some(opened.map_err(|error| Error::sqlite(&self.path, &error))?);
+            self.wal_named = false;
         }
         self.connection.as_ref().ok_or(Error::Closed)
     }
@@ -234,7 +238,17 @@ impl Segment {
             transaction.commit()
         })();
         self.measure();
-        appended.map_err(|error| Error::sqlite(path, &error))
+        appended.map_err(|error| Error::sqlite(&path, &error))?;
+        self.name_wal()
+    }
+
+    /// A WAL is made by the first write of a connection. SQLite syncs the folder then, too, but takes no notice when that fails.
+    fn name_wal(&mut self) -> Result<(), Error> {
+        if !self.wal_named {
+            crate::recovery::sync_directory(self.path.parent().unwrap_or(Path::new(".")))?;
+            self.wal_named = true;
+        }
+        Ok(())
     }
 
     /// Delete acked rows in a transaction of their own.

@@ -1,11 +1,13 @@
 //! The `state` file: which block of ids is in use, and what each segment holds.
 //!
 //! Written in place and never grown, so that it works on a full disk. The block is synced before an id of it is given; the
-//! counts are not: they follow every change, survive a crash of the process, and only serve to say how much was in a
-//! segment that can no longer be read. Invariant: every record carries its own XXH3; one that does not match is not there.
+//! counts are not: they follow every change, survive a crash of the process, and serve to say what is missing. After a
+//! loss of power they may be older than the segments: beside the block stands the boot that it was taken in, or that the
+//! process stopped in order. Invariant: every record carries its own XXH3; one that does not match is not there.
 
 use crate::segment::Totals;
 use crate::{Error, KINDS};
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,10 @@ const WORDS: usize = 4 + KINDS;
 const SLOT_BYTES: u64 = 8 * WORDS as u64;
 /// Two copies of the header, written in turn, each in a disk sector of its own.
 const HEADER_BYTES: u64 = 4096;
+/// Behind the block, in the same sector: the boot, sealed for itself, as the first version did not write it.
+const BOOT_OFFSET: u64 = 64;
+/// In place of a boot: stopped in order, all synced.
+const STOPPED: u64 = 1;
 /// All of it.
 pub(crate) const FILE_BYTES: u64 = 2 * HEADER_BYTES + SLOTS as u64 * SLOT_BYTES;
 
@@ -33,11 +39,25 @@ pub(crate) struct State {
     pub(crate) block: u64,
     turn: u64,
     taken: Vec<bool>,
+    boot: u64,
+}
+
+/// What the file says about segments.
+#[derive(Debug, Default)]
+pub(crate) struct Noted {
+    /// By first id.
+    pub(crate) totals: HashMap<u64, Totals>,
+    /// Whether that is how it was in the end: no power was lost since.
+    pub(crate) latest: bool,
 }
 
 impl State {
-    /// Open, or create at full size. Returns what it says about segments: first id, slot and totals.
-    pub(crate) fn open(directory: &Path) -> Result<(State, Vec<(u64, Totals)>), Error> {
+    /// Open, or create at full size, in this boot of the machine.
+    pub(crate) fn open(directory: &Path) -> Result<(State, Noted), Error> {
+        State::open_in(directory, boot())
+    }
+
+    fn open_in(directory: &Path, boot: u64) -> Result<(State, Noted), Error> {
         let path = directory.join("state");
         let failed = |error: std::io::Error| Error::io(&path, &error);
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
@@ -55,18 +75,26 @@ impl State {
             totals.records.copy_from_slice(&words[3..3 + KINDS]);
             (words[0], totals)
         });
-        let segments = segments.collect();
-        Ok((State { file, path, block, turn, taken: vec![false; SLOTS] }, segments))
+        let totals = segments.collect();
+        let written_in = read::<2>(&file, turn % 2 * HEADER_BYTES + BOOT_OFFSET).map_or(0, |words| words[0]);
+        let latest = written_in == STOPPED || (written_in == boot && boot != 0);
+        Ok((State { file, path, block, turn, taken: vec![false; SLOTS], boot }, Noted { totals, latest }))
     }
 
     /// Take a block into use, synced.
     pub(crate) fn set_block(&mut self, block: u64) -> Result<(), Error> {
-        self.turn += 1;
-        let words = [MAGIC, block, self.turn];
-        let written = self.file.write_all_at(&sealed(&words), self.turn % 2 * HEADER_BYTES);
-        written.and_then(|()| self.file.sync_data()).map_err(|error| Error::io(&self.path, &error))?;
+        self.write_header(block, self.boot).map_err(|error| Error::io(&self.path, &error))?;
         self.block = block;
         Ok(())
+    }
+
+    fn write_header(&mut self, block: u64, boot: u64) -> std::io::Result<()> {
+        self.turn += 1;
+        let mut bytes = sealed(&[MAGIC, block, self.turn]);
+        bytes.resize(BOOT_OFFSET as usize, 0);
+        bytes.extend(sealed(&[boot]));
+        self.file.write_all_at(&bytes, self.turn % 2 * HEADER_BYTES)?;
+        self.file.sync_data()
     }
 
     /// Forget all counts: recovery has read them and writes them anew.
@@ -101,12 +129,18 @@ impl State {
         }
     }
 
-    /// Sync the counts: on a clean stop.
-    pub(crate) fn sync(&self) {
-        if let Err(error) = self.file.sync_data() {
+    /// Sync the counts, and then that they are the last: on a clean stop.
+    pub(crate) fn stop(&mut self) {
+        let synced = self.file.sync_data().and_then(|()| self.write_header(self.block, STOPPED));
+        if let Err(error) = synced {
             tracing::debug!(path = %self.path.display(), %error, "cannot sync what the segments hold");
         }
     }
+}
+
+/// Which boot of the machine this is; 0 where that is not told.
+fn boot() -> u64 {
+    std::fs::read("/proc/sys/kernel/random/boot_id").map_or(0, |id| xxh3_64(&id))
 }
 
 fn offset(slot: usize) -> u64 {
@@ -129,4 +163,28 @@ fn read<const N: usize>(file: &File, offset: u64) -> Option<[u64; N]> {
         *word = u64::from_le_bytes(bytes.try_into().ok()?);
     }
     (words[N - 1] == xxh3_64(&bytes[..8 * (N - 1)])).then_some(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_the_last_after_a_stop_and_within_one_boot_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = |boot| State::open_in(directory.path(), boot).unwrap();
+        let totals = Totals { entries: 7, bytes: 70, records: [7, 0, 0, 0, 0, 0, 0, 0] };
+        let (mut state, noted) = open(10);
+        assert!(!noted.latest, "a new file knows nothing");
+        state.set_block(5).unwrap();
+        state.write_slot(3, 99, &totals);
+        drop(state);
+        assert_eq!(open(10).1.totals[&99], totals);
+        assert_eq!([10, 11, 0].map(|boot| open(boot).1.latest), [true, false, false], "killed");
+        open(10).0.stop();
+        assert_eq!([10, 11].map(|boot| open(boot).1.latest), [true, true], "stopped");
+        assert_eq!(open(11).0.block, 5);
+        open(11).0.set_block(6).unwrap();
+        assert_eq!([10, 11].map(|boot| open(boot).1.latest), [false, true], "started again");
+    }
 }

@@ -321,7 +321,7 @@ impl Store {
         let empty: Vec<u64> =
             self.segments.values().filter(|s| s.live.entries == 0 && s.acked.is_empty()).map(|s| s.first_id).collect();
         empty.into_iter().for_each(|first_id| self.drop_segment(first_id));
-        self.state.sync();
+        self.state.stop();
         self.stats()
     }
 }

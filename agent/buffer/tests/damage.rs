@@ -78,6 +78,24 @@ async fn any_flipped_byte_or_cut_costs_at_most_its_segment_and_is_counted() {
 }
 
 #[tokio::test]
+async fn what_a_damaged_wal_loses_is_counted_exactly() {
+    let (work, directory) = (support::directory(), support::directory());
+    let (buffer, ..) = open(small(work.path()));
+    for n in 0..10 {
+        buffer.put(vec![entry(1, n, 10_000)]).await.unwrap();
+    }
+    copy(work.path(), directory.path());
+    let wal = segments(directory.path())[0].with_extension("segment1-wal");
+    let bytes = std::fs::read(&wal).unwrap();
+    std::fs::write(&wal, &bytes[..bytes.len() / 2]).unwrap();
+    let (buffer, recovery, losses) = open(small(directory.path()));
+    let left = numbers(&buffer).await.len() as u64;
+    assert!((1..9).contains(&left), "{left}");
+    assert_eq!((recovery.entries, losses.records(1, Loss::Corrupt)), (left, 3 * (10 - left)));
+    assert_eq!(recovery.quarantined.iter().map(|lost| lost.entries).sum::<u64>(), 10 - left);
+}
+
+#[tokio::test]
 async fn a_damaged_payload_is_dropped_alone() {
     let directory = support::directory();
     filled(directory.path()).await;

@@ -47,6 +47,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     9 "0009_otel_views",
     10 "0010_log_patterns",
     11 "0011_metric_descriptions",
+    12 "0012_agent_ledger",
 ];
 
 /// Where the schema is to live: what a template's placeholders become.
@@ -149,7 +150,7 @@ fn split(sql: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names;
+    use crate::names::{self, key};
     use std::collections::HashSet;
     use std::fmt::Write as _;
 
@@ -214,6 +215,11 @@ mod tests {
         let every: String = MIGRATIONS.iter().map(|migration| migration.sql).collect();
         for name in [names::LOG_PATTERN_ID, names::LOG_LAST] {
             assert!(every.contains(&format!("LogAttributes['{name}']")), "{name}");
+        }
+        let ledger = MIGRATIONS.iter().find(|migration| migration.name.contains("agent_ledger")).unwrap().sql;
+        assert!(ledger.contains(&format!("MetricName = '{}'", names::AGENT_LEDGER)));
+        for key in [key::LEDGER_ACCOUNT, key::SIGNAL, key::LEDGER_OUTCOME, key::LEDGER_DETAIL] {
+            assert!(ledger.contains(&format!("Attributes['{key}']")), "{key}");
         }
         for kind in ["Client", "Producer", "Consumer"] {
             assert!(names::SPAN_KINDS.contains(&kind) && every.contains(&format!("'{kind}'")));

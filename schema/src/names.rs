@@ -80,6 +80,10 @@ pub const EVENT_PROCESS_EXEC: &str = "process.exec";
 /// Event name of the log record of a process' end.
 pub const EVENT_PROCESS_EXIT: &str = "process.exit";
 
+/// Metric: an agent's ledger as it stands, over every start of its installation, in records: feeds `agent_ledger`. Attributes: the four
+/// of [`key`] from [`key::SIGNAL`] on; seen + corrected = sent + folded + sampled_out + suppressed + dropped + waiting.
+pub const AGENT_LEDGER: &str = "ollystack.agent.ledger";
+
 /// Request header: the sending agent's UUID.
 pub const HEADER_AGENT: &str = "x-ollystack-agent";
 
@@ -137,6 +141,14 @@ pub mod key {
     pub const PRESSURE_RESOURCE: &str = "system.linux.pressure.resource";
     /// Whether `some` or all (`full`) work stood still.
     pub const PRESSURE_SHARE: &str = "system.linux.pressure.share";
+    /// `metrics`, `logs` or `traces`.
+    pub const SIGNAL: &str = "ollystack.signal";
+    /// Which account the records are of: when it began, in seconds since the epoch. A new one begins when the former is lost.
+    pub const LEDGER_ACCOUNT: &str = "ollystack.ledger.account";
+    /// `seen`, `corrected`, `sent`, `folded`, `sampled_out`, `suppressed`, `dropped` or `waiting`.
+    pub const LEDGER_OUTCOME: &str = "ollystack.ledger.outcome";
+    /// Why dropped; where waiting or corrected. The others have none.
+    pub const LEDGER_DETAIL: &str = "ollystack.ledger.detail";
     /// Number of the signal that ended a process.
     pub const PROCESS_SIGNAL: &str = "ollystack.process.signal";
 }

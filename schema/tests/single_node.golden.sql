@@ -705,3 +705,135 @@ ANY LEFT JOIN
     ANY LEFT JOIN (SELECT TenantId, MetricName, MetricDescription AS Described FROM metric_descriptions) AS d USING (TenantId, MetricName)
 ) AS s ON p.TenantId = s.TenantId AND p.MetricName = s.MetricName AND p.SeriesHash = s.SeriesHash;
 
+-- 0012_agent_ledger b36e85047f63a4ae7505d21391eaac911cec83c0e28281c3be86d8b82a156ae5
+CREATE TABLE IF NOT EXISTS agent_ledger_data
+(
+    TenantId   LowCardinality(String),
+    AgentId    LowCardinality(String),
+    SeriesHash UInt64 CODEC(ZSTD(1)),
+    Time       DateTime CODEC(Delta, ZSTD(1)),
+    Most       SimpleAggregateFunction(max, Int64) CODEC(T64, ZSTD(1)),
+    Last       AggregateFunction(argMax, Int64, Tuple(DateTime, DateTime64(9))) CODEC(ZSTD(1)),
+    ReportedAt SimpleAggregateFunction(max, DateTime64(9)) CODEC(Delta, ZSTD(1)),
+    ExpiresOn  Date CODEC(Delta, ZSTD(1))
+)
+ENGINE = AggregatingMergeTree
+PARTITION BY ExpiresOn
+ORDER BY (TenantId, AgentId, SeriesHash, Time)
+TTL ExpiresOn + INTERVAL 1 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS agent_ledger_mv TO agent_ledger_data AS
+SELECT
+    TenantId,
+    AgentId,
+    SeriesHash,
+    toStartOfHour(TimeUnix) AS Time,
+    max(toInt64(Value)) AS Most,
+    argMaxState(toInt64(Value), (r.IngestedAt, TimeUnix)) AS Last,
+    max(TimeUnix) AS ReportedAt,
+    toDate(ExpiresAt) AS ExpiresOn
+FROM metrics_raw AS r
+WHERE MetricName = 'ollystack.agent.ledger' AND ServiceName = 'ollystack-agent' AND AgentId != ''
+GROUP BY TenantId, AgentId, SeriesHash, Time, ExpiresOn;
+
+CREATE TABLE IF NOT EXISTS agent_rows
+(
+    TenantId   LowCardinality(String),
+    AgentId    LowCardinality(String),
+    Signal     Enum8('metrics' = 0, 'logs' = 1, 'traces' = 2),
+    Rows       SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1)),
+    IngestedAt SimpleAggregateFunction(max, DateTime) CODEC(Delta, ZSTD(1))
+)
+ENGINE = AggregatingMergeTree
+ORDER BY (TenantId, AgentId, Signal)
+SETTINGS non_replicated_deduplication_window = 10000;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS agent_rows_mv TO agent_rows AS
+SELECT TenantId, AgentId, Signal, sum(b.Rows) AS Rows, max(b.IngestedAt) AS IngestedAt
+FROM ingested_batches AS b
+GROUP BY TenantId, AgentId, Signal;
+
+CREATE VIEW IF NOT EXISTS agent_ledger AS
+SELECT
+    TenantId,
+    AgentId,
+    argMax(s.HostName, d.ReportedAt) AS HostName,
+    toDateTime(toUInt32OrZero(s.Attributes['ollystack.ledger.account'])) AS Account,
+    s.Attributes['ollystack.signal'] AS Signal,
+    s.Attributes['ollystack.ledger.outcome'] AS Outcome,
+    s.Attributes['ollystack.ledger.detail'] AS Detail,
+    Time,
+    if(Outcome IN ('waiting', 'corrected'), argMaxMerge(d.Last), max(d.Most)) AS Records,
+    max(d.ReportedAt) AS ReportedAt
+FROM agent_ledger_data AS d
+INNER JOIN
+(
+    SELECT TenantId, SeriesHash, any(HostName) AS HostName, any(Attributes) AS Attributes
+    FROM metrics_series
+    WHERE MetricName = 'ollystack.agent.ledger'
+    GROUP BY TenantId, SeriesHash
+) AS s ON d.TenantId = s.TenantId AND d.SeriesHash = s.SeriesHash
+GROUP BY TenantId, AgentId, Account, Signal, Outcome, Detail, Time;
+
+CREATE VIEW IF NOT EXISTS agent_ledger_balance AS
+SELECT
+    l.TenantId AS TenantId,
+    l.AgentId AS AgentId,
+    l.HostName AS HostName,
+    l.Signal AS Signal,
+    l.Seen AS Seen,
+    l.Sent AS Sent,
+    toInt64(r.Stored) AS Stored,
+    l.Folded AS Folded,
+    l.SampledOut AS SampledOut,
+    l.Suppressed AS Suppressed,
+    l.Lost AS Lost,
+    l.Why AS Why,
+    l.Waiting AS Waiting,
+    greatest(0, l.Sent - l.CorrectedOnDisk - toInt64(r.Stored)) AS NotStored,
+    l.Corrected AS Corrected,
+    l.Unaccounted AS Unaccounted,
+    l.ReportedAt AS ReportedAt
+FROM
+(
+    SELECT
+        TenantId,
+        AgentId,
+        argMax(a.HostName, a.ReportedAt) AS HostName,
+        Signal,
+        sumIf(Records, Outcome = 'seen') AS Seen,
+        sumIf(Records, Outcome = 'sent') AS Sent,
+        sumIf(Records, Outcome = 'folded') AS Folded,
+        sumIf(Records, Outcome = 'sampled_out') AS SampledOut,
+        sumIf(Records, Outcome = 'suppressed') AS Suppressed,
+        sumIf(Records, Outcome = 'dropped') AS Lost,
+        sumMapIf(map(Detail, Records), Outcome = 'dropped' AND Records > 0) AS Why,
+        sumIf(Records, Outcome = 'waiting' AND Account = Newest) AS Waiting,
+        sumIf(Records, Outcome = 'corrected') AS Corrected,
+        sumIf(Records, Outcome = 'corrected' AND Detail = 'buffer') AS CorrectedOnDisk,
+        sum(multiIf(Outcome IN ('seen', 'corrected'), Records, -Records)) AS Unaccounted,
+        max(a.ReportedAt) AS ReportedAt
+    FROM
+    (
+        SELECT
+            TenantId,
+            AgentId,
+            Account,
+            Signal,
+            Outcome,
+            Detail,
+            argMax(e.HostName, Time) AS HostName,
+            argMax(e.Records, Time) AS Records,
+            max(e.ReportedAt) AS ReportedAt,
+            max(Account) OVER (PARTITION BY TenantId, AgentId) AS Newest
+        FROM agent_ledger AS e
+        GROUP BY TenantId, AgentId, Account, Signal, Outcome, Detail
+    ) AS a
+    GROUP BY TenantId, AgentId, Signal
+) AS l
+LEFT JOIN
+(
+    SELECT TenantId, AgentId, toString(b.Signal) AS Signal, sum(Rows) AS Stored FROM agent_rows AS b GROUP BY TenantId, AgentId, Signal
+) AS r ON l.TenantId = r.TenantId AND l.AgentId = r.AgentId AND l.Signal = r.Signal;
+

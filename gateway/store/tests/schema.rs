@@ -5,7 +5,7 @@ mod support;
 
 use clickhouse::{Client, Row, RowOwned, RowRead, RowWrite};
 use ollystack_schema::migrations::{MIGRATIONS, Placement};
-use ollystack_schema::names::{HISTOGRAM_SCALE, LOG_LAST, LOG_PATTERN_ID, SPAN_DURATION};
+use ollystack_schema::names::{AGENT_LEDGER, HISTOGRAM_SCALE, LOG_LAST, LOG_PATTERN_ID, SPAN_DURATION, key};
 use ollystack_schema::rows::{LogRow, MetricRow, MetricType, SeriesRow, SpanRow, Table, Temporality};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -367,12 +367,116 @@ async fn a_retried_block_counts_once_in_the_table_and_in_every_view() {
     }
     let once = "SELECT (SELECT count() FROM traces_raw), (SELECT sum(Requests) FROM service_metrics_1m), \
                 (SELECT sum(Errors) FROM error_aggregates), (SELECT sum(Calls) FROM service_topology), \
-                (SELECT sum(Rows) FROM ingested_batches), (SELECT count() FROM traces_trace_id_ts) FORMAT TSV";
+                (SELECT sum(Rows) FROM ingested_batches), (SELECT count() FROM traces_trace_id_ts), \
+                (SELECT sum(Rows) FROM agent_rows) FORMAT TSV";
     // Requests: one span without an agent and three in the histogram. Errors: the span and the log record.
-    assert_eq!(post(store.address, "/?database=retried", &[], once.as_bytes()).text(), "1\t4\t2\t1\t2\t1\n");
+    assert_eq!(post(store.address, "/?database=retried", &[], once.as_bytes()).text(), "1\t4\t2\t1\t2\t1\t2\n");
     let batches = "SELECT AgentId, BatchSequence, toString(Signal), sum(Rows) FROM ingested_batches GROUP BY ALL ORDER BY BatchSequence";
     let expected = [("a".to_owned(), 7, "metrics".to_owned(), 1), ("a".to_owned(), 9, "logs".to_owned(), 1)];
     assert_eq!(all::<(String, u64, String, u64)>(&client, batches).await, expected);
+}
+
+/// A line of an agent's ledger, as it was reported so many minutes ago: its labels, and the point.
+fn ledger_line(
+    (tenant, agent, account): (&str, &str, &str),
+    (signal, outcome, detail): (&str, &str, &str),
+    (ago, records): (u32, i64),
+) -> (SeriesRow, MetricRow) {
+    let labels = [
+        (key::LEDGER_ACCOUNT, account),
+        (key::LEDGER_DETAIL, detail),
+        (key::LEDGER_OUTCOME, outcome),
+        (key::SIGNAL, signal),
+    ];
+    // As unequal as the gateway's: of everything that tells the line apart.
+    let series_hash = labels
+        .iter()
+        .flat_map(|(_, text)| text.bytes())
+        .chain(agent.bytes())
+        .fold(7_u64, |hash, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
+    let series = SeriesRow {
+        tenant_id: tenant.into(),
+        metric_name: AGENT_LEDGER.into(),
+        series_hash,
+        service_name: "ollystack-agent".into(),
+        resource_attributes: Arc::new(attributes(&[("host.name", &format!("host-{agent}"))])),
+        attributes: attributes(&labels.into_iter().filter(|(_, text)| !text.is_empty()).collect::<Vec<_>>()),
+        last_seen: now(),
+        expires_at: now() + 86_400 * 30,
+        ..SeriesRow::default()
+    };
+    let point = MetricRow {
+        tenant_id: tenant.into(),
+        metric_name: AGENT_LEDGER.into(),
+        series_hash,
+        service_name: "ollystack-agent".into(),
+        time_unix: minute(ago),
+        metric_type: MetricType::Sum,
+        value: records as f64,
+        agent_id: agent.into(),
+        batch_sequence: 1_000 - u64::from(ago),
+        ingested_at: now() - ago * 60,
+        ..metric()
+    };
+    (series, point)
+}
+
+#[tokio::test]
+async fn one_query_says_what_an_agent_saw_sent_lost_and_why_and_what_is_stored() {
+    let store = Store::get();
+    let client = store.with_schema("ledger").await;
+    let a = ("t", "a", "1700000000");
+    let logs = |outcome, detail| ("logs", outcome, detail);
+    let lines = [
+        // Reports of four hours: counters stand where they were most, what waits where it was last.
+        ledger_line(a, logs("seen", ""), (240, 100)),
+        ledger_line(a, logs("seen", ""), (1, 1_000)),
+        ledger_line(a, logs("sent", ""), (240, 50)),
+        ledger_line(a, logs("sent", ""), (1, 900)),
+        ledger_line(a, logs("folded", ""), (1, 30)),
+        ledger_line(a, logs("dropped", "refused"), (1, 40)),
+        ledger_line(a, logs("dropped", "crash"), (1, 5)),
+        ledger_line(a, logs("dropped", "malformed"), (1, 0)),
+        ledger_line(a, logs("corrected", "buffer"), (1, 2)),
+        ledger_line(a, logs("corrected", "memory"), (1, -7)),
+        ledger_line(a, logs("waiting", "buffer"), (180, 500)),
+        ledger_line(a, logs("waiting", "buffer"), (1, 20)),
+        // A later account of the same agent, and another tenant's agent of the same id.
+        ledger_line(("t", "a", "1800000000"), logs("seen", ""), (0, 10)),
+        ledger_line(("t", "a", "1800000000"), logs("sent", ""), (0, 4)),
+        ledger_line(("t", "a", "1800000000"), logs("waiting", "queue"), (0, 6)),
+        ledger_line(("u", "a", "1700000000"), logs("seen", ""), (0, 77)),
+    ];
+    let (series, points): (Vec<_>, Vec<_>) = lines.into_iter().unzip();
+    insert(&client, "series", &series).await;
+    // What is repeated, or says what was long ago, changes nothing; nor does what is no agent's.
+    for token in ["points", "points", "late"] {
+        insert(&client, token, &points).await;
+    }
+    let stranger = MetricRow { agent_id: String::new(), value: 1e6, ..points[1].clone() };
+    insert(&client, "stranger", &[stranger]).await;
+    // Two of the 904 were sent again, and one is missing.
+    let log = |sequence| LogRow {
+        tenant_id: "t".into(),
+        timestamp: minute(1),
+        agent_id: "a".into(),
+        batch_sequence: sequence,
+        ingested_at: now(),
+        expires_at: now() + 86_400,
+        ..LogRow::default()
+    };
+    for _ in 0..2 {
+        insert(&client, "logs", &vec![log(1); 901]).await;
+    }
+    let balance = "SELECT TenantId, HostName, Seen, Sent, Stored, Lost, Why, Waiting, NotStored, Corrected, Unaccounted \
+                   FROM agent_ledger_balance WHERE Signal = 'logs' ORDER BY TenantId FORMAT TSV";
+    assert_eq!(
+        post(store.address, "/?database=ledger", &[], balance.as_bytes()).text(),
+        "t\thost-a\t1010\t904\t901\t45\t{'crash':5,'refused':40}\t6\t1\t-5\t0\n\
+         u\thost-a\t77\t0\t0\t0\t{}\t0\t0\t0\t77\n"
+    );
+    let seen = "SELECT Records FROM agent_ledger WHERE TenantId = 't' AND Outcome = 'seen' AND Account < 1800000000 ORDER BY Time";
+    assert_eq!(all::<i64>(&client, seen).await, [100, 1_000], "by the hour");
 }
 
 #[tokio::test]

@@ -94,7 +94,7 @@ impl<A: Arrivals> OtlpService for Ingest<A> {
         Ok(Accepted { rejected, message: outcome.message(), headers: HeaderMap::new() })
     }
 
-    fn observe(&self, event: Event<'_>) {
+    fn observe(&self, event: Event) {
         self.metrics.observe(event);
     }
 }

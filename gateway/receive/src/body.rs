@@ -3,8 +3,8 @@
 //! Invariant: memory follows the bytes that have arrived, never a length that was announced.
 
 use crate::Refusal;
+use crate::allowance::Share;
 use crate::decompress::no_room;
-use crate::limits::Share;
 use bytes::{Buf, Bytes};
 use http_body_util::BodyExt;
 use std::fmt::Display;
@@ -112,7 +112,6 @@ fn too_large(found: u64, max: usize) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::Budget;
     use futures::stream;
     use http_body::Frame;
     use http_body_util::StreamBody;
@@ -120,7 +119,7 @@ mod tests {
     async fn read_chunks(framing: Framing, chunks: &[&[u8]]) -> Result<Message, Refusal> {
         let frames: Vec<Result<_, std::io::Error>> =
             chunks.iter().map(|chunk| Ok(Frame::data(Bytes::copy_from_slice(chunk)))).collect();
-        let mut share = Budget::new(1 << 20).share();
+        let mut share = Share::of(1 << 20);
         read(StreamBody::new(stream::iter(frames)), framing, 100, Duration::from_secs(5), &mut share).await
     }
 

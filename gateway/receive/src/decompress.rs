@@ -4,9 +4,8 @@
 //! `decoded_bytes_max`, whatever number of members or frames it comes in.
 
 use crate::Refusal;
-use crate::limits::{NoRoom, Share};
+use crate::allowance::{NoRoom, Share};
 use std::io::{ErrorKind, Read};
-use std::time::Duration;
 use zstd::zstd_safe;
 
 /// How a message is compressed.
@@ -136,12 +135,9 @@ pub(crate) fn grow(share: &mut Share, bytes: usize) -> Result<(), Refusal> {
 
 pub(crate) fn no_room(no_room: NoRoom) -> Refusal {
     match no_room {
-        NoRoom::Now => Refusal::Exhausted {
-            retry_after: Duration::from_secs(1),
-            message: "too many bytes of requests are in progress; try again".to_owned(),
-        },
+        NoRoom::Now(busy) => Refusal::Busy(busy),
         NoRoom::Ever => Refusal::TooLarge(
-            "the message would take more memory than all requests may have; send less at a time".to_owned(),
+            "the message would take more memory than requests may have in all; send less at a time".to_owned(),
         ),
     }
 }

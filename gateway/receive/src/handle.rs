@@ -3,12 +3,14 @@
 //! Invariant: the order is route, admit, read, decompress, decode, export; nothing of the body is touched before `admit` said
 //! yes, and whatever goes wrong becomes an answer.
 
+use crate::allowance::Share;
 use crate::answer::{self, Body};
 use crate::body::{self, Framing};
-use crate::decode::decode;
-use crate::decompress::{Encoding, decompress};
+use crate::decode::{Decoded, decode};
+use crate::decompress::{Encoding, decompress, grow, no_room};
 use crate::limits::millis;
-use crate::server::Shared;
+use crate::schema::NESTS_MAX;
+use crate::server::{Activity, Shared};
 use crate::{Accepted, Event, Export, OtlpService, Refusal, RequestHead, Signal, Transport};
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
@@ -19,8 +21,17 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use tonic::Code;
 
+/// What a request in progress takes beside its message and the text of its headers: its task, its stream, places in tables.
+const REQUEST_BYTES: usize = 4 << 10;
+const HEADER_BYTES: usize = 128;
+
 /// Answer one request.
-pub(crate) async fn answer<S, B>(shared: &Shared<S>, peer: SocketAddr, request: Request<B>) -> Response<Body>
+pub(crate) async fn answer<S, B>(
+    shared: &Shared<S>,
+    activity: &Activity,
+    peer: SocketAddr,
+    request: Request<B>,
+) -> Response<Body>
 where
     S: OtlpService,
     B: http_body::Body<Data = Bytes>,
@@ -32,7 +43,7 @@ where
     let mut size = Size::default();
     let outcome = match &route {
         Route::Export(signal, transport) => {
-            let result = export(shared, peer, *signal, *transport, parts, body, &mut size).await;
+            let result = export(shared, activity, peer, *signal, *transport, (parts, body), &mut size).await;
             result.map(|accepted| answer::accepted(*signal, *transport, accepted))
         }
         Route::Refuse(_, refusal) => Err(refusal.clone()),
@@ -46,9 +57,18 @@ where
         Ok(_) => (Code::Ok, ""),
         Err(refusal) => (refusal.code(), refusal.reason()),
     };
-    let (wire_bytes, decoded_bytes) = (size.wire, size.decoded);
+    let Size { wire: wire_bytes, decoded: decoded_bytes, cut: values_cut } = size;
     let elapsed = begun.elapsed();
-    shared.service.observe(Event::Answered { signal, transport, code, reason, wire_bytes, decoded_bytes, elapsed });
+    shared.service.observe(Event::Answered {
+        signal,
+        transport,
+        code,
+        reason,
+        wire_bytes,
+        decoded_bytes,
+        values_cut,
+        elapsed,
+    });
     match (outcome, route) {
         (Ok(response), _) => response,
         (Err(_), Route::NotFound(transport)) => answer::not_found(transport),
@@ -61,15 +81,16 @@ where
 struct Size {
     wire: u64,
     decoded: u64,
+    cut: u64,
 }
 
 async fn export<S, B>(
     shared: &Shared<S>,
+    activity: &Activity,
     peer: SocketAddr,
     signal: Signal,
     transport: Transport,
-    parts: Parts,
-    body: B,
+    (parts, body): (Parts, B),
     size: &mut Size,
 ) -> Result<Accepted, Refusal>
 where
@@ -79,9 +100,12 @@ where
 {
     let (service, limits) = (&shared.service, &shared.limits);
     let caller = service.admit(&RequestHead { headers: &parts.headers, peer, signal, transport })?;
+    activity.admitted();
     let encoding = encoding(&parts.headers, transport)?;
     let framing = if transport == Transport::Grpc { Framing::Grpc } else { Framing::Whole };
-    let mut share = shared.budget.share();
+    let mut share = Share::new(&shared.allowance, service.allowance(&caller)).map_err(no_room)?;
+    let text: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_BYTES).sum();
+    grow(&mut share, REQUEST_BYTES + text)?;
     let sent = body::read(body, framing, limits.wire_bytes_max, millis(limits.body_timeout_ms), &mut share).await?;
     size.wire = sent.bytes.len() as u64;
     let encoding = match (sent.compressed, encoding) {
@@ -93,16 +117,25 @@ where
     };
     let bytes = decompress(encoding, sent.bytes, limits.decoded_bytes_max, &mut share)?;
     size.decoded = bytes.len() as u64;
-    let message = decode(signal, transport == Transport::HttpJson, bytes, &mut share)?;
+    let Decoded { message, cut } = decode(signal, transport == Transport::HttpJson, bytes, &mut share)?;
+    size.cut = cut;
     let request =
         Export { message, headers: parts.headers, peer, transport, wire_bytes: size.wire, decoded_bytes: size.decoded };
     let time = millis(limits.answer_timeout_ms);
-    timeout(time, service.export(caller, request)).await.unwrap_or_else(|_| {
+    let accepted = timeout(time, service.export(caller, request)).await.unwrap_or_else(|_| {
         Err(Refusal::Unavailable {
             retry_after: Duration::from_secs(1),
             message: format!("no answer within {} ms; the data may or may not have been taken", time.as_millis()),
         })
-    })
+    });
+    accepted.map(|accepted| if cut > 0 { warned(accepted, cut) } else { accepted })
+}
+
+/// A success that says what was left out.
+fn warned(mut accepted: Accepted, cut: u64) -> Accepted {
+    let end = if accepted.message.is_empty() { "" } else { "; " };
+    accepted.message += &format!("{end}{cut} lists or maps within more than {NESTS_MAX} others were left out");
+    accepted
 }
 
 /// Where a request goes, by method, path and content type.

@@ -3,10 +3,10 @@
 //! The table in `schema` says which name is which field; what comes out goes through the same weighing and decoding as protobuf
 //! that came over the wire. As the specification has it: 64-bit integers as numbers or strings, ids in hexadecimal, other bytes in
 //! base64, enums as numbers, `NaN` and `Infinity` as strings, unknown names ignored, null as absent; names are lowerCamelCase.
-//! serde_json stops at 127 levels. Invariant: the output grows only within the request's share of the budget.
+//! Values nested too deeply are left out, as `weigh` does with protobuf. Invariant: the output grows only within the request's share of the budget.
 
-use crate::limits::{NoRoom, Share};
-use crate::schema::{Field, Kind, Shape};
+use crate::allowance::{NoRoom, Share};
+use crate::schema::{Field, Kind, NESTS_MAX, Shape};
 use base64::Engine;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -22,15 +22,20 @@ pub(crate) enum NotTranscoded {
     NoRoom(NoRoom),
 }
 
-/// The protobuf bytes of a JSON message. What they take is held by `share`.
-pub(crate) fn transcode(shape: &'static Shape, json: &[u8], share: &mut Share) -> Result<Vec<u8>, NotTranscoded> {
-    let mut writer = Writer { out: Vec::new(), share, no_room: None };
+/// The protobuf bytes of a JSON message, and how many values were nested too deeply and left out. What the bytes take is held by
+/// `share`.
+pub(crate) fn transcode(
+    shape: &'static Shape,
+    json: &[u8],
+    share: &mut Share,
+) -> Result<(Vec<u8>, u64), NotTranscoded> {
+    let mut writer = Writer { out: Vec::new(), share, no_room: None, nests: 0, cut: 0 };
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let result = Body { shape, writer: &mut writer }.deserialize(&mut deserializer).and_then(|()| deserializer.end());
     match (writer.no_room, result) {
         (Some(no_room), _) => Err(NotTranscoded::NoRoom(no_room)),
         (None, Err(error)) => Err(NotTranscoded::Invalid(error)),
-        (None, Ok(())) => Ok(writer.out),
+        (None, Ok(())) => Ok((writer.out, writer.cut)),
     }
 }
 
@@ -38,6 +43,10 @@ struct Writer<'s> {
     out: Vec<u8>,
     share: &'s mut Share,
     no_room: Option<NoRoom>,
+    /// Lists and maps that what is written now lies in.
+    nests: usize,
+    /// Of those, how many lay too deep.
+    cut: u64,
 }
 
 /// Lengths are written as varints of this many bytes, so that they can be filled in afterwards; protobuf allows the padding.
@@ -195,9 +204,16 @@ impl<'de> Visitor<'de> for Content<'_, '_> {
         let Kind::Message(shape) = self.field.kind else {
             return Err(A::Error::invalid_type(Unexpected::Map, &self));
         };
+        let nest = usize::from(shape.is_nest());
+        if nest > 0 && self.writer.nests == NESTS_MAX {
+            self.writer.cut += 1;
+            return IgnoredAny.visit_map(map).map(drop);
+        }
+        self.writer.nests += nest;
         let start = self.writer.begin(self.field)?;
-        Body { shape, writer: self.writer }.visit_map(map)?;
+        Body { shape, writer: &mut *self.writer }.visit_map(map)?;
         self.writer.end(start);
+        self.writer.nests -= nest;
         Ok(())
     }
 

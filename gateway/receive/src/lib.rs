@@ -11,10 +11,14 @@
 //! Invariant: not a byte of a body is read before [`OtlpService::admit`] said yes, and what all requests together hold in
 //! memory (read, decompressed and decoded) stays below [`Limits::in_flight_bytes_max`].
 
+mod allowance;
 mod answer;
 mod body;
 mod decode;
 mod decompress;
+#[cfg(feature = "fuzz")]
+#[path = "../fuzz/targets.rs"]
+pub mod fuzz;
 mod handle;
 mod json;
 mod limits;
@@ -23,11 +27,14 @@ mod refusal;
 mod request;
 mod schema;
 mod server;
+mod slots;
 mod tls;
 mod weigh;
 
+pub use allowance::{Allowance, Busy};
 pub use limits::{Limits, LimitsError};
 pub use refusal::Refusal;
 pub use request::{Accepted, Event, Export, Message, OtlpService, RequestHead, Signal, Transport};
 pub use server::{Error, Server, bind};
+pub use slots::TooMany;
 pub use tls::{Tls, TlsError};

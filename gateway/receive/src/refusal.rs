@@ -4,9 +4,13 @@
 //! with RetryInfo; over HTTP 429, 502, 503, 504. Invariant: what can never succeed is never one of those, and what may
 //! succeed later always is.
 
+use crate::Busy;
 use http::{HeaderMap, StatusCode};
 use std::time::Duration;
 use tonic::Code;
+
+/// Requests in progress take about this long.
+const BUSY_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a request was not taken. The text goes to the sender.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +30,8 @@ pub enum Refusal {
         /// Which limit, and its value.
         message: String,
     },
+    /// Too much is in progress at the face. The same request may pass in a moment.
+    Busy(Busy),
     /// Cannot serve for now: stopping, storage or key store out of reach.
     Unavailable {
         /// When to try again.
@@ -61,7 +67,7 @@ impl Refusal {
             Refusal::Unauthenticated(_) => Code::Unauthenticated,
             Refusal::PermissionDenied(_) => Code::PermissionDenied,
             Refusal::Invalid(_) => Code::InvalidArgument,
-            Refusal::TooLarge(_) | Refusal::Exhausted { .. } => Code::ResourceExhausted,
+            Refusal::TooLarge(_) | Refusal::Exhausted { .. } | Refusal::Busy(_) => Code::ResourceExhausted,
             Refusal::Unavailable { .. } => Code::Unavailable,
             Refusal::Unsupported(_) => Code::Unimplemented,
             Refusal::Broken(_) => Code::Internal,
@@ -76,7 +82,7 @@ impl Refusal {
             Refusal::PermissionDenied(_) => StatusCode::FORBIDDEN,
             Refusal::Invalid(_) | Refusal::Broken(_) => StatusCode::BAD_REQUEST,
             Refusal::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Refusal::Exhausted { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Refusal::Exhausted { .. } | Refusal::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
             Refusal::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::Unsupported(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Refusal::Marked(refusal, _) => refusal.http_status(),
@@ -87,6 +93,7 @@ impl Refusal {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Refusal::Exhausted { retry_after, .. } | Refusal::Unavailable { retry_after, .. } => Some(*retry_after),
+            Refusal::Busy(_) => Some(BUSY_RETRY_AFTER),
             Refusal::Marked(refusal, _) => refusal.retry_after(),
             _ => None,
         }
@@ -95,6 +102,7 @@ impl Refusal {
     /// What the sender is told.
     pub fn message(&self) -> &str {
         match self {
+            Refusal::Busy(busy) => busy.message(),
             Refusal::Unauthenticated(message)
             | Refusal::PermissionDenied(message)
             | Refusal::Invalid(message)
@@ -115,6 +123,7 @@ impl Refusal {
             Refusal::Invalid(_) => "invalid",
             Refusal::TooLarge(_) => "too_large",
             Refusal::Exhausted { .. } => "exhausted",
+            Refusal::Busy(busy) => busy.name(),
             Refusal::Unavailable { .. } => "unavailable",
             Refusal::Unsupported(_) => "unsupported",
             Refusal::Broken(_) => "broken",
@@ -137,6 +146,8 @@ mod tests {
             (Refusal::Invalid(text()), Code::InvalidArgument, 400, false),
             (Refusal::TooLarge(text()), Code::ResourceExhausted, 413, false),
             (Refusal::Exhausted { retry_after: soon, message: text() }, Code::ResourceExhausted, 429, true),
+            (Refusal::Busy(Busy::Bytes), Code::ResourceExhausted, 429, true),
+            (Refusal::Busy(Busy::CallerRequests), Code::ResourceExhausted, 429, true),
             (Refusal::Unavailable { retry_after: soon, message: text() }, Code::Unavailable, 503, true),
             (
                 Refusal::Unavailable { retry_after: soon, message: text() }.marked(HeaderMap::new()),

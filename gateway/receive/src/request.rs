@@ -1,6 +1,6 @@
 //! What crosses between the face and the service behind it: the head of a request, the decoded export, the answer.
 
-use crate::Refusal;
+use crate::{Allowance, Refusal, TooMany};
 use http::HeaderMap;
 use opentelemetry_proto::tonic::collector::{
     logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest,
@@ -17,12 +17,18 @@ pub trait OtlpService: Send + Sync + 'static {
     /// Decide by the head alone, before the body is read: key, limits. Must not block.
     fn admit(&self, head: &RequestHead<'_>) -> Result<Self::Caller, Refusal>;
 
+    /// What this caller may have in progress, beside what all may; `None`: no less than all.
+    fn allowance<'a>(&'a self, caller: &'a Self::Caller) -> Option<&'a Allowance> {
+        let _ = caller;
+        None
+    }
+
     /// Take one decoded request. The answer goes out when this returns, so return only when the data is safe.
     /// The future is dropped at an await when the client goes away.
     fn export(&self, caller: Self::Caller, request: Export) -> impl Future<Output = Result<Accepted, Refusal>> + Send;
 
     /// Told of everything that happens at the face, for counters. Must not block.
-    fn observe(&self, event: Event<'_>) {
+    fn observe(&self, event: Event) {
         let _ = event;
     }
 }
@@ -136,13 +142,13 @@ pub struct Accepted {
 
 /// Something happened at the face.
 #[derive(Clone, Copy, Debug)]
-pub enum Event<'a> {
+pub enum Event {
     /// A connection was accepted.
     ConnectionOpened,
     /// An accepted connection ended.
     ConnectionClosed,
     /// A connection was closed at once: too many are open.
-    ConnectionRefused,
+    ConnectionRefused(TooMany),
     /// TLS was not agreed, or not in time.
     HandshakeFailed,
     /// A request was answered.
@@ -154,11 +160,13 @@ pub enum Event<'a> {
         /// The gRPC code, or the one that the HTTP status stands for.
         code: Code,
         /// Snake-case reason of a refusal; empty on success.
-        reason: &'a str,
+        reason: &'static str,
         /// Bytes of the message on the wire; 0 when it was not read to its end.
         wire_bytes: u64,
         /// Bytes after decompression; 0 when it did not come so far.
         decoded_bytes: u64,
+        /// Lists and maps that were left out because they were nested too deeply.
+        values_cut: u64,
         /// From the head's arrival until the answer was ready.
         elapsed: Duration,
     },

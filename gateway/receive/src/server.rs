@@ -2,8 +2,10 @@
 //!
 //! Invariant: a connection is counted from accept to end, and none outlives the drain timeout after `stop`.
 
-use crate::limits::{Budget, Limits, LimitsError, millis};
+use crate::allowance::Allowance;
+use crate::limits::{Limits, LimitsError, millis};
 use crate::linger::Lingering;
+use crate::slots::Slots;
 use crate::{Event, OtlpService, Tls, TlsError, handle};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -13,11 +15,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -26,6 +27,13 @@ use tokio_util::sync::CancellationToken;
 /// A peer that vanished without a word is found out after the sum of both.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Streams that a client opened and reset again before they were looked at (CVE-2023-44487); beyond, the connection ends.
+const PENDING_RESETS_MAX: usize = 20;
+/// Streams that a client made us reset by breaking the protocol on them; beyond, the connection ends.
+const LOCAL_RESETS_MAX: usize = 128;
+/// Of one stream: answers are small.
+const SEND_BUFFER_BYTES: usize = 64 << 10;
 
 /// Why a server cannot be set up, or a listener cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -65,9 +73,9 @@ impl<S> Clone for Server<S> {
 pub(crate) struct Shared<S> {
     pub(crate) service: Arc<S>,
     pub(crate) limits: Limits,
-    pub(crate) budget: Budget,
+    pub(crate) allowance: Allowance,
     tls: Option<TlsAcceptor>,
-    connections: Arc<Semaphore>,
+    slots: Slots,
 }
 
 /// What a connection does, so that an idle one can be told from a busy one.
@@ -75,24 +83,31 @@ pub(crate) struct Shared<S> {
 pub(crate) struct Activity {
     begun: AtomicUsize,
     ended: AtomicUsize,
+    admitted: AtomicBool,
 }
 
 impl Activity {
+    /// A request was admitted: whoever is at the other end may stay.
+    pub(crate) fn admitted(&self) {
+        self.admitted.store(true, Relaxed);
+    }
+
     fn read(&self) -> (usize, usize) {
         (self.begun.load(Relaxed), self.ended.load(Relaxed))
     }
 }
 
-struct Busy<'a>(&'a Activity);
+/// One request, from its head to its answer.
+struct InProgress<'a>(&'a Activity);
 
-impl<'a> Busy<'a> {
-    fn new(activity: &'a Activity) -> Busy<'a> {
+impl<'a> InProgress<'a> {
+    fn new(activity: &'a Activity) -> InProgress<'a> {
         activity.begun.fetch_add(1, Relaxed);
-        Busy(activity)
+        InProgress(activity)
     }
 }
 
-impl Drop for Busy<'_> {
+impl Drop for InProgress<'_> {
     fn drop(&mut self) {
         self.0.ended.fetch_add(1, Relaxed);
     }
@@ -103,9 +118,9 @@ impl<S: OtlpService> Server<S> {
     pub fn new(service: Arc<S>, limits: Limits, tls: Option<&Tls>) -> Result<Server<S>, Error> {
         limits.check()?;
         let tls = tls.map(Tls::acceptor).transpose()?;
-        let budget = Budget::new(limits.in_flight_bytes_max);
-        let connections = Arc::new(Semaphore::new(limits.connections_max));
-        Ok(Server { shared: Arc::new(Shared { service, limits, budget, tls, connections }) })
+        let allowance = Allowance::new(limits.in_flight_bytes_max, limits.requests_in_flight_max);
+        let slots = Slots::new(limits.connections_max, limits.connections_per_address_max);
+        Ok(Server { shared: Arc::new(Shared { service, limits, allowance, tls, slots }) })
     }
 
     /// Serve until `stop`; then take no more connections, let requests in progress end, and return within the drain timeout.
@@ -136,9 +151,12 @@ impl<S: OtlpService> Server<S> {
 
     fn accept(&self, stream: TcpStream, peer: SocketAddr, open: &mut JoinSet<()>, stop: &CancellationToken) {
         let shared = Arc::clone(&self.shared);
-        let Ok(slot) = Arc::clone(&shared.connections).try_acquire_owned() else {
-            shared.service.observe(Event::ConnectionRefused);
-            return;
+        let slot = match shared.slots.take(peer.ip()) {
+            Ok(slot) => slot,
+            Err(too_many) => {
+                shared.service.observe(Event::ConnectionRefused(too_many));
+                return;
+            }
         };
         // Answers are small and wait for nobody; a failure here costs latency only.
         let _ = stream.set_nodelay(true);
@@ -181,8 +199,8 @@ where
     let service = service_fn(|request| {
         let (shared, activity) = (Arc::clone(shared), Arc::clone(&activity));
         async move {
-            let _busy = Busy::new(&activity);
-            Ok::<_, Infallible>(handle::answer(&shared, peer, request).await)
+            let _in_progress = InProgress::new(&activity);
+            Ok::<_, Infallible>(handle::answer(&shared, &activity, peer, request).await)
         }
     });
     let builder = builder(limits);
@@ -205,7 +223,7 @@ where
             () = sleep_until(deadline) => {
                 let (begun, ended) = activity.read();
                 let idle = begun == ended;
-                if begun == 0 || (closing && idle) {
+                if idle && (closing || !activity.admitted.load(Relaxed)) {
                     return;
                 }
                 if idle && last == (begun, ended) && !closing {
@@ -233,6 +251,9 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
         .max_header_list_size(limits.header_bytes_max)
         .initial_stream_window_size(limits.window_bytes)
         .initial_connection_window_size(limits.window_bytes)
+        .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+        .max_local_error_reset_streams(LOCAL_RESETS_MAX)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
     builder

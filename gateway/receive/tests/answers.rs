@@ -144,6 +144,43 @@ async fn each_refusal_over_http_has_its_status_and_only_the_retryable_carry_retr
 }
 
 #[tokio::test]
+async fn a_caller_with_too_much_in_progress_is_told_to_come_back() {
+    let server = start(Limits::default(), None).await;
+    let json = [("content-type", "application/json"), ("x-answer", "wait")];
+    let waiting: Vec<_> = (0..3).map(|_| tokio::spawn(http1(server.address, post("/v1/logs", &json, "{}")))).collect();
+    while server.service.allowance.used().1 < waiting.len() {
+        tokio::task::yield_now().await;
+    }
+    let answer = http1(server.address, post("/v1/logs", &json[..1], "{}")).await;
+    assert_eq!((answer.status, answer.header("retry-after")), (429, "1"));
+    let answer = http2(server.address, grpc(TRACES, &[], 0, &spans_bytes())).await;
+    let status = Status::from_header_map(&answer.headers).unwrap();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert!(status.get_details_retry_info().is_some());
+    server.service.gate.add_permits(3);
+    for answer in waiting {
+        assert_eq!(answer.await.unwrap().status, 200);
+    }
+    assert_eq!(server.service.allowance.used(), (0, 0));
+    let refused = "ResourceExhausted caller_requests_in_flight".to_owned();
+    assert_eq!(server.service.events.lock().unwrap().iter().filter(|event| **event == refused).count(), 2);
+}
+
+#[tokio::test]
+async fn values_nested_too_deeply_are_left_out_and_the_sender_is_warned() {
+    let server = start(Limits::default(), None).await;
+    let (begin, end) = (r#"{"arrayValue":{"values":["#, "]}}");
+    let body = format!("{}{{}}{}", begin.repeat(100), end.repeat(100));
+    let json = format!(r#"{{"resourceLogs":[{{"scopeLogs":[{{"logRecords":[{{"body":{body}}},{{}}]}}]}}]}}"#);
+    let answer = http1(server.address, post("/v1/logs", &[("content-type", "application/json")], json)).await;
+    let expected = r#"{"partialSuccess":{"errorMessage":"1 lists or maps within more than 24 others were left out","rejectedLogRecords":"0"}}"#;
+    assert_eq!((answer.status, std::str::from_utf8(&answer.body).unwrap()), (200, expected));
+    let exports = server.service.exports.lock().unwrap();
+    let Message::Logs(request) = &exports[0].message else { panic!("not logs") };
+    assert_eq!(request.resource_logs[0].scope_logs[0].log_records.len(), 2);
+}
+
+#[tokio::test]
 async fn what_was_refused_is_observed_with_its_reason() {
     let server = start(Limits::default(), None).await;
     http1(server.address, post("/v1/logs", &[("content-type", "application/json")], "{")).await;

@@ -9,7 +9,7 @@ use ollystack_receive::{Limits, Tls};
 use std::sync::Arc;
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
@@ -92,13 +92,52 @@ async fn a_connection_above_the_limit_is_closed_and_counted() {
 
     let mut second = TcpStream::connect(server.address).await.unwrap();
     assert_eq!(second.read(&mut [0; 1]).await.unwrap_or(0), 0);
-    assert!(server.service.events.lock().unwrap().contains(&"ConnectionRefused".to_owned()));
+    assert!(server.service.events.lock().unwrap().contains(&"ConnectionRefused(InAll)".to_owned()));
 
     drop(sender);
     server.service.closed.notified().await;
     // The slot is given back right after the event.
     while http1_status(&server).await != Some(200) {
         tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn one_address_cannot_have_all_connections() {
+    let limits = Limits { connections_max: 4, connections_per_address_max: 1, ..Limits::default() };
+    let server = start(limits, None).await;
+    let first = TcpStream::connect(server.address).await.unwrap();
+    let mut second = TcpStream::connect(server.address).await.unwrap();
+    assert_eq!(second.read(&mut [0; 1]).await.unwrap_or(0), 0, "closed");
+    assert!(server.service.events.lock().unwrap().contains(&"ConnectionRefused(FromAddress)".to_owned()));
+
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let other = socket.connect(server.address).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(other)).await.unwrap();
+    tokio::spawn(connection);
+    let request = post("/v1/logs", &[("content-type", "application/json")], "{}");
+    assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+    drop(first);
+}
+
+#[tokio::test]
+async fn who_is_never_admitted_may_not_stay() {
+    let server = start(Limits { header_timeout_ms: 100, ..Limits::default() }, None).await;
+    for (key, stays) in [("Bearer bad", false), ("Bearer good", true)] {
+        let stream = TcpStream::connect(server.address).await.unwrap();
+        let io = TokioIo::new(stream);
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let request = || grpc(TRACES, &[("authorization", key)], 0, &spans_bytes());
+        sender.send_request(request()).await.unwrap().into_body().collect().await.unwrap();
+        if stays {
+            // Longer than the others had.
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            sender.send_request(request()).await.unwrap().into_body().collect().await.unwrap();
+        } else {
+            let _ = connection.await.unwrap();
+        }
     }
 }
 

@@ -49,6 +49,11 @@ struct OfOutcome {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfReason {
+    pub(crate) reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Request {
     pub(crate) transport: &'static str,
     pub(crate) signal: &'static str,
@@ -72,9 +77,12 @@ pub(crate) struct Metrics {
     bytes: Family<OfSignal, Counter>,
     decoded_bytes: Family<OfSignal, Counter>,
     requests: Family<Request, Counter>,
+    /// By the face or the stages behind it, whatever was in them.
+    requests_refused: Family<OfReason, Counter>,
+    values_cut: Counter,
     request_seconds: RequestSeconds,
     connections: Gauge,
-    connections_refused: Counter,
+    connections_refused: Family<OfReason, Counter>,
     handshakes_failed: Counter,
     /// From the start of an insert to ClickHouse's confirmation.
     pub(crate) write_seconds: Seconds,
@@ -110,9 +118,11 @@ impl Metrics {
             bytes: Family::default(),
             decoded_bytes: Family::default(),
             requests: Family::default(),
+            requests_refused: Family::default(),
+            values_cut: Counter::default(),
             request_seconds: Family::new_with_constructor(seconds),
             connections: Gauge::default(),
-            connections_refused: Counter::default(),
+            connections_refused: Family::default(),
             handshakes_failed: Counter::default(),
             write_seconds: Family::new_with_constructor(seconds),
             rows: Family::default(),
@@ -146,10 +156,12 @@ impl Metrics {
         ours.register("ingestion_bytes", "Request bytes on the wire, by signal", self.bytes.clone());
         ours.register("ingestion_decoded_bytes", "Request bytes after decompression", self.decoded_bytes.clone());
         ours.register("requests", "Requests answered, by transport, signal and gRPC code", self.requests.clone());
+        ours.register("requests_refused", "Requests refused, by reason", self.requests_refused.clone());
+        ours.register("values_cut", "Lists and maps left out: nested too deeply", self.values_cut.clone());
         let help = "From a request's head to its answer";
         ours.register_with_unit("request_duration", help, Unit::Seconds, self.request_seconds.clone());
         ours.register("connections", "Open connections", self.connections.clone());
-        ours.register("connections_refused", "Connections closed at once", self.connections_refused.clone());
+        ours.register("connections_refused", "Connections closed at once, by reason", self.connections_refused.clone());
         ours.register("handshakes_failed", "TLS handshakes that failed", self.handshakes_failed.clone());
         let help = "From the start of an insert to its confirmation, by table";
         ours.register_with_unit("clickhouse_write_latency", help, Unit::Seconds, self.write_seconds.clone());
@@ -173,13 +185,20 @@ impl Metrics {
     }
 
     /// Count what happened at the OTLP face.
-    pub(crate) fn observe(&self, event: Event<'_>) {
+    pub(crate) fn observe(&self, event: Event) {
         match event {
             Event::ConnectionOpened => drop(self.connections.inc()),
             Event::ConnectionClosed => drop(self.connections.dec()),
-            Event::ConnectionRefused => drop(self.connections_refused.inc()),
+            Event::ConnectionRefused(too_many) => {
+                self.connections_refused.get_or_create(&OfReason { reason: too_many.name() }).inc();
+            }
             Event::HandshakeFailed => drop(self.handshakes_failed.inc()),
-            Event::Answered { signal, transport, code, wire_bytes, decoded_bytes, elapsed, .. } => {
+            Event::Answered { signal, transport, code, reason, wire_bytes, decoded_bytes, values_cut, elapsed } => {
+                if !reason.is_empty() {
+                    // A reason is one of ours, never a sender's words; their number is that of the ways to refuse.
+                    self.requests_refused.get_or_create(&OfReason { reason }).inc();
+                }
+                self.values_cut.inc_by(values_cut);
                 let signal = signal.map_or("unknown", Signal::name);
                 let transport = transport.map_or("unknown", |transport| transport.name());
                 self.requests.get_or_create(&Request { transport, signal, code: code_name(code) }).inc();
@@ -294,6 +313,7 @@ mod tests {
             reason: "",
             wire_bytes: 10,
             decoded_bytes: 20,
+            values_cut: 0,
             elapsed: Duration::from_millis(3),
         });
         let text = metrics.encode().unwrap();

@@ -113,7 +113,7 @@ impl OtlpService for Service {
         Ok(Accepted { rejected, message: why, ..Accepted::default() })
     }
 
-    fn observe(&self, event: Event<'_>) {
+    fn observe(&self, event: Event) {
         self.stats.observe(event);
     }
 }

@@ -20,6 +20,8 @@ pub struct StatsReading {
     pub requests_refused: BTreeMap<String, u64>,
     /// Records that were not valid, within requests that were accepted.
     pub records_rejected: u64,
+    /// Lists and maps that were left out because they were nested too deeply.
+    pub values_cut: u64,
     /// Connections open now.
     pub connections: u64,
     /// Connections closed at once because too many were open.
@@ -38,13 +40,16 @@ impl Stats {
         change(&mut self.reading.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    pub(crate) fn observe(&self, event: Event<'_>) {
+    pub(crate) fn observe(&self, event: Event) {
         self.update(|reading| match event {
             Event::ConnectionOpened => reading.connections += 1,
             Event::ConnectionClosed => reading.connections = reading.connections.saturating_sub(1),
-            Event::ConnectionRefused => reading.connections_refused += 1,
+            Event::ConnectionRefused(_) => reading.connections_refused += 1,
             Event::HandshakeFailed => {}
-            Event::Answered { reason: "", .. } => reading.requests_accepted += 1,
+            Event::Answered { reason: "", values_cut, .. } => {
+                reading.requests_accepted += 1;
+                reading.values_cut += values_cut;
+            }
             Event::Answered { reason, .. } => {
                 *reading.requests_refused.entry(reason.to_owned()).or_default() += 1;
             }

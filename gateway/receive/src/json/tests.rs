@@ -1,7 +1,6 @@
 //! The table against prost, and the JSON that the specification writes or forbids.
 
 use super::*;
-use crate::limits::Budget;
 use crate::schema::{LOGS_REQUEST, METRICS_REQUEST, TRACES_REQUEST};
 use opentelemetry_proto::tonic::common::v1::{AnyValue, any_value::Value};
 use opentelemetry_proto::tonic::logs::v1::LogsData;
@@ -20,8 +19,8 @@ use prost::Message;
 use serde::Serialize;
 
 fn decode<M: Message + Default>(shape: &'static Shape, json: &str) -> Result<M, String> {
-    let mut share = Budget::new(1 << 20).share();
-    let bytes = transcode(shape, json.as_bytes(), &mut share).map_err(|error| format!("{error:?}"))?;
+    let mut share = Share::of(1 << 20);
+    let (bytes, _) = transcode(shape, json.as_bytes(), &mut share).map_err(|error| format!("{error:?}"))?;
     Ok(M::decode(bytes.as_slice()).unwrap())
 }
 
@@ -282,10 +281,38 @@ fn an_enum_is_its_number_and_never_its_name() {
 }
 
 #[test]
-fn nesting_ends_before_the_stack_does() {
-    for levels in [10, 30, 64, 100, 200_000] {
-        let json = format!("{}{}{}", r#"{"arrayValue":{"values":["#.repeat(levels), "{}", "]}}".repeat(levels));
-        assert_eq!(any(&json).is_ok(), levels <= 30, "{levels}");
+fn what_is_nested_too_deeply_is_left_out_and_the_rest_stays() {
+    let list = (r#"{"arrayValue":{"values":["#, "]}}");
+    let map = (r#"{"kvlistValue":{"values":[{"key":"k","value":"#, "}]}}");
+    for (begin, end) in [list, map] {
+        for levels in [10, NESTS_MAX, NESTS_MAX + 1, 64, 100, 200_000] {
+            let value = format!("{}{}{}", begin.repeat(levels), r#"{"boolValue":true}"#, end.repeat(levels));
+            // In an exemplar, where most brackets are open before.
+            let json = format!(
+                r#"{{"resourceMetrics":[{{"scopeMetrics":[{{"metrics":[{{"name":"m","gauge":{{"dataPoints":[{{"exemplars":
+                [{{"filteredAttributes":[{{"key":"a","value":{value}}}],"asInt":7}}]}}]}}}}]}}]}}]}}"#
+            );
+            let mut share = Share::of(16 << 20);
+            let (mut bytes, cut) = transcode(&METRICS_REQUEST, json.as_bytes(), &mut share).unwrap();
+            assert_eq!(cut, u64::from(levels > NESTS_MAX), "{levels}");
+            assert_eq!(crate::weigh::weigh(&METRICS_REQUEST, &mut bytes).unwrap().cut, 0, "{levels}");
+            let data = MetricsData::decode(bytes.as_slice()).unwrap();
+            let Some(Data::Gauge(gauge)) = &data.resource_metrics[0].scope_metrics[0].metrics[0].data else { panic!() };
+            let exemplar = &gauge.data_points[0].exemplars[0];
+            let mut depth = 0;
+            let mut value = exemplar.filtered_attributes[0].value.as_ref();
+            while let Some(nest) = value.and_then(|value| value.value.as_ref()) {
+                value = match nest {
+                    Value::ArrayValue(list) => list.values.first(),
+                    Value::KvlistValue(map) => map.values[0].value.as_ref(),
+                    _ => break,
+                };
+                depth += 1;
+            }
+            assert_eq!((depth, &exemplar.value), (levels.min(NESTS_MAX), &Some(exemplar::Value::AsInt(7))), "{levels}");
+        }
+    }
+    for levels in [10, 200_000] {
         let unknown = format!("{{\"x\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
         // Ignored values are skipped without recursion.
         assert_eq!(any(&unknown), Ok(None), "{levels}");
@@ -295,7 +322,7 @@ fn nesting_ends_before_the_stack_does() {
 #[test]
 fn output_grows_within_the_budget_only() {
     let json = format!(r#"{{"resourceLogs":[{}{{}}]}}"#, "{},".repeat(100_000));
-    let mut share = Budget::new(100_000).share();
+    let mut share = Share::of(100_000);
     let result = transcode(&LOGS_REQUEST, json.as_bytes(), &mut share);
     assert!(matches!(result, Err(NotTranscoded::NoRoom(NoRoom::Ever))));
 }

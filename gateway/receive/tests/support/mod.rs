@@ -5,7 +5,9 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use ollystack_receive::{Accepted, Event, Export, Limits, OtlpService, Refusal, RequestHead, Server, Tls, bind};
+use ollystack_receive::{
+    Accepted, Allowance, Event, Export, Limits, OtlpService, Refusal, RequestHead, Server, Tls, bind,
+};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use prost::Message;
@@ -24,6 +26,8 @@ pub(crate) struct Recorder {
     pub(crate) closed: Notify,
     /// A permit lets one of them go on.
     pub(crate) gate: Semaphore,
+    /// Of whoever has the key `good`.
+    pub(crate) allowance: Allowance,
 }
 
 impl Default for Recorder {
@@ -34,6 +38,7 @@ impl Default for Recorder {
             entered: Notify::new(),
             closed: Notify::new(),
             gate: Semaphore::new(0),
+            allowance: Allowance::new(usize::MAX, 3),
         }
     }
 }
@@ -47,6 +52,10 @@ impl OtlpService for Recorder {
             Some("Bearer weak") => Err(Refusal::PermissionDenied("not with this key".into())),
             _ => Err(Refusal::Unauthenticated("no key, or an unknown one".into())),
         }
+    }
+
+    fn allowance<'a>(&'a self, (): &'a ()) -> Option<&'a Allowance> {
+        Some(&self.allowance)
     }
 
     async fn export(&self, (): (), request: Export) -> Result<Accepted, Refusal> {
@@ -70,7 +79,7 @@ impl OtlpService for Recorder {
         }
     }
 
-    fn observe(&self, event: Event<'_>) {
+    fn observe(&self, event: Event) {
         if matches!(event, Event::ConnectionClosed) {
             self.closed.notify_one();
         }

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 /// One folder and all below it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Disk {
     root: PathBuf,
     files: Vec<File>,
@@ -92,15 +92,7 @@ enum Names {
 impl Disk {
     /// Of the folder `before` as it is now, which counts as synced; the calls know it as `root`.
     pub(crate) fn new(before: &Path, root: &Path) -> Result<Disk> {
-        let mut disk = Disk {
-            root: root.to_owned(),
-            files: Vec::new(),
-            names: BTreeMap::new(),
-            names_synced: BTreeMap::new(),
-            names_changed: Vec::new(),
-            open: HashMap::new(),
-            events: 0,
-        };
+        let mut disk = Disk { root: root.to_owned(), ..Disk::default() };
         disk.read(before, Path::new(""))?;
         disk.names_synced = disk.names.clone();
         Ok(disk)

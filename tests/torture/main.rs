@@ -3,7 +3,9 @@
 //! One file a torture, each a line in [`TORTURES`]. Everything random comes from a seed that is printed, so that a failing cycle
 //! is one command away. Without a name all run, as briefly as the gate does; `cargo xtask torture` runs them in release.
 
+mod corrupt;
 mod disk;
+mod io;
 mod oracle;
 #[path = "../e2e/otlp.rs"]
 #[allow(dead_code, reason = "the end-to-end tests use the rest of it")]
@@ -32,13 +34,29 @@ struct Torture {
 }
 
 /// In the order in which they run when none is named.
-const TORTURES: &[Torture] = &[Torture {
-    name: "power",
-    shows: "the buffer after every loss of power that its calls to the disk allow",
-    short: 250,
-    full: 10_000,
-    run: power::run,
-}];
+const TORTURES: &[Torture] = &[
+    Torture {
+        name: "power",
+        shows: "the buffer after every loss of power that its calls to the disk allow",
+        short: 250,
+        full: 10_000,
+        run: power::run,
+    },
+    Torture {
+        name: "io",
+        shows: "the buffer after each write and each sync has failed in turn, and the power went then",
+        short: 25,
+        full: 1_000,
+        run: io::run,
+    },
+    Torture {
+        name: "corrupt",
+        shows: "the buffer after any damage to any of its files",
+        short: 100,
+        full: 10_000,
+        run: corrupt::run,
+    },
+];
 
 /// What may stand on the command line.
 #[derive(Debug, Default)]

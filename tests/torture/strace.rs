@@ -5,7 +5,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 /// The calls that change files or names, and those that tell which file is meant. `writev` to standard output is what a program
@@ -85,8 +85,6 @@ pub(crate) struct Strace {
     pub(crate) record: Option<PathBuf>,
     /// Which call fails, and how: `fsync:error=EIO:when=3`.
     pub(crate) inject: Option<String>,
-    /// Only calls on these files.
-    pub(crate) paths: Vec<PathBuf>,
 }
 
 impl Strace {
@@ -104,9 +102,6 @@ impl Strace {
         if let Some(inject) = &self.inject {
             traced.args(["-e", &format!("inject={inject}")]);
         }
-        for path in &self.paths {
-            traced.arg("-P").arg(path);
-        }
         traced.arg(command.get_program()).args(command.get_args());
         for (name, value) in command.get_envs() {
             match value {
@@ -119,12 +114,7 @@ impl Strace {
 }
 
 /// Reads what strace wrote.
-pub(crate) fn read(record: &Path) -> Result<Vec<Event>> {
-    let text = std::fs::read_to_string(record).with_context(|| format!("read {}", record.display()))?;
-    events(&text)
-}
-
-fn events(text: &str) -> Result<Vec<Event>> {
+pub(crate) fn events(text: &str) -> Result<Vec<Event>> {
     let mut events = Vec::new();
     let mut begun: HashMap<&str, (usize, &str)> = HashMap::new();
     for line in text.lines() {

@@ -24,6 +24,8 @@ const WAITING_BYTES_MAX: u64 = 1 << 20;
 const OPEN_MAX: Duration = Duration::from_secs(5);
 /// Tries to open again after an error of the disk: faults are single.
 const OPEN_TRIES: usize = 3;
+/// Tries to read: the buffer gives a segment up after three.
+const READ_TRIES: usize = 10;
 
 /// What the process is to do.
 #[derive(Clone, Copy, Debug)]
@@ -141,7 +143,11 @@ async fn work(directory: &Path, plan: Plan) -> Result<()> {
     }
     // Faults are single and over: what failed before works again.
     say(&format!("put {next} 1"));
-    let ids = buffer.put(vec![entry(next)]).await.context("nothing can be put after the fault")?;
+    let ids = match buffer.put(vec![entry(next)]).await {
+        Ok(ids) => ids,
+        // This very call was the one.
+        Err(_) => buffer.put(vec![entry(next)]).await.context("nothing can be put after the fault")?,
+    };
     say(&format!("stored {} {next}", ids[0].0));
     say("end");
     Ok(())
@@ -326,13 +332,25 @@ impl Books {
 /// All there is, by id and number, each as it was put and marked as given before.
 pub(crate) async fn drain(buffer: &Buffer) -> Result<Vec<(u64, u64)>> {
     let mut there = Vec::new();
-    while let Some(Stored { id, redelivered, entry: stored }) = buffer.next().await? {
+    while let Some(Stored { id, redelivered, entry: stored }) = next(buffer).await? {
         let number = u64::from_le_bytes(stored.meta[..].try_into().context("meta is not a number")?);
         ensure!(stored == entry(number), "entry {number} is not as it was put");
         ensure!(redelivered, "entry {number} may have been sent by the process that is gone, and is not marked so");
         there.push((id.0, number));
     }
     Ok(there)
+}
+
+/// As a sender does it: an error is worth another try. One that stays is the segment's end.
+async fn next(buffer: &Buffer) -> Result<Option<Stored>> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match buffer.next().await {
+            Err(_) if tries < READ_TRIES => {}
+            answer => return answer.context("nothing can be read"),
+        }
+    }
 }
 
 /// Records told as lost, by reason; one record an entry.

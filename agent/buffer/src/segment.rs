@@ -365,7 +365,12 @@ fn connect(path: &Path, create: OpenFlags) -> rusqlite::Result<Connection> {
 
 /// WAL, checkpointed only when asked to: the cap needs to know when the file grows.
 fn wal(connection: &Connection) -> rusqlite::Result<()> {
-    let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    let mut change = connection.prepare("PRAGMA journal_mode = WAL")?;
+    let mut rows = change.query([])?;
+    let mode: String = rows.next()?.map_or(Ok(String::new()), |row| row.get(0))?;
+    // To the end: the change is committed after the row was given, and a rollback journal, which it stays when that fails, may
+    // come back after a loss of power and take a commit back.
+    while rows.next()?.is_some() {}
     if mode != "wal" {
         return Err(rusqlite::Error::InvalidParameterName(format!("journal mode {mode}, wal is needed")));
     }

@@ -7,11 +7,15 @@ use crate::convert::{self, Converted};
 use crate::series::Interner;
 use crate::{Config, Stats};
 use ollystack_receive::{Accepted, Event, Export, Message, OtlpService, Refusal, RequestHead};
-use ollystack_record::{Ack, Batch, DropReason, Intake, IntakeError, Outcome, Signal, Source};
+use ollystack_record::{Ack, Batch, DropReason, Intake, IntakeError, Level, Outcome, Signal, Source};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
+
+/// 2^32 over the golden ratio: multiples of it, modulo 2^32, lie as evenly as any however many there are.
+const GOLDEN: u32 = 0x9E37_79B9;
 
 /// The service behind both listeners.
 #[derive(Debug)]
@@ -23,6 +27,8 @@ pub(crate) struct Service {
     pub(crate) intake_timeout: Duration,
     pub(crate) ack_timeout: Duration,
     pub(crate) retry_after: Duration,
+    /// How many were told to come back.
+    pub(crate) told: AtomicU32,
 }
 
 impl Service {
@@ -35,6 +41,7 @@ impl Service {
             intake_timeout: Duration::from_millis(config.intake_timeout_ms),
             ack_timeout: Duration::from_millis(config.ack_timeout_ms),
             retry_after: Duration::from_millis(config.retry_after_ms),
+            told: AtomicU32::new(0),
         }
     }
 
@@ -51,6 +58,29 @@ impl Service {
         }
     }
 
+    /// Why nothing is taken now, if so: asked before a byte of a body is read.
+    fn pressed(&self) -> Option<Refusal> {
+        let pressure = self.intake.pressure();
+        if pressure.level() >= Level::Lean {
+            return Some(self.exhausted("the agent's memory is almost used up (limits.memory_bytes_max)".to_owned()));
+        }
+        let pause = pressure.cpu_pause();
+        (!pause.is_zero()).then(|| {
+            let message = format!("the agent used its share of CPU (limits.cpu_cores_max) for the next {pause:?}");
+            self.exhausted(message)
+        })
+    }
+
+    fn exhausted(&self, message: String) -> Refusal {
+        Refusal::Exhausted { retry_after: self.spread(), message }
+    }
+
+    /// The time after which to come back, up to twice as long, so that those who are told at once do not come back at once.
+    fn spread(&self) -> Duration {
+        let turn = self.told.fetch_add(1, Relaxed).wrapping_mul(GOLDEN);
+        self.retry_after + self.retry_after.mul_f64(f64::from(turn) / 2f64.powi(32))
+    }
+
     fn unavailable(&self, message: String) -> Refusal {
         Refusal::Unavailable { retry_after: self.retry_after, message }
     }
@@ -63,7 +93,7 @@ impl OtlpService for Service {
         // Whoever reaches the configured address may send: loopback by default.
         match self.stop.is_cancelled() {
             true => Err(self.unavailable("the agent is stopping".to_owned())),
-            false => Ok(()),
+            false => self.pressed().map_or(Ok(()), Err),
         }
     }
 
@@ -85,7 +115,7 @@ impl OtlpService for Service {
                 }
                 Err(_) => {
                     let message = format!("the agent's queue was full for {} ms", begun.elapsed().as_millis());
-                    return Err(Refusal::Exhausted { retry_after: self.retry_after, message });
+                    return Err(self.exhausted(message));
                 }
             }
         }

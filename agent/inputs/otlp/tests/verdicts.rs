@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use ollystack_input_otlp::{Config, Stats, run};
-use ollystack_record::{Batch, Intake, Ledger, Outcome, Received, Records, Signal};
+use ollystack_record::{Batch, Intake, Ledger, Level, Outcome, Pressure, Received, Records, Signal};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,6 +15,7 @@ struct Input {
     config: Config,
     ledger: Arc<Ledger>,
     stats: Arc<Stats>,
+    pressure: Arc<Pressure>,
     received: mpsc::Receiver<Received>,
     stop: CancellationToken,
     running: JoinHandle<Result<(), ollystack_input_otlp::Error>>,
@@ -32,11 +33,13 @@ async fn start(change: impl FnOnce(&mut Config)) -> Input {
     change(&mut config);
     let (ledger, stats, stop) = (Arc::new(Ledger::default()), Arc::new(Stats::default()), CancellationToken::new());
     let (intake, received) = Intake::new(1, 100, Arc::clone(&ledger));
+    let pressure = Arc::new(Pressure::default());
+    let intake = intake.under(Arc::clone(&pressure));
     let running = tokio::spawn(run(config.clone(), intake, stop.clone(), Arc::clone(&stats)));
     while TcpStream::connect(config.http_address).await.is_err() {
         tokio::task::yield_now().await;
     }
-    Input { config, ledger, stats, received, stop, running }
+    Input { config, ledger, stats, pressure, received, stop, running }
 }
 
 /// Status line, headers and body of one request over HTTP/1.1.
@@ -79,6 +82,24 @@ async fn the_answer_waits_for_the_verdict_on_every_resource() {
     second.ack.resolve(Outcome::Durable);
     assert!(answer.await.unwrap().starts_with("HTTP/1.1 200 "));
     assert_eq!(input.stats.read().requests_accepted, 1);
+}
+
+#[tokio::test]
+async fn while_memory_or_cpu_press_senders_are_told_when_to_come_back_and_nothing_of_theirs_is_seen() {
+    let mut input = start(|_| {}).await;
+    for (what, level, seconds) in [("memory", Level::Lean, 0), ("CPU", Level::Shrink, 60)] {
+        input.pressure.set_level(level);
+        input.pressure.rest(std::time::Duration::from_secs(seconds));
+        let answer = input.send("/v1/logs", LOGS).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 429 ") && answer.contains(what), "{answer}");
+        let retry_after = answer.lines().find_map(|line| line.strip_prefix("retry-after: ")).unwrap();
+        assert!(["1", "2"].contains(&retry_after.trim()), "{answer}");
+    }
+    input.pressure.rest(std::time::Duration::ZERO);
+    assert_eq!(input.ledger.read().signals[Signal::Logs as usize].seen, 0);
+    let answer = input.send("/v1/logs", LOGS);
+    input.next().await.ack.resolve(Outcome::Durable);
+    assert!(answer.await.unwrap().starts_with("HTTP/1.1 200 "));
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 //! One file a torture, each a line in [`TORTURES`]. Everything random comes from a seed that is printed, so that a failing cycle
 //! is one command away. Without a name all run, as briefly as the gate does; `cargo xtask torture` runs them in release.
 
+mod cardinality;
 mod corrupt;
 mod disk;
 mod io;
@@ -13,6 +14,8 @@ mod otlp;
 mod power;
 mod report;
 mod run;
+#[path = "../overload/sink.rs"]
+mod sink;
 mod strace;
 mod workload;
 
@@ -45,7 +48,7 @@ const TORTURES: &[Torture] = &[
     Torture {
         name: "io",
         shows: "the buffer after each write and each sync has failed in turn, and the power went then",
-        short: 25,
+        short: 15,
         full: 1_000,
         run: io::run,
     },
@@ -55,6 +58,13 @@ const TORTURES: &[Torture] = &[
         short: 100,
         full: 10_000,
         run: corrupt::run,
+    },
+    Torture {
+        name: "cardinality",
+        shows: "memory within its grant, whatever grows with what others send, and with a full backlog",
+        short: 2,
+        full: 50,
+        run: cardinality::run,
     },
 ];
 

@@ -127,7 +127,15 @@ async fn work(directory: &Path, plan: Plan) -> Result<()> {
                 buffer.ack(acked.iter().map(|(id, _)| *id).collect()).await?;
                 waiting_bytes = waiting_bytes.saturating_sub(acked.iter().map(|(_, bytes)| bytes).sum());
             }
-            90..97 => {
+            90..94 => {
+                while let Ok(Some(stored)) = buffer.next().await {
+                    leased.push((stored.id, size(&stored.entry)));
+                }
+                say(&format!("ack{}", leased.iter().map(|(id, _)| format!(" {}", id.0)).collect::<String>()));
+                buffer.ack(leased.drain(..).map(|(id, _)| id).collect()).await?;
+                waiting_bytes = 0;
+            }
+            94..97 => {
                 if !leased.is_empty() {
                     buffer.release(leased.swap_remove(random.usize(..leased.len())).0);
                 }

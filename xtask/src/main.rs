@@ -7,6 +7,7 @@ mod check;
 mod demo;
 mod ebpf;
 mod fuzz;
+mod mutations;
 mod progress;
 mod rules;
 mod setup;
@@ -43,6 +44,8 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Builds the kernel programs and puts the objects where the agent embeds them.
     Ebpf(ebpf::Options),
+    /// Breaks promises one by one, in a copy, and shows that tests notice.
+    Mutations(mutations::Options),
     /// The house rules alone, in a second.
     Rules,
     /// Installs what `check` and `demo` need and is not there yet.
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Torture(options) => torture::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Ebpf(options) => ebpf::run(&options),
+        Command::Mutations(options) => mutations::run(&options),
         Command::Rules => rules::run(),
         Command::Setup => setup::run(),
     };

@@ -208,9 +208,7 @@ impl Store {
         }
         let mut segment = Segment::new(&self.options.directory, first_id, class);
         self.touch(first_id);
-        // The name must be as durable as what is committed under it.
-        let created = segment.create().and_then(|()| crate::recovery::sync_directory(&self.options.directory));
-        if let Err(error) = created {
+        if let Err(error) = segment.create() {
             segment.unlink();
             return Err(error);
         }

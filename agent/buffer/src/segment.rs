@@ -242,7 +242,8 @@ impl Segment {
         self.name_wal()
     }
 
-    /// A WAL is made by the first write of a connection. SQLite syncs the folder then, too, but takes no notice when that fails.
+    /// Names must be as durable as what is committed under them, and the first write of a connection makes a WAL. SQLite syncs the
+    /// folder then, too, but takes no notice when that fails.
     fn name_wal(&mut self) -> Result<(), Error> {
         if !self.wal_named {
             crate::recovery::sync_directory(self.path.parent().unwrap_or(Path::new(".")))?;

@@ -1,0 +1,203 @@
+//! The mutations: each a line of the product whose loss would break a promise, and the test that must go red without it.
+
+use super::{Mutation, Test};
+
+const fn test(package: &'static str, target: &'static [&'static str]) -> Test {
+    Test { package, target, arguments: &[] }
+}
+
+const fn torture(arguments: &'static [&'static str]) -> Test {
+    Test { package: "ollystack-tests", target: &["--test", "torture"], arguments }
+}
+
+const POWER: Test = torture(&["power", "--cycles", "1000", "--seed", "1"]);
+/// Every fault of one workload.
+const IO: Test = torture(&["io", "--cycles", "600", "--seed", "1"]);
+const BUFFER: &str = "ollystack-buffer";
+const MODEL: Test = test(BUFFER, &["--test", "model"]);
+const DAMAGE: Test = test(BUFFER, &["--test", "damage"]);
+const FULL_DISK: Test = test(BUFFER, &["--test", "full_disk"]);
+const CAP: Test = test(BUFFER, &["--test", "cap"]);
+const GATEWAY: Test = test("ollystack-gateway", &["--bins"]);
+const EXPORT: Test = test("ollystack-export", &["--tests"]);
+const LOGS: Test = test("ollystack-input-logs", &["--tests"]);
+const OTLP: Test = test("ollystack-input-otlp", &["--tests"]);
+
+pub(super) const MUTATIONS: &[Mutation] = &[
+    Mutation {
+        name: "commits-not-synced",
+        breaks: "a put is answered while the disk does not have it",
+        file: "agent/buffer/src/segment.rs",
+        text: "connection.pragma_update(None, \"synchronous\", \"FULL\")?;",
+        replacement: "connection.pragma_update(None, \"synchronous\", \"OFF\")?;",
+        caught_by: POWER,
+    },
+    Mutation {
+        name: "commits-synced-later",
+        breaks: "a put is answered before the checkpoint that brings it to the disk",
+        file: "agent/buffer/src/segment.rs",
+        text: "connection.pragma_update(None, \"synchronous\", \"FULL\")?;",
+        replacement: "connection.pragma_update(None, \"synchronous\", \"NORMAL\")?;",
+        caught_by: POWER,
+    },
+    Mutation {
+        name: "buffer-name-not-synced",
+        breaks: "a new buffer goes with the name of its directory",
+        file: "agent/buffer/src/recovery.rs",
+        text: "for above in whole.ancestors().skip(1) {",
+        replacement: "for above in whole.ancestors().take(0) {",
+        caught_by: POWER,
+    },
+    Mutation {
+        name: "ids-not-synced",
+        breaks: "an id is given twice when the power goes after all was acked",
+        file: "agent/buffer/src/state.rs",
+        text: "HEADER_BYTES)?;\n        self.file.sync_data()",
+        replacement: "HEADER_BYTES)",
+        caught_by: POWER,
+    },
+    Mutation {
+        name: "wal-name-not-synced",
+        breaks: "a folder's sync fails unseen, and a WAL goes with its name",
+        file: "agent/buffer/src/segment.rs",
+        text: "crate::recovery::sync_directory(self.path.parent().unwrap_or(Path::new(\".\")))?;",
+        replacement: "",
+        caught_by: IO,
+    },
+    Mutation {
+        name: "rollback-journal-unseen",
+        breaks: "a segment stays in a rollback journal, which may take an answered commit back",
+        file: "agent/buffer/src/segment.rs",
+        text: "while rows.next()?.is_some() {}",
+        replacement: "",
+        caught_by: IO,
+    },
+    Mutation {
+        name: "failed-commit-acknowledged",
+        breaks: "a put that failed is answered with ids",
+        file: "agent/buffer/src/commit.rs",
+        text: "pending[put].error = Some(error.clone());",
+        replacement: "pending[put].error = None;",
+        caught_by: FULL_DISK,
+    },
+    Mutation {
+        name: "answered-before-commit",
+        breaks: "a put is answered and rolled back",
+        file: "agent/buffer/src/segment.rs",
+        text: "transaction.commit()\n",
+        replacement: "Ok(())\n",
+        caught_by: MODEL,
+    },
+    Mutation {
+        name: "checksums-unread",
+        breaks: "damaged bytes are sent as if they were what was put",
+        file: "agent/buffer/src/segment.rs",
+        text: "if checksum(id, class, &entry) != expected.cast_unsigned() {",
+        replacement: "if expected == 0 {",
+        caught_by: DAMAGE,
+    },
+    Mutation {
+        name: "lost-tail-untold",
+        breaks: "what a damaged WAL held is lost in silence",
+        file: "agent/buffer/src/recovery.rs",
+        text: "            store.lost(&lost, Loss::Corrupt);\n",
+        replacement: "",
+        caught_by: DAMAGE,
+    },
+    Mutation {
+        name: "reserve-kept",
+        breaks: "nothing can be deleted on a full disk",
+        file: "agent/buffer/src/store.rs",
+        text: "                    self.give_up_reserve();\n",
+        replacement: "",
+        caught_by: FULL_DISK,
+    },
+    Mutation {
+        name: "eviction-untold",
+        breaks: "what was evicted is lost in silence",
+        file: "agent/buffer/src/store.rs",
+        text: "        self.lost(&lost, reason);\n        lost\n",
+        replacement: "        lost\n",
+        caught_by: CAP,
+    },
+    Mutation {
+        name: "eviction-uncounted",
+        breaks: "the ledger does not know what the buffer evicted",
+        file: "agent/export/src/books.rs",
+        text: "        self.0.dropped(signal, reason, records);\n",
+        replacement: "",
+        caught_by: EXPORT,
+    },
+    Mutation {
+        name: "drop-uncounted",
+        breaks: "the ledger does not know what the disk refused",
+        file: "agent/export/src/freeze.rs",
+        text: "                    self.ledger.dropped(signal, reason, records);\n",
+        replacement: "",
+        caught_by: EXPORT,
+    },
+    Mutation {
+        name: "refused-put-durable",
+        breaks: "inputs are told that the disk has what it refused",
+        file: "agent/export/src/freeze.rs",
+        text: "                    Outcome::Dropped\n",
+        replacement: "                    Outcome::Durable\n",
+        caught_by: EXPORT,
+    },
+    Mutation {
+        name: "otlp-answered-first",
+        breaks: "an OTLP sender is answered before the disk has its records",
+        file: "agent/inputs/otlp/src/service.rs",
+        text: "timeout_at(begun + self.ack_timeout, pending.outcome()).await;",
+        replacement: "timeout_at(begun + self.ack_timeout, async { drop(pending); Outcome::Durable }).await;",
+        caught_by: OTLP,
+    },
+    Mutation {
+        name: "offset-before-ack",
+        breaks: "a log file's offset is saved before its lines are on disk",
+        file: "agent/inputs/logs/src/tail.rs",
+        text: "let (mark, done) = (self.committed, self.done.clone());",
+        replacement: "let (mark, done) = (self.position, self.done.clone());",
+        caught_by: LOGS,
+    },
+    Mutation {
+        name: "gateway-answers-first",
+        breaks: "the gateway answers before a row is written",
+        file: "gateway/src/ingest.rs",
+        text: "match verdict.fate().await {",
+        replacement: "match { drop(verdict); Fate::Safe } {",
+        caught_by: GATEWAY,
+    },
+    Mutation {
+        name: "redelivery-unasked",
+        breaks: "a batch that arrived before is written again",
+        file: "gateway/src/ingest.rs",
+        text: "Some((identity, age)) => self.arrived(identity, age).await?,",
+        replacement: "Some(_) => false,",
+        caught_by: GATEWAY,
+    },
+    Mutation {
+        name: "identity-token-left-out",
+        breaks: "two repetitions of a batch through two gateways count twice",
+        file: "gateway/src/batch.rs",
+        text: "repeated.map(|kept| kept.under_way.identity().token());",
+        replacement: "repeated.and(None);",
+        caught_by: GATEWAY,
+    },
+    Mutation {
+        name: "token-not-sent",
+        breaks: "a block that is sent again counts twice",
+        file: "gateway/src/write/clickhouse.rs",
+        text: "            .with_setting(\"insert_deduplication_token\", &block.head.token)\n",
+        replacement: "",
+        caught_by: GATEWAY,
+    },
+    Mutation {
+        name: "spill-failure-safe",
+        breaks: "rows that neither ClickHouse nor the disk took are answered as safe",
+        file: "gateway/src/write.rs",
+        text: "Err(problem) => self.set_spill_trouble(Some(problem)),",
+        replacement: "Err(problem) => { self.set_spill_trouble(Some(problem)); frozen.settle(Fate::Safe) }",
+        caught_by: GATEWAY,
+    },
+];

@@ -4,6 +4,7 @@
 //! stderr that names what was found and the next step, and in exit code 1.
 
 mod admin;
+mod books;
 mod budget;
 mod checkpoint;
 mod cli;

@@ -3,6 +3,7 @@
 //! Reads shared counters only. Invariant: looking never waits for a stage.
 
 use crate::admin::{self, Account, Report, View};
+use crate::books::Books;
 use crate::budget::Budget;
 use crate::config::Config;
 use crate::inputs::Figures;
@@ -51,6 +52,7 @@ impl Identity {
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) ledger: Arc<Ledger>,
+    pub(crate) books: Arc<Books>,
     pub(crate) buffer: Buffer,
     pub(crate) sending: Arc<export::Status>,
     pub(crate) pulse: Arc<Pulse>,
@@ -75,7 +77,7 @@ impl Observatory {
 
 impl View for Observatory {
     fn report(&self) -> Report {
-        let Parts { ledger, buffer, sending, pulse, board, figures } = &self.parts;
+        let Parts { ledger, books, buffer, sending, pulse, board, figures } = &self.parts;
         let own = &self.identity;
         let usage = usage::read();
         // The buffer measures itself: enter its records before the ledger is read.
@@ -91,6 +93,10 @@ impl View for Observatory {
             start_unix_seconds: own.start.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             uptime_seconds: self.started.elapsed().as_secs(),
             signals: ledger.read().signals.iter().map(Account::from).collect(),
+            in_all: admin::InAll {
+                begun_unix_seconds: books.begun_unix_seconds(),
+                signals: books.in_all().signals.iter().map(Account::from).collect(),
+            },
             inputs: figures.remark(board.read()),
             buffer: admin::Buffer {
                 entries: stats.entries,

@@ -4,6 +4,7 @@
 //! once the disk does not hold them open any more. Invariant: after `stop`, whatever the intake still holds is taken, the open
 //! state of `process` is drained, and only then does the way to the freezer close.
 
+use crate::books::Books;
 use crate::checkpoint::Keeper;
 use ollystack_enrich::Enricher;
 use ollystack_process::Process;
@@ -24,6 +25,7 @@ pub(crate) struct Pipeline {
     enricher: Enricher,
     process: Process,
     keeper: Keeper,
+    books: Arc<Books>,
     ledger: Arc<Ledger>,
     pulse: Arc<Pulse>,
 }
@@ -34,10 +36,11 @@ impl Pipeline {
         enricher: Enricher,
         process: Process,
         keeper: Keeper,
+        books: Arc<Books>,
         ledger: Arc<Ledger>,
         pulse: Arc<Pulse>,
     ) -> Pipeline {
-        Pipeline { enricher, process, keeper, ledger, pulse }
+        Pipeline { enricher, process, keeper, books, ledger, pulse }
     }
 
     /// Work until `stop`, or until the freezer is gone.
@@ -66,7 +69,7 @@ impl Pipeline {
             if self.keeper.is_due(tokio::time::Instant::now()) {
                 self.keeper.begin(self.process.checkpoint(now()), &self.ledger);
             }
-            self.keeper.note(&self.ledger);
+            self.note();
         }
         // Closed, the intake refuses what comes now (its sender is told) and still gives out what it took.
         received.close();
@@ -77,11 +80,11 @@ impl Pipeline {
         self.process.drain(now(), &mut out);
         // The next checkpoint holds none of it: what is killed before the disk has it is lost, and that must be written down.
         self.enter(&out);
-        self.keeper.note(&self.ledger);
+        self.note();
         self.keeper.finish(self.process.checkpoint(now()), &self.ledger).await;
-        self.keeper.note(&self.ledger);
+        self.note();
         let left = self.send(&mut out, &reduced).await;
-        self.keeper.note(&self.ledger);
+        self.note();
         left
     }
 
@@ -97,6 +100,11 @@ impl Pipeline {
     async fn hand_on(&mut self, out: &mut Vec<Reduced>, reduced: &mpsc::Sender<Reduced>) -> Result<(), Broken> {
         self.enter(out);
         self.send(out, reduced).await
+    }
+
+    /// Write down where everything is, and what a crash would take of it.
+    fn note(&self) {
+        self.books.note(self.keeper.risk());
     }
 
     /// What `process` let go of waits for the freezer from here on, in the books too.
@@ -161,6 +169,7 @@ impl Pulse {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{books, checkpoint};
     use ollystack_record::otlp::logs::v1::{LogRecord, ScopeLogs};
     use ollystack_record::{Ack, Batch, Intake, IntakeError, Records, Resource, Sample, Series, Source, Value, value};
 
@@ -172,9 +181,11 @@ mod tests {
 
     fn pipeline(dir: &std::path::Path, checkpoint_ms: u64, ledger: &Arc<Ledger>) -> Pipeline {
         let mut process = Process::new(Default::default(), Arc::new(Resource::default()), Arc::clone(ledger));
-        let keeper = crate::checkpoint::open(dir, checkpoint_ms, 1 << 20, &mut process, ledger, now());
+        let last = books::open(dir);
+        let keeper = checkpoint::open(dir, checkpoint_ms, 1 << 20, &mut process, ledger, last.lost(), now());
+        let books = Arc::new(last.settle(ledger, [0; 3], false, keeper.risk()));
         let enricher = Enricher::new(&Default::default());
-        Pipeline::new(enricher, process, keeper, Arc::clone(ledger), Arc::new(Pulse::default()))
+        Pipeline::new(enricher, process, keeper, books, Arc::clone(ledger), Arc::new(Pulse::default()))
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@
 //! Invariant: a stage is told to stop only after all before it have handed on what they had, so that a clean stop leaves
 //! every accepted record delivered or on disk, within `limits.shutdown_deadline_ms`.
 
+use crate::books::{self, Books};
 use crate::config::{Config, Loaded, Unfit};
 use crate::observe::{Identity, Observatory, Parts};
 use crate::pipeline::{self, Pipeline, Pulse};
@@ -51,11 +52,12 @@ struct Agent {
     stages: Stages,
     buffer: Buffer,
     ledger: Arc<Ledger>,
+    books: Arc<Books>,
     stop_inputs: CancellationToken,
     stop_pipeline: CancellationToken,
     stop_sending: CancellationToken,
     deadline: Duration,
-    state: State,
+    _state: State,
 }
 
 /// Run until told to stop. The log is on stderr; stdout stays empty.
@@ -98,13 +100,18 @@ impl Agent {
             segment_bytes_max: config.buffer.segment_bytes_max,
             ..Options::new(state.dir.join("buffer"))
         };
-        let buffer = export::open_buffer(options, &ledger)?;
+        let last_run = books::open(&state.dir);
+        let (buffer, damaged) = export::open_buffer(options, &ledger)?;
+        let on_disk = ledger.read().signals.map(|account| account.carried);
         let enricher = Enricher::new(&config.enrich);
         let host = enricher.host_resource();
         let own = telemetry::resource(&host, &state.agent_id.to_string());
         let mut process = Process::new(config.process().keyed(key.expose()), Arc::clone(&own), Arc::clone(&ledger));
         let (every_ms, bytes_max) = (config.metrics.checkpoint_ms, config.limits.memory_bytes_max);
-        let keeper = checkpoint::open(&state.dir, every_ms, bytes_max, &mut process, &ledger, pipeline::now());
+        let keeper =
+            checkpoint::open(&state.dir, every_ms, bytes_max, &mut process, &ledger, last_run.lost(), pipeline::now());
+        let books = Arc::new(last_run.settle(&ledger, on_disk, damaged, keeper.risk()));
+        tokio::spawn(Arc::clone(&books).keep());
 
         // From the end of the way to its beginning: whoever starts finds the next stage there.
         let [stop_inputs, stop_pipeline, stop_sending] = [(); 3].map(|()| CancellationToken::new());
@@ -127,7 +134,8 @@ impl Agent {
         let (intake, received) = Intake::new(limits.queue_batches_max, limits.queue_records_max, Arc::clone(&ledger));
         let pulse = Arc::new(Pulse::default());
         stages.spawn("processing", {
-            let pipeline = Pipeline::new(enricher, process, keeper, Arc::clone(&ledger), Arc::clone(&pulse));
+            let pipeline =
+                Pipeline::new(enricher, process, keeper, Arc::clone(&books), Arc::clone(&ledger), Arc::clone(&pulse));
             pipeline.run(received, reduced, stop_pipeline.clone())
         });
         let (board, figures) = (Arc::new(Board::default()), Arc::new(inputs::Figures::default()));
@@ -136,13 +144,32 @@ impl Agent {
 
         // Beside the way: what the agent says about itself.
         let identity = Identity::new(&config, &state, &host, &budget);
-        let parts = Parts { ledger: Arc::clone(&ledger), buffer: buffer.clone(), sending, pulse, board, figures };
+        let parts = Parts {
+            ledger: Arc::clone(&ledger),
+            books: Arc::clone(&books),
+            buffer: buffer.clone(),
+            sending,
+            pulse,
+            board,
+            figures,
+        };
         let observatory = Arc::new(Observatory::new(identity, parts));
         telemetry::start(&mut supervisor, &config, &own, &observatory, &intake, &stop_inputs);
         admin::start(&config.admin.listen, observatory.clone(), &stop_sending).await;
         let dir = state.dir.display().to_string();
         tracing::info!(version = env!("CARGO_PKG_VERSION"), agent = %state.agent_id, endpoint, state_dir = dir, "the agent runs");
-        Ok(Agent { supervisor, stages, buffer, ledger, stop_inputs, stop_pipeline, stop_sending, deadline, state })
+        Ok(Agent {
+            supervisor,
+            stages,
+            buffer,
+            ledger,
+            books,
+            stop_inputs,
+            stop_pipeline,
+            stop_sending,
+            deadline,
+            _state: state,
+        })
     }
 
     /// What reaches the disk is safe, so the stages before it have most of the time, and sending what is left.
@@ -160,7 +187,8 @@ impl Agent {
         self.stop_sending.cancel();
         within(by(10), "sending", self.stages.end("sending")).await;
         within(by(11), "the disk buffer", self.buffer.close()).await;
+        export::measure(&self.buffer, &self.ledger);
         farewell::say(&self.ledger, begin.elapsed());
-        checkpoint::close(&self.state.dir);
+        self.books.close().await;
     }
 }

@@ -1,7 +1,7 @@
 //! The state directory: who this agent is, and that it is the only one here.
 //!
-//! Layout: `agent-id` (a UUID, made once), `lock`, `windows.checkpoint` and `unsaved` (see `checkpoint`), and a directory per stage
-//! that keeps something (`buffer/`, `logs/`).
+//! Layout: `agent-id` (a UUID, made once), `lock`, `ledger` (see `books`), `windows.checkpoint` (see `checkpoint`), and a directory per
+//! stage that keeps something (`buffer/`, `logs/`).
 //! Invariant: while a [`State`] lives, no other process has the same directory open.
 
 use crate::config::Config;

@@ -82,39 +82,48 @@ pub(crate) fn render(report: &Report, now: SystemTime, width: usize) -> String {
     page
 }
 
+/// What became of the records since the start, and beside it in all.
 fn ledger(report: &Report) -> String {
-    let columns = report.signals.iter().map(|account| (account.signal.as_str(), Align::Right));
-    let mut table = Table::new([("records", Align::Left)].into_iter().chain(columns));
-    let number = |pick: fn(&Account) -> i64| report.signals.iter().map(move |account| grouped(pick(account)));
-    let mut row = |name: &str, cells: &mut dyn Iterator<Item = String>| {
-        table.row(std::iter::once(name.to_owned()).chain(cells));
+    let accounts: Vec<&Account> = report.signals.iter().chain(&report.in_all.signals).collect();
+    let columns = report.signals.iter().map(|account| account.signal.clone());
+    let columns = columns.chain(report.in_all.signals.iter().map(|account| format!("all {}", account.signal)));
+    let columns: Vec<String> = columns.collect();
+    let head = columns.iter().map(|column| (column.as_str(), Align::Right));
+    let mut table = Table::new([("records", Align::Left)].into_iter().chain(head));
+    let mut row = |name: &str, cell: &dyn Fn(&Account) -> String| {
+        table.row(std::iter::once(name.to_owned()).chain(accounts.iter().map(|account| cell(account))));
     };
-    row("seen", &mut number(|a| a.seen as i64));
-    row("+ carried from last run", &mut number(|a| a.carried as i64));
-    row("= sent", &mut number(|a| a.sent as i64));
-    row("+ folded", &mut number(|a| a.folded as i64));
-    row("+ sampled out", &mut number(|a| a.sampled_out as i64));
-    row("+ suppressed", &mut number(|a| a.suppressed as i64));
-    row("+ dropped", &mut number(|a| a.dropped_total() as i64));
+    let number = |pick: fn(&Account) -> i64| move |account: &Account| grouped(pick(account));
+    let any = |pick: &dyn Fn(&Account) -> i64| accounts.iter().any(|account| pick(account) != 0);
+    row("seen", &number(|a| a.seen as i64));
+    row("+ carried from last run", &number(|a| a.carried as i64));
+    if any(&|a| a.corrected.buffer) || any(&|a| a.corrected.memory) {
+        row("+ corrected at starts", &number(|a| a.corrected.buffer + a.corrected.memory));
+    }
+    row("= sent", &number(|a| a.sent as i64));
+    row("+ folded", &number(|a| a.folded as i64));
+    row("+ sampled out", &number(|a| a.sampled_out as i64));
+    row("+ suppressed", &number(|a| a.suppressed as i64));
+    row("+ dropped", &number(|a| a.dropped_total() as i64));
     for reason in DropReason::ALL.map(DropReason::name) {
-        let count = |account: &Account| account.dropped.get(reason).copied().unwrap_or(0);
-        if report.signals.iter().any(|account| count(account) > 0) {
-            row(&format!("    {reason}"), &mut report.signals.iter().map(|account| grouped(count(account) as i64)));
+        let count = |account: &Account| account.dropped.get(reason).copied().unwrap_or(0) as i64;
+        if any(&count) {
+            row(&format!("    {reason}"), &|account| grouped(count(account)));
         }
     }
-    row("+ waiting", &mut number(Account::waiting_total));
+    row("+ waiting", &number(Account::waiting_total));
     for place in Place::ALL.map(Place::name) {
         let count = |account: &Account| account.waiting.get(place).copied().unwrap_or(0);
-        if report.signals.iter().any(|account| count(account) != 0) {
-            row(&format!("    {place}"), &mut report.signals.iter().map(|account| grouped(count(account))));
+        if any(&count) {
+            row(&format!("    {place}"), &|account| grouped(count(account)));
         }
     }
-    row("unaccounted for", &mut number(|a| a.balance));
+    row("unaccounted for", &number(|a| a.balance));
     let ratio = |ratio: Option<f64>| ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.1} : 1"));
-    row("reduction, records", &mut report.signals.iter().map(|a| ratio(a.reduction())));
-    row("raw OTLP in", &mut report.signals.iter().map(|a| bytes(a.bytes_in)));
-    row("sent, compressed", &mut report.signals.iter().map(|a| bytes(a.bytes_out)));
-    row("reduction, bytes", &mut report.signals.iter().map(|a| ratio(a.reduction_bytes())));
+    row("reduction, records", &|account| ratio(account.reduction()));
+    row("raw OTLP in", &|account| bytes(account.bytes_in));
+    row("sent, compressed", &|account| bytes(account.bytes_out));
+    row("reduction, bytes", &|account| ratio(account.reduction_bytes()));
     table.render(usize::MAX)
 }
 
@@ -181,9 +190,11 @@ fn inputs(report: &Report, width: usize) -> String {
 
 fn rest(report: &Report, process: &Process, now: SystemTime) -> String {
     let now_ms = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    let all = now_ms / 1000 - report.in_all.begun_unix_seconds.min(now_ms / 1000);
     let ago = |at: Option<u64>| at.map(|at| format!("{} ago", duration(now_ms.saturating_sub(at) / 1000)));
     let (export, buffer, memory) = (&report.export, &report.buffer, &report.memory);
-    let mut lines = vec![("export", format!("{} to {}", export.state, export.endpoint))];
+    let mut lines = vec![("all", format!("counted for {}, over every start", duration(all)))];
+    lines.push(("export", format!("{} to {}", export.state, export.endpoint)));
     lines.push((
         "",
         match ago(export.last_success_unix_ms) {
@@ -273,11 +284,15 @@ mod tests {
         let page = page();
         for part in [
             "ollystack-agent 0.1.0 on web-1, process 42, up 1 min 1 s",
-            "seen                      61,010    12       0",
-            "    series_limit               7     0       0",
-            "    window                 1,003     0       0",
-            "unaccounted for                0     0       0",
-            "reduction, records      60.0 : 1  1.0 : 1      -",
+            "records  metrics  logs  traces  all metrics  all logs  all traces",
+            "seen  61,010  12  0  161,010  1,212  0",
+            "+ corrected at starts  0  0  0  0  -5  0",
+            "    series_limit  7  0  0  7  0  0",
+            "    crash  0  0  0  3,400  0  0",
+            "    window  1,003  0  0  1,003  0  0",
+            "unaccounted for  0  0  0  0  0  0",
+            "reduction, records  60.0 : 1  1.0 : 1  -",
+            "all counted for 1157 d 9 h, over every start",
             "traces by policy  kept  spans  let go  spans",
             "baseline 50 480 950 9,400",
             "rule:vip 2 9 0 0",

@@ -1,7 +1,9 @@
 //! The agent as a source of its own: its memory, CPU and ledger as metrics of the service `ollystack-agent`.
 //!
-//! Every interval the report becomes samples and enters the intake like any other input's. Invariant: the number of series
-//! is fixed by the ledger's reasons and places; a reason or place that was never used makes none.
+//! Every interval, and once more on stop, the report becomes samples and enters the intake like any other input's. The ledger goes out as
+//! what it is in all, not as increases: a sample that is lost or comes twice changes nothing once another has come, and so does a
+//! restart. ClickHouse makes `agent_ledger` of it. Invariant: the number of series is fixed by the ledger's reasons and places, and all
+//! are there from the beginning, so that no limit on series can keep out the one that tells of it.
 
 use crate::admin::{Account, Report, View};
 use crate::config::Config;
@@ -9,7 +11,7 @@ use crate::supervise::Supervisor;
 use ollystack_record::{
     Ack, Batch, Intake, Kind, Metric, Records, Resource, Sample, Scope, Series, Source, Value, value,
 };
-use ollystack_schema::names::semconv;
+use ollystack_schema::names::{AGENT_LEDGER, key, semconv};
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -19,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 const COUNTER: Kind = Kind::Sum { monotonic: true, delta: false };
 const LEVEL: Kind = Kind::Gauge;
+/// A total that is told as it stands.
+const STANDING: Kind = Kind::Sum { monotonic: false, delta: false };
 
 /// Who speaks: this host's attributes and the agent as a service.
 pub(crate) fn resource(host: &Resource, agent_id: &str) -> Arc<Resource> {
@@ -60,7 +64,11 @@ async fn run(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            () = stop.cancelled() => return Ok(()),
+            () = stop.cancelled() => {
+                // The last word of this run on what it did; what still moves is told by the next one.
+                telemetry.report(&view.report(), &intake);
+                return Ok(());
+            }
             _ = ticks.tick() => telemetry.report(&view.report(), &intake),
         }
     }
@@ -72,7 +80,7 @@ pub(crate) struct Telemetry {
     resource: Arc<Resource>,
     scope: Arc<Scope>,
     metrics: HashMap<&'static str, Arc<Metric>>,
-    series: HashMap<(&'static str, String, String), Arc<Series>>,
+    series: HashMap<(&'static str, String), Arc<Series>>,
 }
 
 impl Telemetry {
@@ -93,101 +101,69 @@ impl Telemetry {
     fn samples(&mut self, report: &Report, now: SystemTime) -> Vec<Sample> {
         let nanos = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
         let (start, now) = (report.start_unix_seconds * 1_000_000_000, nanos(now));
-        let mut samples = Vec::with_capacity(64);
-        let mut add = |name, unit, kind, signal: &str, detail: (&str, &str), number| {
-            let series = self.series(name, unit, kind, signal, detail);
+        let mut samples = Vec::with_capacity(128);
+        let mut add = |name, unit, kind, attributes: &[(&'static str, &str)], number| {
+            let series = self.series(name, unit, kind, attributes);
             let start = if kind == COUNTER { start } else { 0 };
             samples.push(Sample::number(&series, start, now, number));
         };
-        let none = ("", "");
-        add("process.memory.usage", "By", LEVEL, "", none, Value::Int(report.memory.rss_bytes as i64));
-        add("process.cpu.time", "s", COUNTER, "", none, Value::Double(report.cpu_seconds));
-        add("process.thread.count", "{thread}", LEVEL, "", none, Value::Int(report.threads as i64));
-        add("ollystack.agent.map.usage", "By", LEVEL, "", none, Value::Int(report.memory.map_bytes as i64));
-        add("ollystack.agent.buffer.usage", "By", LEVEL, "", none, Value::Int(report.buffer.disk_bytes as i64));
-        add(
-            "ollystack.agent.export.failures",
-            "{attempt}",
-            COUNTER,
-            "",
-            none,
-            Value::Int(report.export.attempts_failed as i64),
-        );
+        let int = |number: u64| Value::Int(number as i64);
+        add("process.memory.usage", "By", LEVEL, &[], int(report.memory.rss_bytes));
+        add("process.cpu.time", "s", COUNTER, &[], Value::Double(report.cpu_seconds));
+        add("process.thread.count", "{thread}", LEVEL, &[], int(report.threads));
+        add("ollystack.agent.map.usage", "By", LEVEL, &[], int(report.memory.map_bytes));
+        add("ollystack.agent.buffer.usage", "By", LEVEL, &[], int(report.buffer.disk_bytes));
+        add("ollystack.agent.export.failures", "{attempt}", COUNTER, &[], int(report.export.attempts_failed));
+        let account_id = report.in_all.begun_unix_seconds.to_string();
+        for account in &report.in_all.signals {
+            for (outcome, detail, records) in entries(account) {
+                let attributes = [
+                    (key::LEDGER_ACCOUNT, account_id.as_str()),
+                    (key::SIGNAL, &account.signal),
+                    (key::LEDGER_OUTCOME, outcome),
+                    (key::LEDGER_DETAIL, detail),
+                ];
+                add(AGENT_LEDGER, "{record}", STANDING, &attributes, Value::Int(records));
+            }
+        }
         for account in &report.signals {
-            for (outcome, records) in outcomes(account) {
-                let detail = ("ollystack.outcome", outcome);
-                add(
-                    "ollystack.agent.records",
-                    "{record}",
-                    COUNTER,
-                    &account.signal,
-                    detail,
-                    Value::Int(records as i64),
-                );
-            }
-            for (reason, records) in account.dropped.iter().filter(|(_, records)| **records > 0) {
-                let detail = ("ollystack.reason", reason.as_str());
-                add(
-                    "ollystack.agent.records.dropped",
-                    "{record}",
-                    COUNTER,
-                    &account.signal,
-                    detail,
-                    Value::Int(*records as i64),
-                );
-            }
-            add(
-                "ollystack.agent.records.waiting",
-                "{record}",
-                LEVEL,
-                &account.signal,
-                none,
-                Value::Int(account.waiting_total()),
-            );
-            add("ollystack.agent.bytes.in", "By", COUNTER, &account.signal, none, Value::Int(account.bytes_in as i64));
-            add(
-                "ollystack.agent.bytes.out",
-                "By",
-                COUNTER,
-                &account.signal,
-                none,
-                Value::Int(account.bytes_out as i64),
-            );
+            let signal = [(key::SIGNAL, account.signal.as_str())];
+            add("ollystack.agent.bytes.in", "By", COUNTER, &signal, int(account.bytes_in));
+            add("ollystack.agent.bytes.out", "By", COUNTER, &signal, int(account.bytes_out));
         }
         samples
     }
 
+    /// Attributes without a value are left out.
     fn series(
         &mut self,
         name: &'static str,
         unit: &str,
         kind: Kind,
-        signal: &str,
-        detail: (&str, &str),
+        attributes: &[(&'static str, &str)],
     ) -> Arc<Series> {
-        let key = (name, signal.to_owned(), detail.1.to_owned());
+        let key = (name, attributes.iter().map(|(_, text)| *text).collect::<Vec<_>>().join("/"));
         if let Some(series) = self.series.get(&key) {
             return Arc::clone(series);
         }
         let describe = || Arc::new(Metric { name: name.to_owned(), unit: unit.to_owned(), kind, ..Metric::default() });
         let metric = Arc::clone(self.metrics.entry(name).or_insert_with(describe));
-        let pairs = [("ollystack.signal", signal), detail];
-        let attributes =
-            pairs.iter().filter(|(_, text)| !text.is_empty()).map(|(key, text)| value::string(*key, *text)).collect();
+        let given = attributes.iter().filter(|(_, text)| !text.is_empty());
+        let attributes = given.map(|(key, text)| value::string(*key, *text)).collect();
         let series = Arc::new(Series::new(Arc::clone(&self.scope), metric, attributes));
         self.series.insert(key, Arc::clone(&series));
         series
     }
 }
 
-fn outcomes(account: &Account) -> [(&'static str, u64); 5] {
-    [
-        ("seen", account.seen),
-        ("sent", account.sent),
-        ("folded", account.folded),
-        ("sampled_out", account.sampled_out),
-        ("suppressed", account.suppressed),
-    ]
+/// An account, line by line: outcome, reason or place, records.
+fn entries(account: &Account) -> impl Iterator<Item = (&'static str, &str, i64)> {
+    let outcomes = account.outcomes().map(|(outcome, records)| (outcome, "", records as i64));
+    let corrected =
+        [("corrected", "buffer", account.corrected.buffer), ("corrected", "memory", account.corrected.memory)];
+    let dropped = account.dropped.iter().map(|(reason, records)| ("dropped", reason.as_str(), *records as i64));
+    let waiting = account.waiting.iter().map(|(place, records)| ("waiting", place.as_str(), *records));
+    outcomes.into_iter().chain(corrected).chain(dropped).chain(waiting)
 }
 
 #[cfg(test)]
@@ -204,18 +180,37 @@ mod tests {
         let distinct: HashSet<u64> = first.iter().map(|sample| sample.series.hash()).collect();
         assert_eq!(distinct.len(), first.len());
         assert!(first.iter().zip(&second).all(|(one, two)| Arc::ptr_eq(&one.series, &two.series)));
-        assert!(first.len() < 64, "{} samples", first.len());
+        assert!(first.len() < 128, "{} samples", first.len());
     }
 
     #[test]
-    fn a_drop_is_a_counter_by_signal_and_reason_since_the_start() {
+    fn the_ledger_is_told_as_it_stands_in_all_by_signal_outcome_and_detail() {
         let mut telemetry = Telemetry::new(resource(&Resource::default(), "id"));
         let samples = telemetry.samples(&example(), UNIX_EPOCH);
-        let dropped: Vec<_> =
-            samples.iter().filter(|s| s.series.metric.name == "ollystack.agent.records.dropped").collect();
-        assert_eq!(dropped.len(), 1);
-        assert_eq!((&dropped[0].value, dropped[0].start_unix_nano), (&Value::Int(7), 1_800_000_000_000_000_000));
-        assert_eq!(value::string_attribute(dropped[0].series.attributes(), "ollystack.reason"), Some("series_limit"));
+        let told = |signal: &str, outcome: &str, detail: &str| {
+            let is = |sample: &&Sample| {
+                let of = |key| value::string_attribute(sample.series.attributes(), key).unwrap_or_default();
+                sample.series.metric.name == AGENT_LEDGER
+                    && of(key::LEDGER_ACCOUNT) == "1700000000"
+                    && (of(key::SIGNAL), of(key::LEDGER_OUTCOME), of(key::LEDGER_DETAIL)) == (signal, outcome, detail)
+            };
+            let found: Vec<&Sample> = samples.iter().filter(is).collect();
+            assert_eq!(found.len(), 1, "{signal} {outcome} {detail}");
+            assert_eq!(found[0].series.metric.kind, STANDING);
+            found[0].value.clone()
+        };
+        for (signal, outcome, detail, records) in [
+            ("metrics", "seen", "", 161_010),
+            ("metrics", "dropped", "crash", 3_400),
+            ("metrics", "dropped", "series_limit", 7),
+            ("metrics", "waiting", "window", 1_003),
+            ("logs", "corrected", "memory", -5),
+            // Not yet used, and there all the same.
+            ("traces", "dropped", "queue_full", 0),
+            ("traces", "waiting", "buffer", 0),
+        ] {
+            assert_eq!(told(signal, outcome, detail), Value::Int(records), "{signal} {outcome} {detail}");
+        }
     }
 
     #[test]

@@ -7,8 +7,9 @@ use ollystack_buffer::{Buffer, Loss, Observer, Options};
 use ollystack_record::{DropReason, Ledger, Place, Signal};
 use std::sync::Arc;
 
-/// Open the disk buffer with the ledger as its observer, and enter what it still holds as carried. Reads files.
-pub fn open_buffer(options: Options, ledger: &Arc<Ledger>) -> Result<Buffer, Error> {
+/// Open the disk buffer with the ledger as its observer, and enter what it still holds as carried. Reads files. True if some of it was
+/// damaged: what it held is then known only as far as it can be read.
+pub fn open_buffer(options: Options, ledger: &Arc<Ledger>) -> Result<(Buffer, bool), Error> {
     let (buffer, recovery) = Buffer::open(options, Arc::new(Books(Arc::clone(ledger))))?;
     // The observer has heard of the records of damaged segments already: they were carried, too.
     let carried = recovery.quarantined.iter().map(|damaged| damaged.records_by_signal);
@@ -22,7 +23,7 @@ pub fn open_buffer(options: Options, ledger: &Arc<Ledger>) -> Result<Buffer, Err
         tracing::error!(%path, why = damaged.why, records = damaged.records_by_signal.iter().sum::<u64>(), "a damaged segment was set aside");
     }
     measure(&buffer, ledger);
-    Ok(buffer)
+    Ok((buffer, !recovery.quarantined.is_empty()))
 }
 
 /// Enter what the buffer holds now: call before the ledger is read.

@@ -282,6 +282,11 @@ impl SignalReading {
         self.waiting.iter().map(|(_, records)| records).sum()
     }
 
+    /// Waiting at one place.
+    pub fn waiting(&self, place: Place) -> i64 {
+        self.waiting.get(place as usize).map_or(0, |(_, records)| *records)
+    }
+
     /// What came to its end.
     fn out(&self) -> u64 {
         self.sent + self.folded + self.sampled_out + self.suppressed + self.dropped_total()

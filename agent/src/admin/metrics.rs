@@ -34,15 +34,8 @@ fn records(text: &mut Text, report: &Report) {
         "Records by signal and outcome; `seen` and `carried` came in, the others went out.",
     );
     for account in &report.signals {
-        let outcomes = [
-            ("seen", account.seen),
-            ("carried", account.carried),
-            ("sent", account.sent),
-            ("folded", account.folded),
-            ("sampled_out", account.sampled_out),
-            ("suppressed", account.suppressed),
-        ];
-        for (outcome, records) in outcomes {
+        let carried = ("carried", account.carried);
+        for (outcome, records) in account.outcomes().into_iter().chain([carried]) {
             text.sample("ollystack_records_total", &[("signal", &account.signal), ("outcome", outcome)], records);
         }
     }
@@ -64,12 +57,39 @@ fn records(text: &mut Text, report: &Report) {
             text.sample(name, &[("signal", &account.signal)], value(account));
         }
     };
-    let balance = "Records in minus records accounted for: 0 when nothing was lost uncounted.";
-    per_signal("ollystack_ledger_balance", "gauge", balance, |account| account.balance);
     let bytes_in = "Bytes of the records seen, as uncompressed OTLP.";
     per_signal("ollystack_bytes_in_total", "counter", bytes_in, |account| account.bytes_in as i64);
     let bytes_out = "Bytes sent and acknowledged, compressed.";
     per_signal("ollystack_bytes_out_total", "counter", bytes_out, |account| account.bytes_out as i64);
+    let balance = "Records in minus records accounted for: 0 when nothing was lost uncounted.";
+    per_signal("ollystack_ledger_balance", "gauge", balance, |account| account.balance);
+    in_all(text, report);
+}
+
+/// What restarts do not set back, so gauges to Prometheus.
+fn in_all(text: &mut Text, report: &Report) {
+    let accounts = &report.in_all.signals;
+    let (name, help) =
+        ("ollystack_installation_records", "Records by signal and outcome, over all starts of this installation.");
+    text.family(name, "gauge", help);
+    for account in accounts {
+        for (outcome, records) in account.outcomes() {
+            text.sample(name, &[("signal", &account.signal), ("outcome", outcome)], records);
+        }
+    }
+    let (name, help) =
+        ("ollystack_installation_records_dropped", "Records lost, by signal and reason, over all starts.");
+    text.family(name, "gauge", help);
+    for account in accounts {
+        for (reason, records) in &account.dropped {
+            text.sample(name, &[("signal", &account.signal), ("reason", reason)], records);
+        }
+    }
+    let (name, help) = ("ollystack_installation_balance", "As ollystack_ledger_balance, over all starts.");
+    text.family(name, "gauge", help);
+    for account in accounts {
+        text.sample(name, &[("signal", &account.signal)], account.balance);
+    }
 }
 
 fn sampling(text: &mut Text, sampling: &Sampling) {
@@ -221,6 +241,9 @@ mod tests {
             "ollystack_records_dropped_total{signal=\"metrics\",reason=\"series_limit\"} 7",
             "ollystack_records_waiting{signal=\"metrics\",place=\"window\"} 1003",
             "ollystack_ledger_balance{signal=\"metrics\"} 0",
+            "ollystack_installation_records{signal=\"metrics\",outcome=\"seen\"} 161010",
+            "ollystack_installation_records_dropped{signal=\"metrics\",reason=\"crash\"} 3400",
+            "ollystack_installation_balance{signal=\"logs\"} 0",
             "ollystack_sampling_traces_total{policy=\"baseline\",decision=\"let_go\"} 950",
             "ollystack_sampling_spans_total{policy=\"rule:vip\",decision=\"kept\"} 9",
             "ollystack_sampling_baseline_ratio 0.05",

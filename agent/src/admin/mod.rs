@@ -8,7 +8,7 @@ mod report;
 
 #[cfg(test)]
 pub(crate) use report::example;
-pub(crate) use report::{Account, Buffer, Export, Memory, Report};
+pub(crate) use report::{Account, Buffer, Export, InAll, Memory, Report};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};

@@ -5,7 +5,7 @@
 
 use crate::supervise::InputState;
 use ollystack_process::Stats as Process;
-use ollystack_record::ledger::SignalReading;
+use ollystack_record::ledger::{Corrected, SignalReading};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -18,8 +18,10 @@ pub(crate) struct Report {
     pub(crate) host: String,
     pub(crate) start_unix_seconds: u64,
     pub(crate) uptime_seconds: u64,
-    /// One per signal, in the order metrics, logs, traces.
+    /// Since the start: one per signal, in the order metrics, logs, traces.
     pub(crate) signals: Vec<Account>,
+    /// All runs of this installation.
+    pub(crate) in_all: InAll,
     /// By name.
     pub(crate) inputs: Vec<InputState>,
     pub(crate) buffer: Buffer,
@@ -31,12 +33,22 @@ pub(crate) struct Report {
     pub(crate) stages: BTreeMap<String, serde_json::Value>,
 }
 
+/// The ledger over every end that the agent has come to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct InAll {
+    /// When the account began: with the state directory, or when the ledger in it could not be read.
+    pub(crate) begun_unix_seconds: u64,
+    /// As those since the start. Nothing is carried; what the books were corrected by at starts is.
+    pub(crate) signals: Vec<Account>,
+}
+
 /// One signal's ledger. In records, but for the bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Account {
     pub(crate) signal: String,
     pub(crate) seen: u64,
     pub(crate) carried: u64,
+    pub(crate) corrected: Corrected,
     pub(crate) sent: u64,
     pub(crate) folded: u64,
     pub(crate) sampled_out: u64,
@@ -108,6 +120,17 @@ impl Account {
         self.waiting.values().sum()
     }
 
+    /// What came in, and what became of it but for losses, by name.
+    pub(crate) fn outcomes(&self) -> [(&'static str, u64); 5] {
+        [
+            ("seen", self.seen),
+            ("sent", self.sent),
+            ("folded", self.folded),
+            ("sampled_out", self.sampled_out),
+            ("suppressed", self.suppressed),
+        ]
+    }
+
     /// How many records each sent one stands for: those that were decided over those that went out.
     pub(crate) fn reduction(&self) -> Option<f64> {
         let decided = self.sent + self.folded + self.sampled_out + self.suppressed;
@@ -126,6 +149,7 @@ impl From<&SignalReading> for Account {
             signal: reading.signal.name().to_owned(),
             seen: reading.seen,
             carried: reading.carried,
+            corrected: reading.corrected,
             sent: reading.sent,
             folded: reading.folded,
             sampled_out: reading.sampled_out,
@@ -154,6 +178,11 @@ pub(crate) fn example() -> Report {
     ledger.bytes_out(Signal::Metrics, 60_000);
     ledger.seen(Signal::Logs, 12);
     ledger.sent(Signal::Logs, 12);
+    // An earlier run, which ended in a crash.
+    let mut earlier = Ledger::default().read();
+    let [metrics, logs, _] = &mut earlier.signals;
+    (metrics.seen, metrics.sent, metrics.dropped[DropReason::Crash as usize].1) = (100_000, 96_600, 3_400);
+    (logs.seen, logs.sent, logs.corrected.memory) = (1_200, 1_195, -5);
     let input = |name: &str, phase, note: &str| InputState { name: name.into(), phase, restarts: 0, note: note.into() };
     Report {
         version: "0.1.0".into(),
@@ -163,6 +192,10 @@ pub(crate) fn example() -> Report {
         start_unix_seconds: 1_800_000_000,
         uptime_seconds: 61,
         signals: ledger.read().signals.iter().map(Account::from).collect(),
+        in_all: InAll {
+            begun_unix_seconds: 1_700_000_000,
+            signals: ledger.read().in_all(&earlier).signals.iter().map(Account::from).collect(),
+        },
         inputs: vec![
             input("ebpf", Phase::Off, "not root"),
             InputState { restarts: 3, ..input("host", Phase::Failing, "no \"proc\"") },

@@ -5,13 +5,12 @@
 //! left that the checkpoint on disk still holds, so whatever is restored from it was never sent, and nothing shows twice.
 //!
 //! What a crash takes is therefore what came after the last checkpoint, and what had left but was not in the disk buffer yet;
-//! the [`journal`] says how much that is.
+//! [`Keeper::risk`] says how much that is, for the books.
 
 mod file;
-mod journal;
 
+use crate::books::{Lost, Risk};
 use file::CheckpointFile;
-use journal::{Journal, Lost};
 use ollystack_process::Process;
 use ollystack_process::fold::Restored;
 use ollystack_record::{DropReason, Ledger, Place, Reduced, ReducedRecords, Signal};
@@ -30,7 +29,6 @@ const STUCK_AFTER: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Keeper {
     file: CheckpointFile,
-    journal: Journal,
     /// Zero: no checkpoints, and nothing is kept back.
     every: Duration,
     /// When the last one was begun; before the first, when this began.
@@ -63,17 +61,17 @@ struct Writing {
     safe: Safe,
 }
 
-/// Give `process` back what the last run left in this directory, enter in the books what a crash took of it, and keep what
-/// comes from now on: every so many milliseconds, 0 for never. A checkpoint has at most `bytes_max` bytes.
+/// Give `process` back what the last run left in this directory, enter in the ledger what a crash took of it (`lost`, and what turns
+/// out to be gone), and keep what comes from now on: every so many milliseconds, 0 for never. A checkpoint has at most `bytes_max` bytes.
 pub(crate) fn open(
     dir: &Path,
     every_ms: u64,
     bytes_max: u64,
     process: &mut Process,
     ledger: &Ledger,
+    mut lost: Lost,
     now: u64,
 ) -> Keeper {
-    let (journal, mut lost) = journal::open(dir);
     let file = CheckpointFile::new(dir, bytes_max);
     let restored = match file.read() {
         Ok(Some(bytes)) => process.restore(&bytes, now).map_err(|error| error.to_string()),
@@ -104,12 +102,7 @@ pub(crate) fn open(
         file.remove();
     }
     let safe = (!every.is_zero()).then_some(Safe { points, samples_since: 0 });
-    Keeper { file, journal, every, last: Instant::now(), writing: None, held: Vec::new(), free: Vec::new(), safe }
-}
-
-/// After the last word on what became of everything: a crash can take nothing any more.
-pub(crate) fn close(dir: &Path) {
-    journal::open(dir).0.write(Lost::default());
+    Keeper { file, every, last: Instant::now(), writing: None, held: Vec::new(), free: Vec::new(), safe }
 }
 
 /// What the last run had in memory only when it ended without a stop.
@@ -162,7 +155,7 @@ impl Keeper {
 
     /// Write what `process` holds now, as these bytes.
     pub(crate) fn begin(&mut self, bytes: Vec<u8>, ledger: &Ledger) {
-        let points = waiting(ledger, Signal::Metrics, &[Place::Window]);
+        let points = u64::try_from(ledger.waiting(Signal::Metrics, Place::Window)).unwrap_or(0);
         self.last = Instant::now();
         let (file, held) = (self.file.clone(), std::mem::take(&mut self.held));
         let task = tokio::task::spawn_blocking(move || file.write(&bytes));
@@ -194,27 +187,20 @@ impl Keeper {
         }
     }
 
-    /// Note what a crash at this moment would take.
-    pub(crate) fn note(&mut self, ledger: &Ledger) {
-        // Without a checkpoint all windows are lost.
-        let in_windows: &[Place] = if self.safe.is_some() { &[] } else { &[Place::Window] };
-        let Safe { points: kept, samples_since } = self.safe.unwrap_or_default();
-        self.journal.write(Lost {
-            samples: samples_since + waiting(ledger, Signal::Metrics, &[Place::Queue]),
-            points: waiting(ledger, Signal::Metrics, &[Place::Freezer]) + waiting(ledger, Signal::Metrics, in_windows),
-            spans: waiting(ledger, Signal::Traces, &[Place::Queue, Place::Sampler, Place::Freezer]),
-            kept,
-        });
+    /// What a crash at this moment would take besides what waits for the freezer, in it, and in traces.
+    pub(crate) fn risk(&self) -> Risk {
+        let Some(Safe { points: kept, samples_since }) = self.safe else { return Risk::default() };
+        // While a checkpoint is being written nobody knows whether the former one, which has them, is still there.
+        let sheltered =
+            if self.writing.is_some() { 0 } else { self.held.iter().map(|held| held.records.count()).sum() };
+        Risk { checkpointed: true, samples_since, kept, sheltered }
     }
-}
-
-fn waiting(ledger: &Ledger, signal: Signal, places: &[Place]) -> u64 {
-    places.iter().map(|place| ledger.waiting(signal, *place).max(0) as u64).sum()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::books::{self, Books};
     use ollystack_record::otlp::logs::v1::ResourceLogs;
     use ollystack_record::otlp::metrics::v1::ResourceMetrics;
     use ollystack_record::{Ack, Batch, Class, Kind, Metric, Records, Sample, Scope, Series, Source, Value, value};
@@ -232,45 +218,65 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3_600);
 
-    /// A run that begins in this directory.
-    fn run(dir: &Path, every: Duration) -> (Process, Keeper, Arc<Ledger>) {
-        let ledger = Arc::new(Ledger::default());
+    /// A run, as the agent begins it.
+    struct Run {
+        process: Process,
+        keeper: Keeper,
+        ledger: Arc<Ledger>,
+        books: Books,
+    }
+
+    fn run(dir: &Path, every: Duration) -> Run {
+        let (ledger, last) = (Arc::new(Ledger::default()), books::open(dir));
         let mut process = Process::new(Default::default(), Arc::default(), Arc::clone(&ledger));
-        let keeper = open(dir, every.as_millis() as u64, 1 << 20, &mut process, &ledger, NOW);
-        (process, keeper, ledger)
+        let keeper = open(dir, every.as_millis() as u64, 1 << 20, &mut process, &ledger, last.lost(), NOW);
+        let books = last.settle(&ledger, [0; 3], false, keeper.risk());
+        Run { process, keeper, ledger, books }
     }
 
     fn keeper(dir: &Path, every: Duration) -> Keeper {
-        run(dir, every).1
+        run(dir, every).keeper
     }
 
-    /// Samples of as many series, as the pipeline takes them.
-    fn take(count: usize, process: &mut Process, keeper: &mut Keeper, ledger: &Ledger) {
-        let metric = Arc::new(Metric { name: "test.level".into(), kind: Kind::Gauge, ..Metric::default() });
-        let series = |n: usize| {
-            let label = value::int("n", n as i64);
-            Arc::new(Series::new(Arc::new(Scope::default()), Arc::clone(&metric), vec![label]))
-        };
-        let samples: Vec<Sample> = (0..count).map(|n| Sample::number(&series(n), 0, NOW, Value::Int(7))).collect();
-        ledger.seen(Signal::Metrics, count as u64);
-        keeper.took(count as u64);
-        let records = Records::Metrics(samples);
-        let batch = Batch { source: Source::Otlp, resource: Arc::default(), records, ack: Ack::none() };
-        process.take(batch, NOW, &mut Vec::new());
-        keeper.note(ledger);
-    }
+    impl Run {
+        /// Samples of as many series, as the pipeline takes them.
+        fn take(&mut self, count: usize) {
+            let metric = Arc::new(Metric { name: "test.level".into(), kind: Kind::Gauge, ..Metric::default() });
+            let series = |n: usize| {
+                let label = value::int("n", n as i64);
+                Arc::new(Series::new(Arc::new(Scope::default()), Arc::clone(&metric), vec![label]))
+            };
+            let samples: Vec<Sample> = (0..count).map(|n| Sample::number(&series(n), 0, NOW, Value::Int(7))).collect();
+            self.ledger.seen(Signal::Metrics, count as u64);
+            self.keeper.took(count as u64);
+            let records = Records::Metrics(samples);
+            let batch = Batch { source: Source::Otlp, resource: Arc::default(), records, ack: Ack::none() };
+            self.process.take(batch, NOW, &mut Vec::new());
+            self.note();
+        }
 
-    /// What metrics carried over, lost to the crash, and hold now; none of it is unaccounted for.
-    fn books(ledger: &Ledger) -> (u64, u64, i64) {
-        let metrics = ledger.read().signals[Signal::Metrics as usize].clone();
-        assert_eq!(metrics.balance(), 0);
-        (metrics.carried, metrics.dropped_total(), metrics.waiting_total())
-    }
+        async fn checkpoint(&mut self) {
+            self.keeper.begin(self.process.checkpoint(NOW), &self.ledger);
+            self.keeper.written().await;
+            self.note();
+        }
 
-    /// What a crash now would take.
-    fn at_risk(keeper: &mut Keeper, dir: &Path, ledger: &Ledger) -> Lost {
-        keeper.note(ledger);
-        journal::open(dir).1
+        fn note(&self) {
+            self.books.note(self.keeper.risk());
+        }
+
+        /// What metrics carried over, lost to the crash, and hold now; none of it is unaccounted for, now or in all.
+        fn account(&self) -> (u64, u64, i64) {
+            let [now, all] = [self.ledger.read(), self.books.in_all()].map(|reading| reading.signals[0].clone());
+            assert_eq!((now.balance(), all.balance()), (0, 0));
+            (now.carried, now.dropped_total(), now.waiting_total())
+        }
+
+        /// What a crash now would take.
+        fn at_risk(&self, dir: &Path) -> Lost {
+            self.note();
+            books::open(dir).lost()
+        }
     }
 
     #[tokio::test]
@@ -305,33 +311,35 @@ mod tests {
     #[tokio::test]
     async fn after_a_crash_the_checkpoint_goes_on_and_what_came_later_is_counted_as_lost_once() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut process, mut keeper, ledger) = run(dir.path(), HOUR);
-        take(5, &mut process, &mut keeper, &ledger);
-        keeper.begin(process.checkpoint(NOW), &ledger);
-        keeper.written().await;
-        take(3, &mut process, &mut keeper, &ledger);
-        drop((process, keeper));
-        let (mut process, mut keeper, ledger) = run(dir.path(), HOUR);
-        assert_eq!(books(&ledger), (8, 3, 5));
-        keeper.note(&ledger);
+        let mut first = run(dir.path(), HOUR);
+        first.take(5);
+        first.checkpoint().await;
+        first.take(3);
+        drop(first);
+        let mut second = run(dir.path(), HOUR);
+        assert_eq!(second.account(), (8, 3, 5));
         let mut out = Vec::new();
-        process.drain(NOW, &mut out);
+        second.process.drain(NOW, &mut out);
         assert_eq!(out.iter().map(|reduced| reduced.records.count()).sum::<u64>(), 5);
-        keeper.finish(process.checkpoint(NOW), &ledger).await;
-        close(dir.path());
-        assert_eq!(books(&run(dir.path(), HOUR).2), (0, 0, 0), "a clean stop loses nothing and leaves nothing");
+        second.keeper.finish(second.process.checkpoint(NOW), &second.ledger).await;
+        second.ledger.sent(Signal::Metrics, 5);
+        second.books.close().await;
+        let third = run(dir.path(), HOUR);
+        assert_eq!(third.account(), (0, 0, 0), "a clean stop loses nothing and leaves nothing");
+        let all = third.books.in_all().signals[0].clone();
+        assert_eq!((all.seen, all.sent, all.dropped_total()), (8, 5, 3));
     }
 
     #[tokio::test]
     async fn a_checkpoint_that_cannot_be_used_is_lost_in_the_books_too_and_no_reason_not_to_run() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut process, mut keeper, ledger) = run(dir.path(), HOUR);
-        take(5, &mut process, &mut keeper, &ledger);
-        keeper.begin(b"from a version to come".to_vec(), &ledger);
-        keeper.written().await;
-        keeper.note(&ledger);
-        drop(keeper);
-        assert_eq!(books(&run(dir.path(), HOUR).2), (5, 5, 0));
+        let mut first = run(dir.path(), HOUR);
+        first.take(5);
+        first.keeper.begin(b"from a version to come".to_vec(), &first.ledger);
+        first.keeper.written().await;
+        first.note();
+        drop(first);
+        assert_eq!(run(dir.path(), HOUR).account(), (5, 5, 0));
         assert!(dir.path().join("windows.checkpoint.unusable").exists());
         assert!(!dir.path().join("windows.checkpoint").exists());
     }
@@ -339,26 +347,43 @@ mod tests {
     #[tokio::test]
     async fn a_checkpoint_that_is_gone_is_lost_in_the_books_too() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut process, mut keeper, ledger) = run(dir.path(), HOUR);
-        take(5, &mut process, &mut keeper, &ledger);
-        keeper.begin(process.checkpoint(NOW), &ledger);
-        keeper.written().await;
-        keeper.note(&ledger);
-        keeper.file.remove();
-        drop(keeper);
-        assert_eq!(books(&run(dir.path(), HOUR).2), (5, 5, 0));
+        let mut first = run(dir.path(), HOUR);
+        first.take(5);
+        first.checkpoint().await;
+        first.keeper.file.remove();
+        drop(first);
+        assert_eq!(run(dir.path(), HOUR).account(), (5, 5, 0));
     }
 
     #[tokio::test]
     async fn turned_off_it_leaves_no_checkpoint_that_would_be_taken_for_a_later_run_s() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut process, mut keeper, ledger) = run(dir.path(), HOUR);
-        take(5, &mut process, &mut keeper, &ledger);
-        keeper.begin(process.checkpoint(NOW), &ledger);
-        keeper.written().await;
-        let (_, mut keeper, ledger) = run(dir.path(), Duration::ZERO);
-        assert_eq!((books(&ledger).2, keeper.file.read().unwrap()), (5, None));
-        assert_eq!(at_risk(&mut keeper, dir.path(), &ledger).points, 5, "all that is open");
+        let mut first = run(dir.path(), HOUR);
+        first.take(5);
+        first.checkpoint().await;
+        drop(first);
+        let second = run(dir.path(), Duration::ZERO);
+        assert_eq!((second.account().2, second.keeper.file.read().unwrap()), (5, None));
+        assert_eq!(second.at_risk(dir.path()).points, 5, "all that is open");
+    }
+
+    #[tokio::test]
+    async fn what_is_held_back_is_not_at_risk_but_while_the_checkpoint_that_has_it_may_be_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut run = run(dir.path(), HOUR);
+        run.take(5);
+        run.checkpoint().await;
+        let mut out = Vec::new();
+        run.process.drain(NOW, &mut out);
+        let points: u64 = out.iter().map(|reduced| reduced.records.count()).sum();
+        run.ledger.waiting_add(Signal::Metrics, Place::Freezer, points as i64);
+        run.keeper.pass(&mut out);
+        assert_eq!((points, run.at_risk(dir.path()).points), (5, 0), "the checkpoint on disk has them");
+        run.keeper.begin(run.process.checkpoint(NOW), &run.ledger);
+        assert_eq!(run.at_risk(dir.path()).points, 5, "that checkpoint may be gone by now");
+        run.keeper.written().await;
+        run.keeper.pass(&mut out);
+        assert_eq!(run.at_risk(dir.path()).points, 5, "they are on their way, and no checkpoint has them");
     }
 
     #[tokio::test]
@@ -390,18 +415,22 @@ mod tests {
     #[tokio::test]
     async fn at_risk_are_the_samples_since_the_checkpoint_and_what_is_on_its_way() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut keeper, ledger) = (keeper(dir.path(), HOUR), Ledger::default());
+        let Run { mut keeper, ledger, books, .. } = run(dir.path(), HOUR);
+        let at_risk = |keeper: &Keeper| {
+            books.note(keeper.risk());
+            books::open(dir.path()).lost()
+        };
         ledger.waiting_set(Signal::Metrics, Place::Window, 5);
         ledger.waiting_set(Signal::Metrics, Place::Freezer, 2);
         ledger.waiting_set(Signal::Metrics, Place::Buffer, 90);
         ledger.waiting_set(Signal::Traces, Place::Sampler, 4);
         ledger.waiting_set(Signal::Logs, Place::Window, 70);
         keeper.took(100);
-        assert_eq!(at_risk(&mut keeper, dir.path(), &ledger), Lost { samples: 100, points: 2, spans: 4, kept: 0 });
+        assert_eq!(at_risk(&keeper), Lost { samples: 100, points: 2, spans: 4, kept: 0 });
         keeper.begin(b"five windows".to_vec(), &ledger);
         keeper.took(30);
-        assert_eq!(at_risk(&mut keeper, dir.path(), &ledger).samples, 130, "not yet on disk");
+        assert_eq!(at_risk(&keeper).samples, 130, "not yet on disk");
         keeper.written().await;
-        assert_eq!(at_risk(&mut keeper, dir.path(), &ledger), Lost { samples: 30, points: 2, spans: 4, kept: 5 });
+        assert_eq!(at_risk(&keeper), Lost { samples: 30, points: 2, spans: 4, kept: 5 });
     }
 }

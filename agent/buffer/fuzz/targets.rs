@@ -24,7 +24,13 @@ const ENTRIES: u64 = 6;
 
 fn entry(class: u8, number: u64) -> Entry {
     let payload: Vec<u8> = (0..512 + number * 700).map(|at| (at * 31 + number * 7) as u8).collect();
-    Entry { class, signal: class, records: number as u32 + 1, meta: Bytes::from_static(b"meta"), payload: payload.into() }
+    Entry {
+        class,
+        signal: class,
+        records: number as u32 + 1,
+        meta: Bytes::from_static(b"meta"),
+        payload: payload.into(),
+    }
 }
 
 /// Edits of the segment of class 1: three bytes of position, one to write there; an odd number of bytes left cuts the file.
@@ -60,7 +66,9 @@ pub fn segment(data: &[u8]) {
 
 fn damage(folder: &Path, data: &[u8]) {
     let files = std::fs::read_dir(folder).expect("the folder is there").flatten().map(|file| file.path());
-    let segment = |path: &std::path::PathBuf| path.to_string_lossy().contains("-1.segment") && !path.to_string_lossy().ends_with("-wal");
+    let segment = |path: &std::path::PathBuf| {
+        path.to_string_lossy().contains("-1.segment") && !path.to_string_lossy().ends_with("-wal")
+    };
     let Some(path) = files.filter(segment).next() else { return };
     let mut bytes = std::fs::read(&path).expect("the segment is there");
     for edit in data.chunks_exact(4) {

@@ -48,15 +48,16 @@ impl Buffer {
         self.last_ids
     }
 
-    /// Lease the oldest entry that nobody has on lease; none when there is none. An error (the disk cannot be read)
-    /// is worth another try after a pause.
+    /// Lease an entry that nobody has on lease; none when there is none. Three times in four it is the oldest of the most
+    /// valuable class, the fourth time the oldest of all. An error (the disk cannot be read) is worth another try after a
+    /// pause.
     pub async fn next(&self) -> Result<Option<Stored>, Error> {
         let (answer, answered) = oneshot::channel();
         self.call(Command::Next { answer, calls: self.calls.clone() }).await?;
         answered.await.map_err(|_| Error::Closed)?.map(|lease| lease.and_then(Lease::keep))
     }
 
-    /// Give a lease back: the entry is again the oldest there is, and its next lease is marked as redelivered.
+    /// Give a lease back: the entry is again where its age puts it, and its next lease is marked as redelivered.
     pub fn release(&self, id: EntryId) {
         self.shared.release(&self.calls, id);
     }

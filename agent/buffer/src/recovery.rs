@@ -76,6 +76,7 @@ pub(crate) fn open(options: Options, observer: Arc<dyn Observer>) -> Result<Open
         reserve_bytes,
         reserve_there,
         turn: 0,
+        leases: 0,
         put_failures: 0,
         commits: 0,
     };

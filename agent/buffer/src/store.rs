@@ -15,11 +15,16 @@ use std::sync::Arc;
 /// Reads of a segment that may fail in a row before it is set aside: a bad sector must not hold up the queue for ever.
 const READ_FAILURES_MAX: u32 = 3;
 
+/// Of so many leases one goes to the oldest entry of all and the others to the most valuable class: new errors do not wait
+/// behind an hour of anything else, and nothing waits for ever.
+const OLDEST_EVERY: u64 = 4;
+
 /// An entry on lease, or given back.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Held {
     /// First id of its segment.
     segment: u64,
+    class: u8,
     totals: Totals,
     /// Its segment is gone, for this reason: lost unless it is acked.
     orphaned: Option<Loss>,
@@ -42,6 +47,8 @@ pub(crate) struct Store {
     pub(crate) reserve_bytes: u64,
     pub(crate) reserve_there: bool,
     pub(crate) turn: u64,
+    /// Given since opening.
+    pub(crate) leases: u64,
     pub(crate) put_failures: u64,
     pub(crate) commits: u64,
 }
@@ -76,20 +83,28 @@ impl Store {
         }
     }
 
-    /// Lease the oldest entry: one given back, or the first of a segment.
+    /// Whose turn it is: an entry given back, or the first of a segment.
+    fn next_in_line(&self) -> Option<(u64, u64)> {
+        let by_age = self.leases % OLDEST_EVERY == OLDEST_EVERY - 1;
+        let released = self.released.iter().map(|(id, held)| (held.class, *id, held.segment));
+        let heads = self.segments.values().filter_map(|segment| Some((segment.class, segment.head?, segment.first_id)));
+        let next = released.chain(heads).min_by_key(|(class, id, _)| (if by_age { 0 } else { *class }, *id));
+        next.map(|(_, id, first_id)| (id, first_id))
+    }
+
+    /// Lease the entry whose turn it is.
     pub(crate) fn lease(&mut self) -> Result<Option<Stored>, Error> {
         loop {
-            let released = self.released.first_key_value().map(|(id, held)| (*id, held.segment));
-            let heads = self.segments.values().filter_map(|segment| Some((segment.head?, segment.first_id)));
-            let Some((id, first_id)) = released.into_iter().chain(heads).min() else { return Ok(None) };
+            let Some((id, first_id)) = self.next_in_line() else { return Ok(None) };
             match self.read(first_id, id) {
                 Ok(Row::Good(mut stored)) => {
                     stored.redelivered = id < self.recovered_below || self.released.contains_key(&id);
                     let (signal, records) = (stored.entry.signal, u64::from(stored.entry.records));
                     let bytes = (stored.entry.meta.len() + stored.entry.payload.len()) as u64;
-                    let held = Held { segment: first_id, totals: Totals::one(signal, records, bytes), orphaned: None };
+                    let (class, totals) = (stored.entry.class, Totals::one(signal, records, bytes));
                     self.leave_queue(first_id, id)?;
-                    self.leased.insert(id, held);
+                    self.leased.insert(id, Held { segment: first_id, class, totals, orphaned: None });
+                    self.leases += 1;
                     return Ok(Some(*stored));
                 }
                 Ok(Row::Damaged(totals)) => {

@@ -40,8 +40,21 @@ struct Model {
     /// Acked since the last clean stop: a kill may bring them back.
     acked: BTreeMap<EntryId, Entry>,
     highest: Option<EntryId>,
+    /// Given since the buffer was opened.
+    leases: u64,
     put_records: u64,
     acked_records: u64,
+}
+
+impl Model {
+    /// The most valuable class first, the oldest of it; of four leases the last goes to the oldest of all.
+    fn lease(&mut self) -> Option<(EntryId, (Entry, bool))> {
+        let by_age = self.leases % 4 == 3;
+        let turn = |(id, (entry, _)): &(&EntryId, &(Entry, bool))| (if by_age { 0 } else { entry.class }, **id);
+        let id = *self.waiting.iter().min_by_key(turn)?.0;
+        self.leases += 1;
+        self.waiting.remove_entry(&id)
+    }
 }
 
 struct World {
@@ -78,7 +91,7 @@ impl World {
             }
             Operation::Lease => {
                 let stored = self.buffer.next().await.unwrap();
-                let expected = self.model.waiting.pop_first();
+                let expected = self.model.lease();
                 assert_eq!(stored.is_some(), expected.is_some());
                 if let (Some(stored), Some((id, (entry, redelivered)))) = (stored, expected) {
                     assert_eq!((stored.id, &stored.entry, stored.redelivered), (id, &entry, redelivered));
@@ -166,9 +179,11 @@ impl World {
         model.waiting.extend(leased.iter().map(|(id, entry)| (*id, (entry.clone(), true))));
         model.waiting.values_mut().for_each(|(_, redelivered)| *redelivered = true);
         // Everything that is owed is there; whatever else is there was acked and its deletion not yet written.
+        self.model.leases = 0;
         let mut found = BTreeSet::new();
         let mut again = Vec::new();
         while let Some(stored) = self.buffer.next().await.unwrap() {
+            self.model.leases += 1;
             found.insert(stored.id);
             let owed = self.model.waiting.contains_key(&stored.id);
             assert!(owed || (killed && acked.contains_key(&stored.id)), "{} came back", number(&stored));

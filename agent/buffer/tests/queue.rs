@@ -7,17 +7,32 @@ use ollystack_buffer::{Advice, Entry, Error, Options, WhenFull};
 use support::{copy, entry, lease_all, number, open, segments, small};
 
 #[tokio::test]
-async fn what_is_put_comes_out_in_order_and_whole() {
+async fn what_is_put_comes_out_whole_and_each_class_in_order() {
     let directory = support::directory();
     let (buffer, recovery, _) = open(small(directory.path()));
     assert_eq!(recovery.entries, 0);
     let entries: Vec<Entry> = (0..50).map(|n| entry((n % 3) as u8, n, n as usize * 400)).collect();
     let ids = buffer.put(entries.clone()).await.unwrap();
     assert!(ids.windows(2).all(|pair| pair[0] < pair[1]));
-    let all = lease_all(&buffer).await;
+    let mut all = lease_all(&buffer).await;
+    all.sort_by_key(|stored| stored.entry.class);
+    assert!(all.windows(2).all(|pair| pair[0].entry.class < pair[1].entry.class || pair[0].id < pair[1].id));
+    all.sort_by_key(|stored| stored.id);
     assert_eq!(all.iter().map(|stored| stored.id).collect::<Vec<_>>(), ids);
     assert_eq!(all.iter().map(|stored| stored.entry.clone()).collect::<Vec<_>>(), entries);
     assert!(all.iter().all(|stored| !stored.redelivered));
+}
+
+#[tokio::test]
+async fn new_errors_pass_a_backlog_which_goes_on_meanwhile() {
+    let directory = support::directory();
+    let (buffer, ..) = open(small(directory.path()));
+    buffer.put((0..100).map(|n| entry(2, n, 1_000)).collect()).await.unwrap();
+    buffer.put((100..130).map(|n| entry(0, n, 10)).collect()).await.unwrap();
+    let classes: Vec<u8> = lease_all(&buffer).await.iter().map(|stored| stored.entry.class).collect();
+    assert_eq!(classes.len(), 130);
+    let first_40: Vec<_> = classes[..40].iter().filter(|class| **class == 0).collect();
+    assert_eq!(first_40.len(), 30, "three in four go to errors while there are any: {classes:?}");
 }
 
 #[tokio::test]
@@ -59,7 +74,8 @@ async fn what_was_put_survives_a_kill_and_what_was_acked_before_a_stop_does_not_
     let (after, recovery, losses) = open(small(killed.path()));
     assert_eq!((recovery.entries, recovery.records_by_signal[0] + recovery.records_by_signal[1]), (20, 60));
     assert_eq!(after.last_ids()[..3], [ids[18].0, ids[19].0, 0]);
-    let all = lease_all(&after).await;
+    let mut all = lease_all(&after).await;
+    all.sort_by_key(|stored| stored.id);
     assert_eq!(all.iter().map(number).collect::<Vec<_>>(), (0..20).collect::<Vec<_>>());
     assert!(all.iter().all(|stored| stored.redelivered));
     let fresh = after.put(vec![entry(0, 99, 10)]).await.unwrap()[0];
@@ -70,7 +86,8 @@ async fn what_was_put_survives_a_kill_and_what_was_acked_before_a_stop_does_not_
 
     let (reopened, recovery, _) = open(small(killed.path()));
     assert_eq!(recovery.entries, 8);
-    let left: Vec<u64> = lease_all(&reopened).await.iter().map(number).collect();
+    let mut left: Vec<u64> = lease_all(&reopened).await.iter().map(number).collect();
+    left.sort_unstable();
     assert_eq!(left, (13..20).chain([99]).collect::<Vec<_>>());
     assert_eq!(losses.total(), 0);
 }

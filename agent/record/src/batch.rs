@@ -122,8 +122,10 @@ pub enum Class {
     Errors = 0,
     /// Slow and first-seen traces, warnings, metrics.
     Normal = 1,
-    /// Baseline traces, debug logs. Go first.
+    /// Traces kept by chance alone.
     Baseline = 2,
+    /// Debug logs. Go first.
+    Debug = 3,
 }
 
 /// Reduced records, ready to be frozen.

@@ -34,7 +34,7 @@ use ollystack_patterns::{Miner, PatternId};
 use ollystack_record::otlp::logs::v1::{LogRecord, ScopeLogs};
 use ollystack_record::{Ack, Ledger, Place, Reduced, Resource, Signal, Source, value};
 use ollystack_schema::names;
-use rows::{CLASSES, Rows, is_error};
+use rows::{CLASSES, Rows, is_error, way};
 use rules::Rules;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -127,19 +127,19 @@ impl Logs {
                 self.stats.lines += 1;
                 let room = self.room(&window);
                 match self.line(record, resource, place, &mut window, now, room) {
-                    Taken::Whole(record) => ways.push(rows.push(number, &scope, record) as usize),
+                    Taken::Whole(record) => ways.push(way(rows.push(number, &scope, record))),
                     Taken::Waits(class, folded) => {
-                        ways.push(CLASSES.len() + class as usize);
+                        ways.push(CLASSES.len() + way(class));
                         self.ledger.folded(Signal::Logs, folded);
                     }
                 }
             }
         }
         // What goes out together and what waits, by class: each is durable at a time of its own.
-        let [errors, normal, baseline, waiting @ ..] = ack.split::<{ 2 * CLASSES.len() }>(&ways);
+        let [errors, normal, debug, waiting @ ..] = ack.split::<{ 2 * CLASSES.len() }>(&ways);
         window.hold(waiting);
         self.stats.rows += rows.count();
-        rows.hand_on(resource, [errors, normal, baseline], out);
+        rows.hand_on(resource, [errors, normal, debug], out);
         self.windows.put_back(of, window);
         let is_full = self.windows.held().batches_patient > self.config.batches_held_max;
         self.close(now, if is_full { Closing::Patient } else { Closing::Due }, out);

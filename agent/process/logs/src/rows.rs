@@ -4,8 +4,13 @@ use crate::window::Scope;
 use ollystack_record::otlp::logs::v1::{LogRecord, ResourceLogs, ScopeLogs, SeverityNumber};
 use ollystack_record::{Ack, Class, Outcome, Reduced, ReducedRecords, Resource};
 
-/// By their numbers.
-pub(crate) const CLASSES: [Class; 3] = [Class::Errors, Class::Normal, Class::Baseline];
+/// Those of log records.
+pub(crate) const CLASSES: [Class; 3] = [Class::Errors, Class::Normal, Class::Debug];
+
+/// Where a class stands among them.
+pub(crate) fn way(class: Class) -> usize {
+    CLASSES.iter().position(|known| *known == class).unwrap_or(CLASSES.len() - 1)
+}
 
 /// The records of one resource.
 #[derive(Debug, Default)]
@@ -19,7 +24,7 @@ impl Rows {
     pub(crate) fn push(&mut self, number: usize, scope: &Scope, record: LogRecord) -> Class {
         self.count += 1;
         let class = class(&record);
-        let scopes = &mut self.by_class[class as usize];
+        let scopes = &mut self.by_class[way(class)];
         match scopes.last_mut() {
             Some((last, scope)) if *last == number => scope.log_records.push(record),
             _ => {
@@ -59,7 +64,7 @@ pub(crate) fn is_error(severity: i32) -> bool {
 pub(crate) fn class(record: &LogRecord) -> Class {
     match record.severity_number {
         number if is_error(number) => Class::Errors,
-        number if (1..SeverityNumber::Info as i32).contains(&number) => Class::Baseline,
+        number if (1..SeverityNumber::Info as i32).contains(&number) => Class::Debug,
         _ => Class::Normal,
     }
 }

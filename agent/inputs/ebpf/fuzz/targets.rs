@@ -24,7 +24,7 @@ pub fn records(data: &[u8]) {
         match head & 3 {
             0 => drop(events.take(record, 0)),
             1 => tcp.take(record, &mut processes),
-            kind => http.take(record, 0, kind == 3, &mut processes),
+            kind => http.take(record, kind == 2, 0, &mut processes),
         }
         rest = tail;
     }

@@ -73,6 +73,13 @@ pub(crate) struct Record<'a> {
     end: usize,
 }
 
+impl Record<'_> {
+    /// Where its first line begins in the chunk.
+    pub(crate) fn start(&self) -> usize {
+        self.start
+    }
+}
+
 /// What a chunk holds.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Joined<'a> {

@@ -1,14 +1,15 @@
 //! Log files: from the files that match the globs to the intake, with offsets that survive restarts.
 //!
 //! `discover` finds files, `watch` hears of changes, `follow` reads them through `tail`, `lines`, `frame` and `join` into
-//! `records`, and `offsets` remembers how far each was made durable. A line is delivered at least once: an offset is committed
-//! only after the verdict on its batch, and a restart goes on from there. Lines that belong together are one record, which counts
+//! `records`, and `offsets` remembers what of each was made durable. A line is delivered once: it counts as done only after the verdict on
+//! it, and what is about to be made durable is written down before (`ahead`), so that a restart after a crash reads exactly the rest. Lines that belong together are one record, which counts
 //! as one wherever records are counted and says how many lines it is. Invariant: what is not handed in stays in its file, and a
 //! file that goes before it was read is counted.
 //!
 //! What no tailer can know is how much a file held when it was truncated in place between two looks (copytruncate): such loss is
 //! counted as far as its size was seen.
 
+mod ahead;
 mod config;
 mod container;
 mod discover;
@@ -35,7 +36,7 @@ pub use stats::{FileStats, Stats, StatsReading};
 use discover::Globs;
 use follow::Follower;
 use ollystack_record::{Afterwork, Availability, Intake, Resource};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -102,6 +103,15 @@ pub fn availability(config: &Config) -> Vec<Availability> {
         _ => Availability::on(name, format!("{readable} files")),
     };
     vec![row]
+}
+
+/// After a crash: enter in the offsets what became durable and could not be saved, by the highest ids that the buffer holds of each
+/// class. Call before anything is put into it.
+pub fn recover(state_dir: &Path, last_ids: &[u64]) {
+    if let Err(error) = ahead::recover(state_dir, last_ids) {
+        let path = state_dir.display();
+        tracing::error!(%path, %error, "what the last run sent of log files is not known to the line: some may show twice; check the disk");
+    }
 }
 
 /// Follow the files until `stop`; offsets are kept in `state_dir`. On `stop` it returns once nothing more is handed in; the offsets

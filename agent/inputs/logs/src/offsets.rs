@@ -1,9 +1,11 @@
 //! How far each file was durably handed in, in one small file that is replaced as a whole.
 //!
 //! Written to a new file, synced, renamed over the old one, folder synced: after a crash there is the old state or the new
-//! one. Invariant: an offset is written only after everything before it is durable.
+//! one. Invariant: what is written as done, before the mark or beyond it, is durable.
 
-use crate::identity::{FileId, Fingerprint};
+use crate::identity::{Beginning, FileId, Fingerprint};
+use crate::tail::Start;
+use ollystack_record::Spans;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Write};
@@ -28,12 +30,30 @@ pub(crate) struct Mark {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Entry {
     pub(crate) id: FileId,
+    /// Which life of it: it begins anew when it is truncated, or its inode is used again.
+    #[serde(default)]
+    pub(crate) life: u64,
     pub(crate) fingerprint: Fingerprint,
     /// Where it was first seen: for people, and for finding it again after a rotation.
     pub(crate) path: String,
     pub(crate) mark: Mark,
+    /// Beyond the mark: what went on before other lines did.
+    #[serde(default, skip_serializing_if = "Spans::is_empty")]
+    pub(crate) done: Spans,
     /// Its size when last looked at.
     pub(crate) size: u64,
+}
+
+impl Entry {
+    /// Whether it says how far a file of this size, which begins like this, was read.
+    pub(crate) fn goes_on(&self, size: u64, beginning: &Beginning) -> bool {
+        size >= self.mark.offset.max(self.done.end()) && beginning.continues(&self.fingerprint)
+    }
+
+    /// Where to go on.
+    pub(crate) fn start(&self) -> Start {
+        Start { life: self.life, mark: self.mark, done: self.done.clone() }
+    }
 }
 
 /// The whole state.
@@ -108,9 +128,11 @@ mod tests {
     fn entry(path: &str) -> Entry {
         Entry {
             id: FileId { device: 1, inode: u64::MAX },
+            life: 3,
             fingerprint: Fingerprint::default(),
             path: path.into(),
             mark: Mark { offset: 7, in_cut_line: true, in_record: true },
+            done: Spans::from(vec![(8, 9), (11, 12)]),
             size: 9,
         }
     }
@@ -124,6 +146,18 @@ mod tests {
         store.save(6, vec![entry("/c")]).unwrap();
         let expected = State { version: VERSION, saved_unix_nano: 6, files: vec![entry("/c")] };
         assert_eq!(store.load().unwrap(), Loaded::State(expected));
+    }
+
+    #[test]
+    fn a_state_of_an_agent_that_knew_neither_lives_nor_what_is_done_beyond_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path()).unwrap();
+        let text = r#"{"version":1,"saved_unix_nano":5,"files":[{"id":{"device":1,"inode":2},
+            "fingerprint":{"length":3,"hash":4},"path":"/a","mark":{"offset":7,"in_cut_line":false},"size":9}]}"#;
+        std::fs::write(store.path(), text).unwrap();
+        let Loaded::State(state) = store.load().unwrap() else { unreachable!() };
+        assert_eq!((state.files[0].mark.offset, state.files[0].life), (7, 0));
+        assert!(state.files[0].done.is_empty());
     }
 
     #[test]

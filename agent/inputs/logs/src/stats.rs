@@ -33,7 +33,7 @@ pub struct StatsReading {
     pub errors: u64,
     /// What the last failure was.
     pub last_error: String,
-    /// Commits that wait for their verdict: each of what was handed in of a file in a second, or longer.
+    /// Bytes handed in that wait for their verdict.
     pub unsettled: u64,
     /// The files followed.
     pub files: Vec<FileStats>,

@@ -1,9 +1,8 @@
 //! One followed file: where it stands, what of it is under way, and reading on.
 //!
-//! Nothing here waits: `look` asks the file system, `read` reads one chunk, `handed_in` and `settle` move the marks. Batches that
-//! are handed in between two commits are a group and share an acknowledgement: finer verdicts would not be written anyway.
-//! Invariant: `committed` never passes a byte whose group is not settled, and never moves over bytes of an earlier life of the
-//! file.
+//! Nothing here waits: `look` asks the file system, `read` reads one chunk, `handed_in` and `settle` move the marks. What the run
+//! before had settled beyond its mark is passed over. Invariant: `committed` never passes a byte that is not settled, and never
+//! moves over bytes of an earlier life of the file.
 
 use crate::discover::Candidate;
 use crate::identity::{Beginning, FileId, Fingerprint};
@@ -12,7 +11,7 @@ use crate::offsets::{Entry, Mark};
 use crate::open::open;
 use crate::records::Origin;
 use crate::rules::Rules;
-use ollystack_record::{Ack, Outcome, Resource};
+use ollystack_record::{Resource, Spans};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
@@ -39,6 +38,8 @@ const GROWING_WAITS: u32 = 5;
 #[derive(Debug)]
 pub(crate) struct Tail {
     pub(crate) id: FileId,
+    /// Verdicts on an earlier life are not for this one.
+    pub(crate) life: u64,
     /// Where it was first seen; its records keep saying so after a rotation.
     pub(crate) path: PathBuf,
     base: Arc<Path>,
@@ -53,10 +54,10 @@ pub(crate) struct Tail {
     pub(crate) committed: Mark,
     /// Size when last looked at.
     pub(crate) size: u64,
-    /// In the order of the file.
-    groups: VecDeque<Group>,
-    /// Of the last group, while it takes more batches.
-    ack: Option<Ack>,
+    /// Settled beyond.
+    done: Spans,
+    /// Ends of batches, not committed yet, at which a line or a record goes on.
+    marks: VecDeque<Mark>,
     /// How long the unfinished last line has been as long as it is.
     unfinished: Option<(u64, Instant)>,
     open: Option<Open>,
@@ -75,14 +76,6 @@ pub(crate) struct Tail {
     bytes: u64,
 }
 
-/// Batches that share an acknowledgement.
-#[derive(Debug)]
-struct Group {
-    number: u64,
-    end: Mark,
-    is_settled: bool,
-}
-
 /// The first record of the file that may go on.
 #[derive(Clone, Copy, Debug)]
 struct Open {
@@ -90,6 +83,15 @@ struct Open {
     end: u64,
     seen: Instant,
     grown: Instant,
+}
+
+/// Where to begin in a file.
+#[derive(Clone, Debug)]
+pub(crate) struct Start {
+    pub(crate) life: u64,
+    pub(crate) mark: Mark,
+    /// Beyond the mark, and not to be read again.
+    pub(crate) done: Spans,
 }
 
 /// How long is waited for what may go on.
@@ -121,17 +123,18 @@ pub(crate) enum Look {
 }
 
 impl Tail {
-    /// Begin to follow an opened file at `start`.
+    /// Begin to follow an opened file at `start`, in this life of it, of which this much beyond is done.
     pub(crate) fn new(
         found: &Candidate,
         file: File,
         beginning: &Beginning,
-        start: Mark,
+        Start { life, mark, done }: Start,
         (host, rules): (&Resource, &Rules),
         now: Instant,
     ) -> Tail {
-        Tail {
+        let mut tail = Tail {
             id: found.id,
+            life,
             path: found.path.clone(),
             base: Arc::clone(&found.base),
             resource: Arc::new(crate::records::resource(host, &found.path)),
@@ -139,11 +142,11 @@ impl Tail {
             layout: rules.layout(&found.path, beginning.bytes()),
             fingerprint: beginning.fingerprint(),
             file: Some(file),
-            position: start,
-            committed: start,
+            position: mark,
+            committed: mark,
             size: found.size,
-            groups: VecDeque::new(),
-            ack: None,
+            done,
+            marks: VecDeque::new(),
             unfinished: None,
             open: None,
             held: Vec::new(),
@@ -154,11 +157,22 @@ impl Tail {
             used: now,
             records: 0,
             bytes: 0,
-        }
+        };
+        // What is done may begin at the mark.
+        tail.settle(&Spans::default());
+        tail.position = tail.committed;
+        tail
     }
 
     /// Ask how large it is and whether it is still the same. Opens it if need be.
-    pub(crate) fn look(&mut self, rules: &Rules, follow_symlinks: bool, now: Instant) -> io::Result<Look> {
+    /// If it begins anew, its life is `next_life`.
+    pub(crate) fn look(
+        &mut self,
+        rules: &Rules,
+        follow_symlinks: bool,
+        next_life: u64,
+        now: Instant,
+    ) -> io::Result<Look> {
         self.ensure_open(follow_symlinks)?;
         let Some(file) = &self.file else {
             return Ok(Look::Gone { unread: self.unread() });
@@ -174,6 +188,7 @@ impl Tail {
             let held = remains.bytes.len() as u64;
             let unread = self.unread().saturating_sub(held);
             self.earlier = Some((self.fingerprint, past(self.position, held)));
+            self.life = next_life;
             self.begin_anew(size, &beginning, rules);
             return Ok(Look::Anew { unread, remains });
         }
@@ -193,8 +208,7 @@ impl Tail {
         self.layout = rules.layout(&self.path, beginning.bytes());
         self.position = Mark::default();
         self.committed = Mark::default();
-        self.groups.clear();
-        self.end_group();
+        (self.done, self.marks) = Default::default();
         (self.unfinished, self.open) = (None, None);
         self.size = size;
     }
@@ -268,7 +282,12 @@ impl Tail {
         now: Instant,
     ) -> io::Result<(Joined<'a>, bool)> {
         let Some(file) = &self.file else { return Ok((Joined::default(), false)) };
-        let wanted = if self.needs_room { buffer.len() } else { buffer.len().min(CHUNK_BYTES) };
+        if let Some(end) = self.done.end_from(self.position.offset) {
+            self.position = Mark { offset: end, ..Mark::default() };
+        }
+        let done_from = self.done.next_start(self.position.offset);
+        let mut wanted = if self.needs_room { buffer.len() } else { buffer.len().min(CHUNK_BYTES) };
+        wanted = wanted.min(done_from.map_or(usize::MAX, |from| (from - self.position.offset) as usize));
         let mut length = 0;
         while length < wanted {
             match file.read_at(&mut buffer[length..wanted], self.position.offset + length as u64) {
@@ -282,9 +301,11 @@ impl Tail {
         let end = self.position.offset + length as u64;
         self.size = self.size.max(end);
         self.used = now;
-        let at_end = end >= self.size;
-        let mut joined = join(chunk, self.position, &self.layout, limits, Due::Nothing);
-        if at_end {
+        let (at_end, at_done) = (end >= self.size, done_from == Some(end));
+        // What comes then was handed on: nothing before it goes on there.
+        let due = if at_done { Due::Line } else { Due::Nothing };
+        let mut joined = join(chunk, self.position, &self.layout, limits, due);
+        if at_end && !at_done {
             let due = self.note(&joined, end, waits, now);
             if due > Due::Nothing {
                 joined = join(chunk, self.position, &self.layout, limits, due);
@@ -300,7 +321,7 @@ impl Tail {
             self.held.extend_from_slice(rest);
         }
         self.held.shrink_to_fit();
-        self.needs_room = !at_end && joined.consumed == 0;
+        self.needs_room = !at_end && !at_done && joined.consumed == 0;
         let has_more = !at_end || joined.is_full;
         Ok((joined, has_more))
     }
@@ -326,53 +347,31 @@ impl Tail {
         }
     }
 
-    /// So many bytes were handed in with the acknowledgement of the last group, or held no records.
+    /// So many bytes were handed in, or held no records.
     pub(crate) fn handed_in(&mut self, consumed: u64, (in_cut_line, in_record): (bool, bool), records: u64) {
-        self.position = Mark { offset: self.position.offset + consumed, in_cut_line, in_record };
+        let from = self.position.offset;
+        self.position = Mark { offset: from + consumed, in_cut_line, in_record };
         self.records += records;
         self.bytes += consumed;
-        match self.groups.back_mut() {
-            Some(group) => group.end = self.position,
-            None => self.committed = self.position,
+        if in_cut_line || in_record {
+            self.marks.push_back(self.position);
+        }
+        if records == 0 {
+            self.settle(&Spans::one(from, self.position.offset));
         }
     }
 
-    /// The acknowledgement that batches share now, if there is one.
-    pub(crate) fn ack(&self) -> Option<Ack> {
-        self.ack.clone()
-    }
-
-    /// Batches from here on are group `number`. Numbers go up.
-    pub(crate) fn begin_group(&mut self, number: u64, ack: Ack) {
-        self.groups.push_back(Group { number, end: self.position, is_settled: false });
-        self.ack = Some(ack);
-    }
-
-    /// The number of the group that takes more batches.
-    pub(crate) fn open_group(&self) -> Option<u64> {
-        self.ack.as_ref().and(self.groups.back()).map(|group| group.number)
-    }
-
-    /// The last group takes no more batches: its verdict comes once those it has are settled.
-    pub(crate) fn end_group(&mut self) {
-        if let Some(ack) = self.ack.take() {
-            ack.resolve(Outcome::Durable);
-        }
-    }
-
-    /// The verdict on group `number` is in. True if the file may be committed further than before.
-    pub(crate) fn settle(&mut self, number: u64) -> bool {
-        // A group of the file's earlier life is not there any more.
-        if let Some(group) = self.groups.iter_mut().find(|group| group.number == number) {
-            group.is_settled = true;
-        }
-        let before = self.committed;
-        while self.groups.front().is_some_and(|group| group.is_settled) {
-            if let Some(group) = self.groups.pop_front() {
-                self.committed = group.end;
+    /// The verdict on these parts is in.
+    pub(crate) fn settle(&mut self, spans: &Spans) {
+        self.done.extend(spans);
+        if let Some(offset) = self.done.end_from(self.committed.offset) {
+            while self.marks.front().is_some_and(|mark| mark.offset < offset) {
+                self.marks.pop_front();
             }
+            let mark = self.marks.front().filter(|mark| mark.offset == offset).copied();
+            self.committed = mark.unwrap_or(Mark { offset, ..Mark::default() });
+            self.done.forget_before(offset);
         }
-        self.committed != before
     }
 
     /// Its name is there, or no longer.
@@ -402,7 +401,7 @@ impl Tail {
 
     /// Without a name, read to its end and settled.
     pub(crate) fn is_finished(&self) -> bool {
-        self.is_nameless() && self.unread() == 0 && self.groups.is_empty()
+        self.is_nameless() && self.unread() == 0 && self.committed.offset >= self.position.offset
     }
 
     /// How many records so many bytes of this file are, by what was read of it so far.
@@ -427,7 +426,8 @@ impl Tail {
 
     pub(crate) fn entry(&self) -> Entry {
         let path = self.path.to_string_lossy().into_owned();
-        Entry { id: self.id, fingerprint: self.fingerprint, path, mark: self.committed, size: self.size }
+        let (mark, done) = (self.committed, self.done.clone());
+        Entry { id: self.id, life: self.life, fingerprint: self.fingerprint, path, mark, done, size: self.size }
     }
 }
 

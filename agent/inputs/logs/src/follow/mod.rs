@@ -78,6 +78,8 @@ pub(crate) struct Follower {
     budget: Budget,
     times: Times,
     is_unsaved: bool,
+    /// Of the file that begins last.
+    last_life: u64,
 }
 
 /// When what is due.
@@ -135,7 +137,8 @@ impl Follower {
             rules: Rules::new(&config)?,
             host,
             intake: intake.limited(config.batches_in_flight_max),
-            commits: Commits::new(store, Arc::clone(&stats)),
+            commits: Commits::new(store, state_dir, Arc::clone(&stats))
+                .map_err(|source| Error::State { path: state_dir.to_owned(), source })?,
             stats,
             watch,
             config,
@@ -146,6 +149,8 @@ impl Follower {
             complaints: HashSet::new(),
             held_bytes: 0,
             is_unsaved: true,
+            // Beyond those of runs before.
+            last_life: unix_nanos(),
         };
         follower.first_walk(state, now);
         follower.save(now).map_err(|source| Error::State { path: follower.commits.path().to_owned(), source })?;
@@ -163,8 +168,8 @@ impl Follower {
                     break;
                 }
                 self.bound_open();
-                while let Some(verdict) = self.commits.try_next() {
-                    self.is_unsaved |= self.commits.settle(&mut self.tails, verdict, false);
+                while let Some(settled) = self.commits.try_next() {
+                    self.is_unsaved |= self.commits.settle(&mut self.tails, &settled, false);
                 }
                 if self.watch.changed().now_or_never().is_some() {
                     self.gather_from_now();
@@ -173,8 +178,8 @@ impl Follower {
                 let next = self.next_deadline();
                 tokio::select! {
                     () = stop.cancelled() => break,
-                    verdict = self.commits.next() => {
-                        self.is_unsaved |= self.commits.settle(&mut self.tails, verdict, false);
+                    settled = self.commits.next() => {
+                        self.is_unsaved |= self.commits.settle(&mut self.tails, &settled, false);
                     }
                     () = self.watch.changed() => self.gather_from_now(),
                     () = tokio::time::sleep_until(next.into()) => {}
@@ -276,6 +281,11 @@ impl Follower {
         }
     }
 
+    fn next_life(&mut self) -> u64 {
+        self.last_life += 1;
+        self.last_life
+    }
+
     fn enqueue(&mut self, id: FileId) {
         if !self.queue.contains(&id) {
             self.queue.push_back(id);
@@ -291,8 +301,9 @@ impl Follower {
     /// Read one chunk of a file and hand it in.
     async fn turn(&mut self, id: FileId, stop: &CancellationToken) -> Flow {
         let now = Instant::now();
+        let next_life = self.next_life();
         let Some(tail) = self.tails.get_mut(&id).filter(|tail| !tail.is_retired()) else { return Flow::On };
-        let look = tail.look(&self.rules, self.config.follow_symlinks, now);
+        let look = tail.look(&self.rules, self.config.follow_symlinks, next_life, now);
         let path = tail.path.clone();
         match look {
             Ok(Look::Same) => {}
@@ -344,7 +355,8 @@ impl Follower {
                 slot = self.intake.reserve(count.records) => slot,
             };
             let Ok(slot) = slot else { return Flow::Stop };
-            let ack = self.commits.ack(tail);
+            let starts = records.iter().map(|record| tail.position.offset + record.start() as u64).collect();
+            let ack = self.commits.ack(tail, starts, count.bytes);
             slot.send(batch(tail, records, ack));
         }
         if consumed > 0 {
@@ -444,9 +456,8 @@ impl Follower {
 
     fn save(&mut self, now: Instant) -> std::io::Result<()> {
         self.times.save = now + COMMIT_EVERY;
-        self.commits.end_groups(&mut self.tails);
         self.held_bytes = self.tails.values().map(Tail::held_bytes).sum();
-        self.commits.save(&self.tails)?;
+        self.commits.save(&mut self.tails, false)?;
         self.is_unsaved = false;
         Ok(())
     }

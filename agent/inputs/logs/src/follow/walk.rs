@@ -9,8 +9,9 @@ use crate::discover::Candidate;
 use crate::identity::{Beginning, FileId};
 use crate::offsets::{Entry, Mark, State};
 use crate::open::open;
-use crate::tail::{Tail, find_renamed};
+use crate::tail::{Start, Tail, find_renamed};
 use hashbrown::HashSet;
+use ollystack_record::Spans;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,10 @@ impl Follower {
         for found in &walk.files {
             let Some((file, beginning)) = self.opened(found) else { continue };
             let start = match take_saved(&mut saved, found, &beginning) {
-                Some(entry) if found.size >= entry.mark.offset && beginning.continues(&entry.fingerprint) => entry.mark,
+                Some(entry) if entry.goes_on(found.size, &beginning) => {
+                    self.adopt(found, file, &beginning, entry.start(), now);
+                    continue;
+                }
                 Some(entry) => {
                     let unread = entry.size.saturating_sub(entry.mark.offset);
                     self.lost(&found.path, found.id, unread, "a log file was truncated while the agent was down");
@@ -40,7 +44,7 @@ impl Follower {
                     Mark { offset: if at_end { found.size } else { 0 }, ..Mark::default() }
                 }
             };
-            self.adopt(found, file, &beginning, start, now);
+            self.adopt_new(found, file, &beginning, start, now);
         }
         // What was followed and is not there under its name was rotated away while nobody looked.
         for entry in saved {
@@ -58,11 +62,9 @@ impl Follower {
         let size = file.as_ref().and_then(|file| file.metadata().ok()).map(|metadata| metadata.len());
         let beginning = file.as_ref().and_then(|file| Beginning::read(file).ok());
         match (file, beginning, size) {
-            (Some(file), Some(beginning), Some(size))
-                if beginning.continues(&entry.fingerprint) && size >= entry.mark.offset =>
-            {
+            (Some(file), Some(beginning), Some(size)) if entry.goes_on(size, &beginning) => {
                 let found = Candidate { path, base, id: entry.id, size };
-                self.adopt(&found, file, &beginning, entry.mark, now);
+                self.adopt(&found, file, &beginning, entry.start(), now);
                 if let Some(tail) = self.tails.get_mut(&entry.id) {
                     tail.set_named(false, now);
                 }
@@ -98,7 +100,7 @@ impl Follower {
             let Some((file, beginning)) = self.opened(found) else { continue };
             let start = self.start_of_new(found, &beginning);
             named.insert(found.id);
-            self.adopt(found, file, &beginning, start, now);
+            self.adopt_new(found, file, &beginning, start, now);
         }
         // What was not found may be where it was: in a folder that could not be read, or beyond a limit. Given up, it would be
         // new when it is found again, and all of it be read twice.
@@ -130,7 +132,7 @@ impl Follower {
         let Some((file, beginning)) = self.opened(&found) else { return };
         found.path = written_as.to_owned();
         let start = self.start_of_new(&found, &beginning);
-        self.adopt(&found, file, &beginning, start, now);
+        self.adopt_new(&found, file, &beginning, start, now);
         if let Some(tail) = self.tails.get_mut(&id) {
             tail.set_named(written_as == at, now);
         }
@@ -178,9 +180,15 @@ impl Follower {
         }
     }
 
-    fn adopt(&mut self, found: &Candidate, file: File, beginning: &Beginning, start: Mark, now: Instant) {
+    fn adopt_new(&mut self, found: &Candidate, file: File, beginning: &Beginning, mark: Mark, now: Instant) {
+        let start = Start { life: self.next_life(), mark, done: Spans::default() };
+        self.adopt(found, file, beginning, start, now);
+    }
+
+    fn adopt(&mut self, found: &Candidate, file: File, beginning: &Beginning, start: Start, now: Instant) {
+        let offset = start.mark.offset;
         let tail = Tail::new(found, file, beginning, start, (&self.host, &self.rules), now);
-        tracing::debug!(path = %found.path.display(), offset = start.offset, size = found.size, "following a log file");
+        tracing::debug!(path = %found.path.display(), offset, size = found.size, "following a log file");
         self.tails.insert(found.id, tail);
         self.by_path.insert(found.path.clone(), found.id);
         self.is_unsaved = true;
@@ -189,17 +197,20 @@ impl Follower {
     }
 }
 
-/// The saved line of a file: by device and inode; or, as devices are numbered anew at boot, by name, inode and beginning.
+/// The saved line of a file: by device and inode; or, as devices are numbered anew at boot, by name, inode and beginning. Of several
+/// lives the one that goes on, if one does.
 fn take_saved(saved: &mut Vec<Entry>, found: &Candidate, beginning: &Beginning) -> Option<Entry> {
-    let same = saved.iter().position(|entry| entry.id == found.id);
-    let renumbered = || {
-        saved.iter().position(|entry| {
-            entry.id.inode == found.id.inode
-                && *entry.path == *found.path.to_string_lossy()
-                && beginning.continues(&entry.fingerprint)
-        })
+    let same = |entry: &Entry| entry.id == found.id;
+    let renumbered = |entry: &Entry| {
+        entry.id.inode == found.id.inode
+            && *entry.path == *found.path.to_string_lossy()
+            && beginning.continues(&entry.fingerprint)
     };
-    same.or_else(renumbered).map(|at| saved.swap_remove(at))
+    let by_id = saved.iter().any(same);
+    let lives: Vec<Entry> = saved.extract_if(.., |entry| if by_id { same(entry) } else { renumbered(entry) }).collect();
+    let (going_on, over): (Vec<Entry>, Vec<Entry>) =
+        lives.into_iter().partition(|entry| entry.goes_on(found.size, beginning));
+    going_on.into_iter().chain(over).next()
 }
 
 /// When the file was made, if the file system knows.

@@ -37,6 +37,11 @@ pub(crate) fn availability(config: &Config) -> Vec<Availability> {
     .concat()
 }
 
+/// After a crash: what the buffer got of each and none lived to note, by its highest ids by class. Before anything is put into it.
+pub(crate) fn recover(state_dir: &Path, last_ids: &[u64]) {
+    logs::recover(&state_dir.join("logs"), last_ids);
+}
+
 /// Start those that are enabled. `resource` is this host.
 pub(crate) fn start(
     supervisor: &mut Supervisor,

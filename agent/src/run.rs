@@ -102,6 +102,7 @@ impl Agent {
         };
         let last_run = books::open(&state.dir);
         let (buffer, damaged) = export::open_buffer(options, &ledger)?;
+        inputs::recover(&state.dir, &buffer.last_ids());
         let on_disk = ledger.read().signals.map(|account| account.carried);
         let enricher = Enricher::new(&config.enrich);
         let host = enricher.host_resource();

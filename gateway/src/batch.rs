@@ -1,9 +1,9 @@
 //! Gathers rows per table and freezes them into blocks of 10,000 rows or one second.
 //!
-//! [`Batcher::add`] takes a request's rows; one task a table gathers them and hands each frozen block to the [`Sink`]. Invariants:
-//! a token is given to one
-//! content only (a random number per process start and a count, or the identity of a repeated delivery); the rows of a request are queued for all
-//! of their tables or for none.
+//! [`Batcher::add`] takes a request's rows; two tasks a table gather them, one those of agents, which have them on disk, one all
+//! others, which go to the spill when ClickHouse is away; each hands its frozen blocks to the [`Sink`]. Invariants: a token is given
+//! to one content only (a random number per process start and a count, or the identity of a repeated delivery); the rows of a request
+//! are queued for all of their tables or for none; those of an agent's delivery for one table are in one block.
 
 pub(crate) mod block;
 pub(crate) mod budget;
@@ -12,15 +12,16 @@ pub(crate) mod share;
 
 use crate::config;
 use crate::delivered::UnderWay;
+use crate::delivered::deadline::Deadline;
 use block::{Block, Head};
 use budget::Hold;
 use bytes::{Bytes, BytesMut};
-use share::{Share, Verdict};
+use share::{Fate, Share, Verdict};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -55,15 +56,30 @@ pub(crate) struct Rows {
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) rows: Vec<Rows>,
+    /// Set when the sender has the rows on disk: they are never spilled.
+    pub(crate) kept: Option<Kept>,
+}
+
+/// A delivery of an agent.
+#[derive(Debug)]
+pub(crate) struct Kept {
     /// Lasts until all the rows are settled.
-    pub(crate) under_way: Option<UnderWay>,
-    /// Set for a delivery that is repeated: its rows go in blocks of their own under tokens made from this, so that of all its
+    pub(crate) under_way: UnderWay,
+    /// Their inserts must have begun by then.
+    pub(crate) begin_by: Deadline,
+    /// It may have been made before: its rows go in blocks of their own under a token made from its identity, so that of all its
     /// repetitions one counts.
-    pub(crate) token: Option<String>,
+    pub(crate) repeated: bool,
 }
 
 /// What travels to a gatherer.
-type Queued = (Vec<Rows>, Option<String>, Share);
+#[derive(Debug)]
+struct Queued {
+    rows: Vec<Rows>,
+    begin_by: Option<Deadline>,
+    token: Option<String>,
+    share: Share,
+}
 
 /// A frozen block on its way, with everybody who waits for it.
 #[derive(Debug)]
@@ -71,28 +87,46 @@ pub(crate) struct Frozen {
     /// As in [`Rows`].
     pub(crate) table: usize,
     pub(crate) block: Block,
+    /// Set for a block of agents' rows: its insert must have begun by then.
+    pub(crate) begin_by: Option<Deadline>,
     waiting: Vec<Share>,
     /// Freed with the block.
     _holds: Vec<Hold>,
+    /// Held while it is being written.
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Frozen {
-    /// In ClickHouse or on a synced disk: answer the requests. A block dropped without this refuses them.
-    pub(crate) fn safe(self) {
-        self.waiting.into_iter().for_each(Share::safe);
+    /// Answer the requests. A block dropped without this leaves them in doubt.
+    pub(crate) fn settle(self, fate: Fate) {
+        self.waiting.into_iter().for_each(|share| share.settle(fate));
+    }
+
+    /// Let other blocks of the table be written before this one is settled.
+    pub(crate) fn step_aside(&mut self) {
+        self.turn = None;
+    }
+
+    /// The agents' deliveries of which these are rows.
+    pub(crate) fn deliveries(&self) -> Vec<&UnderWay> {
+        let mut deliveries: Vec<_> = self.waiting.iter().filter_map(Share::under_way).collect();
+        // The chunks of one follow each other.
+        deliveries.dedup_by_key(|under_way| under_way.identity());
+        deliveries
     }
 }
 
 /// Where frozen blocks go.
 pub(crate) trait Sink: Send + Sync + 'static {
-    /// Bring a block to safety, or drop it, which refuses its requests.
+    /// Bring a block to safety, or say what else became of it.
     fn write(&self, frozen: Frozen) -> impl Future<Output = ()> + Send;
 }
 
 /// Takes rows in.
 #[derive(Debug)]
 pub(crate) struct Batcher {
-    tables: Vec<mpsc::Sender<Queued>>,
+    /// By table: of agents, of all others.
+    tables: Vec<[mpsc::Sender<Queued>; 2]>,
 }
 
 /// The gatherers have ended: the gateway is stopping.
@@ -100,8 +134,8 @@ pub(crate) struct Batcher {
 pub(crate) struct Stopped;
 
 impl Batcher {
-    /// Start one gatherer per table. They end when the batcher is dropped and their blocks are written; `stop` makes them
-    /// freeze at once what they have.
+    /// Start the gatherers. They end when the batcher is dropped and their blocks are written; `stop` makes them freeze at once what
+    /// they have.
     pub(crate) fn start<S: Sink>(
         config: &config::Batch,
         writes_max: usize,
@@ -111,7 +145,7 @@ impl Batcher {
     ) -> Result<(Batcher, JoinSet<()>), getrandom::Error> {
         let tokens = Arc::new(Tokens { start: getrandom::u64()?, next: AtomicU64::new(0) });
         let mut gatherers = JoinSet::new();
-        let tables = tables.iter().enumerate().map(|(index, table)| {
+        let mut start = |index: usize, table: &Table, wait: Duration| {
             let (sender, queue) = mpsc::channel(QUEUE_MAX);
             let gatherer = Gatherer {
                 table: index,
@@ -123,14 +157,17 @@ impl Batcher {
                     count: 0,
                 },
                 rows_max: config.rows_max,
-                wait: config.wait(),
-                writes_max,
+                wait,
+                turns: Arc::new(Semaphore::new(writes_max)),
                 tokens: Arc::clone(&tokens),
                 sink: Arc::clone(sink),
             };
             gatherers.spawn(gatherer.run(queue, stop.clone()));
             sender
-        });
+        };
+        // What is left of their time is for their turn to be written.
+        let waits = [config.wait().min(config.begin_within() / 4), config.wait()];
+        let tables = tables.iter().enumerate().map(|(index, table)| waits.map(|wait| start(index, table, wait)));
         Ok((Batcher { tables: tables.collect() }, gatherers))
     }
 
@@ -143,14 +180,18 @@ impl Batcher {
         }
         let mut queued = Vec::with_capacity(by_table.len());
         for (table, rows) in by_table {
-            let queue = self.tables.get(table).ok_or(Stopped)?;
+            let [of_agents, of_others] = self.tables.get(table).ok_or(Stopped)?;
+            let queue = if request.kept.is_some() { of_agents } else { of_others };
             queued.push((queue.reserve().await.map_err(|_| Stopped)?, rows));
         }
-        let (share, verdict) = share::pair(request.under_way);
+        let begin_by = request.kept.as_ref().map(|kept| kept.begin_by);
+        let repeated = request.kept.as_ref().filter(|kept| kept.repeated);
+        let token = repeated.map(|kept| kept.under_way.identity().token());
+        let (share, verdict) = share::pair(request.kept.map(|kept| kept.under_way));
         for (room, rows) in queued {
-            room.send((rows, request.token.clone(), share.clone()));
+            room.send(Queued { rows, begin_by, token: token.clone(), share: share.clone() });
         }
-        share.safe();
+        share.hand_over();
         Ok(verdict)
     }
 }
@@ -171,13 +212,15 @@ struct Gatherer<S> {
     head: Head,
     rows_max: usize,
     wait: Duration,
-    writes_max: usize,
+    /// To be written.
+    turns: Arc<Semaphore>,
     tokens: Arc<Tokens>,
     sink: Arc<S>,
 }
 
 struct Open {
     deadline: Instant,
+    begin_by: Option<Deadline>,
     count: u32,
     bytes: BytesMut,
     holds: Vec<Hold>,
@@ -192,22 +235,7 @@ impl<S: Sink> Gatherer<S> {
             let deadline = open.as_ref().map(|open| open.deadline);
             tokio::select! {
                 received = queue.recv() => match received {
-                    Some((chunks, token, share)) => {
-                        for (index, rows) in chunks.into_iter().enumerate() {
-                            match &token {
-                                None => {
-                                    self.gather(&mut open, rows, share.clone());
-                                    self.write_if_full(&mut open, &mut writes).await;
-                                }
-                                Some(token) => {
-                                    let mut alone = None;
-                                    self.gather(&mut alone, rows, share.clone());
-                                    self.write(alone, Some(format!("{token}/{index}")), &mut writes).await;
-                                }
-                            }
-                        }
-                        share.safe();
-                    }
+                    Some(queued) => self.take(queued, &mut open, &mut writes).await,
                     None => break,
                 },
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
@@ -224,6 +252,22 @@ impl<S: Sink> Gatherer<S> {
         while writes.join_next().await.is_some() {}
     }
 
+    async fn take(&self, queued: Queued, open: &mut Option<Open>, writes: &mut JoinSet<()>) {
+        let Queued { rows, begin_by, token, share } = queued;
+        let mut alone = None;
+        for rows in rows {
+            let block = if token.is_some() { &mut alone } else { &mut *open };
+            self.gather(block, rows, begin_by, share.clone());
+            // What goes to the spill must fit into it; what an agent keeps is in whole or not at all.
+            if begin_by.is_none() {
+                self.write_if_full(open, writes).await;
+            }
+        }
+        self.write(alone, token, writes).await;
+        self.write_if_full(open, writes).await;
+        share.hand_over();
+    }
+
     async fn write_if_full(&self, open: &mut Option<Open>, writes: &mut JoinSet<()>) {
         let full = |open: &mut Open| {
             open.count as usize >= self.rows_max
@@ -234,14 +278,17 @@ impl<S: Sink> Gatherer<S> {
         self.write(open.take_if(full), None, writes).await;
     }
 
-    fn gather(&self, open: &mut Option<Open>, rows: Rows, share: Share) {
+    fn gather(&self, open: &mut Option<Open>, rows: Rows, begin_by: Option<Deadline>, share: Share) {
         let open = open.get_or_insert_with(|| Open {
             deadline: Instant::now() + self.wait,
+            begin_by,
             count: 0,
             bytes: BytesMut::new(),
             holds: Vec::new(),
             waiting: Vec::new(),
         });
+        // A block that one delivery is too late for is too late for all: the first one's time counts.
+        open.begin_by = open.begin_by.min(begin_by);
         open.count = open.count.saturating_add(rows.count);
         open.bytes.extend_from_slice(&rows.bytes);
         open.holds.push(rows.hold);
@@ -251,13 +298,13 @@ impl<S: Sink> Gatherer<S> {
     /// Freeze what is open, if anything is, and have it written; waits while enough blocks of this table are being written.
     async fn write(&self, open: Option<Open>, token: Option<String>, writes: &mut JoinSet<()>) {
         let Some(open) = open else { return };
-        while writes.len() >= self.writes_max {
-            writes.join_next().await;
-        }
+        // Never closed.
+        let turn = Arc::clone(&self.turns).acquire_owned().await.ok();
         let token = token.unwrap_or_else(|| self.tokens.next());
         let head = Head { token, count: open.count, ..self.head.clone() };
         let block = Block { head, rows: Bytes::from(open.bytes) };
-        let frozen = Frozen { table: self.table, block, waiting: open.waiting, _holds: open.holds };
+        let Open { begin_by, waiting, holds: _holds, .. } = open;
+        let frozen = Frozen { table: self.table, block, begin_by, waiting, _holds, turn };
         let sink = Arc::clone(&self.sink);
         writes.spawn(async move { sink.write(frozen).await });
     }

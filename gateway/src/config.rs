@@ -11,6 +11,7 @@ pub(crate) use layers::{Flags, Layers, load};
 pub(crate) use print::print;
 pub(crate) use secret::Secret;
 
+use crate::delivered::deadline::Terms;
 use ollystack_receive::{Limits, Tls};
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -120,6 +121,7 @@ pub(crate) enum StoreMode {
 pub(crate) struct Batch {
     pub(crate) rows_max: usize,
     wait_ms: u64,
+    begin_within_ms: u64,
     pub(crate) bytes_max: usize,
 }
 
@@ -225,6 +227,9 @@ impl Config {
             let allowed = "1 to 20000 is allowed: a sender is answered within 30 s";
             return value("clickhouse.insert_timeout_ms", &self.clickhouse.insert_timeout_ms, allowed);
         }
+        if !(100..=10_000).contains(&self.batch.begin_within_ms) {
+            return value("batch.begin_within_ms", &self.batch.begin_within_ms, "100 to 10000 is allowed");
+        }
         if !(1..=36_500).contains(&self.tenants.retention_days) {
             return value("tenants.retention_days", &self.tenants.retention_days, "1 to 36500 is allowed");
         }
@@ -300,9 +305,22 @@ impl ClickHouse {
     }
 }
 
+impl Config {
+    /// What holds for attempts of agents to deliver.
+    pub(crate) fn terms(&self) -> Terms {
+        let begin_within = self.batch.begin_within();
+        let insert_within = self.clickhouse.connect_timeout() + self.clickhouse.insert_timeout();
+        Terms { begin_within, insert_within }
+    }
+}
+
 impl Batch {
     pub(crate) fn wait(&self) -> Duration {
         Duration::from_millis(self.wait_ms)
+    }
+
+    pub(crate) fn begin_within(&self) -> Duration {
+        Duration::from_millis(self.begin_within_ms)
     }
 }
 

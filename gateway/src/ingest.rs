@@ -3,11 +3,15 @@
 //! Takes what `receive` decoded; hands rows to the batcher. Invariant: a success answer is given only after every row of the
 //! request is in ClickHouse or on a synced disk; everything else is a refusal that says whether to try again.
 
-use crate::admit::{Admission, Tenant};
+mod caller;
+
+use crate::admit::Admission;
 use crate::batch::budget::Budget;
-use crate::batch::{Batcher, Request};
+use crate::batch::share::Fate;
+use crate::batch::{Batcher, Kept, Request, Rows};
 use crate::convert::series::Seen;
-use crate::convert::{Delivery, Outcome, Overflow, Sink, convert, count};
+use crate::convert::{Delivery, LABELS, Outcome, Overflow, Sink, convert, count};
+use crate::delivered::deadline::{Deadline, Terms};
 use crate::delivered::{Arrivals, Deliveries, Identity};
 use crate::telemetry::metrics::SharedMetrics;
 use http::{HeaderMap, HeaderValue};
@@ -25,9 +29,6 @@ const BLOCK_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// When to try again while ClickHouse, or the spill too, does not take rows.
 const STORAGE_RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// An agent's id is a UUID; this leaves room and keeps strangers from filling a LowCardinality column with novels.
-const AGENT_BYTES_MAX: usize = 64;
-
 const SECONDS_PER_DAY: u32 = 24 * 3600;
 
 /// One per gateway.
@@ -39,17 +40,8 @@ pub(crate) struct Ingest<A> {
     pub(crate) seen: Arc<Seen>,
     pub(crate) arrivals: Arc<A>,
     pub(crate) deliveries: Deliveries,
+    pub(crate) terms: Terms,
     pub(crate) metrics: SharedMetrics,
-}
-
-/// Who sent a request, as its headers say.
-#[derive(Debug)]
-pub(crate) struct Caller {
-    tenant: Arc<Tenant>,
-    /// Empty when the sender is no agent.
-    agent: Arc<str>,
-    sequence: u64,
-    redelivered: bool,
 }
 
 impl<A: Arrivals> OtlpService for Ingest<A> {
@@ -73,25 +65,32 @@ impl<A: Arrivals> OtlpService for Ingest<A> {
     }
 
     async fn export(&self, caller: Caller, request: Export) -> Result<Accepted, Refusal> {
+        let of_agent = caller.agent.is_some();
+        let headers = if of_agent { caller::clock() } else { HeaderMap::new() };
         let signal = request.message.signal();
         let records = count(&request.message);
         if records == 0 {
-            return Ok(Accepted::default());
+            return Ok(Accepted { headers, ..Accepted::default() });
         }
-        let refused = |reason| self.metrics.reject(signal, reason, records);
         let tenant = Arc::clone(&caller.tenant);
-        tenant.take(records).inspect_err(|_| refused("quota"))?;
-        let ingested = self.ingest(caller, request.message, request.decoded_bytes).await;
-        let outcome = ingested.inspect_err(|refusal| {
-            tenant.give_back(records);
-            refused(refusal.reason());
-        })?;
+        let taken = tenant.take(records).map_err(|refusal| {
+            self.metrics.reject(signal, "quota", records);
+            Denial::from(refusal)
+        });
+        let ingested = match taken {
+            Ok(()) => self.ingest(caller, request.message, request.decoded_bytes).await.inspect_err(|denial| {
+                tenant.give_back(records);
+                self.metrics.reject(signal, denial.refusal.reason(), records);
+            }),
+            Err(denial) => Err(denial),
+        };
+        let outcome = ingested.map_err(|denial| if of_agent { denial.to_agent() } else { denial.refusal })?;
         self.metrics.accept(&tenant.name, signal, outcome.accepted);
         for (reason, records) in &outcome.rejected {
             self.metrics.reject(signal, reason.name(), *records);
         }
         let rejected = i64::try_from(outcome.rejected_total()).unwrap_or(i64::MAX);
-        Ok(Accepted { rejected, message: outcome.message(), headers: HeaderMap::new() })
+        Ok(Accepted { rejected, message: outcome.message(), headers })
     }
 
     fn observe(&self, event: Event) {
@@ -100,66 +99,83 @@ impl<A: Arrivals> OtlpService for Ingest<A> {
 }
 
 impl<A: Arrivals> Ingest<A> {
-    async fn ingest(&self, caller: Caller, message: Message, bytes: u64) -> Result<Outcome, Refusal> {
-        let identity = (!caller.agent.is_empty()).then(|| Identity {
-            tenant: Arc::clone(&caller.tenant.name),
-            agent: Arc::clone(&caller.agent),
-            sequence: caller.sequence,
-            signal: message.signal(),
-        });
-        let under_way = match &identity {
-            None => None,
-            Some(identity) => Some(self.deliveries.begin(identity).ok_or_else(|| {
-                let message = "this delivery is under way already; send again later".to_owned();
-                Refusal::Unavailable { retry_after: BLOCK_RETRY_AFTER, message }
-            })?),
-        };
-        let repeated = identity.filter(|_| caller.redelivered);
-        let arrived = match &repeated {
-            None => 0,
-            Some(identity) => self.arrivals.rows(identity).await.map_err(|why| {
-                self.metrics.redelivered("deferred");
-                unavailable(&format!("whether this delivery arrived before cannot be known now: {why}"))
-            })?,
-        };
-
+    async fn ingest(&self, caller: Caller, message: Message, bytes: u64) -> Result<Outcome, Denial> {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let now = u32::try_from(seconds).unwrap_or(u32::MAX);
+        let identity = caller.identity(message.signal());
+        let under_way = match &identity {
+            None => None,
+            Some(identity) => Some(self.deliveries.begin(identity, now).ok_or_else(|| {
+                Denial::of_this(BLOCK_RETRY_AFTER, "an earlier attempt of this delivery is under way")
+            })?),
+        };
+        let age = caller.agent.as_ref().and_then(|agent| agent.age);
+        let known = match identity.as_ref().zip(age) {
+            Some((identity, age)) => self.arrived(identity, age).await?,
+            None => false,
+        };
+        let (agent, sequence) = identity.map_or_else(Default::default, |of| (of.agent.to_string(), of.sequence));
         let delivery = Delivery {
             tenant: caller.tenant.name.to_string(),
-            agent: caller.agent.to_string(),
-            sequence: caller.sequence,
+            agent,
+            sequence,
             ingested_at: now,
             expires_at: now.saturating_add(caller.tenant.retention_days.saturating_mul(SECONDS_PER_DAY)),
         };
-        let (mut outcome, rows) = self.convert(message, delivery, bytes).await?;
-        if repeated.is_some() {
-            // Fewer rows than it has: it was large enough for several blocks, and not all arrived. It is written whole, rather
-            // some rows twice than some never.
-            let known = arrived > 0 && arrived >= outcome.accepted;
-            self.metrics.redelivered(if known { "known" } else { "new" });
-            if known {
-                return Ok(outcome);
-            }
+        let (mut outcome, mut rows) = self.convert(message, delivery, bytes).await?;
+        if known {
+            // The records are there; whether labels that came with them are, nobody knows, and twice does not show.
+            rows.retain(|rows| rows.table == LABELS);
         }
         if rows.is_empty() {
             return Ok(outcome);
         }
-        let request = Request { rows, under_way, token: repeated.as_ref().map(Identity::token) };
-        let verdict = self.batcher.add(request).await.map_err(|_| unavailable("the gateway is stopping"))?;
-        if !verdict.all_safe().await {
-            return Err(unavailable("neither ClickHouse nor the gateway's disk takes rows at the moment"));
-        }
-        self.seen.remember(std::mem::take(&mut outcome.described), now);
-        Ok(outcome)
+        let begin_by = caller.agent.map(|agent| agent.begin_by);
+        self.in_time(begin_by)?;
+        let kept = under_way.zip(begin_by);
+        let kept = kept.map(|(under_way, begin_by)| Kept { under_way, begin_by, repeated: age.is_some() });
+        let verdict =
+            self.batcher.add(Request { rows, kept }).await.map_err(|_| unavailable("the gateway is stopping"))?;
+        let effect = match verdict.fate().await {
+            Fate::Safe => {
+                self.seen.remember(std::mem::take(&mut outcome.described), now);
+                return Ok(outcome);
+            }
+            Fate::Untouched => Effect::None,
+            Fate::Doubtful => Effect::Perhaps,
+        };
+        Err(Denial { refusal: unavailable("rows cannot be written at the moment"), effect })
     }
 
-    async fn convert(
-        &self,
-        message: Message,
-        delivery: Delivery,
-        bytes: u64,
-    ) -> Result<(Outcome, Vec<crate::batch::Rows>), Refusal> {
+    /// Whether a delivery that may have been made before was. Until an earlier attempt is over nobody can know that it was not.
+    async fn arrived(&self, identity: &Identity, age: Duration) -> Result<bool, Denial> {
+        let deferred = |denial| {
+            self.metrics.redelivered("deferred");
+            denial
+        };
+        let arrived = self.arrivals.arrived(identity, age).await.map_err(|why| {
+            let what = format!("whether this delivery arrived before cannot be known now: {why}");
+            deferred(Denial::from(unavailable(&what)))
+        })?;
+        let left = self.terms.settled_within().saturating_sub(age);
+        if !arrived && !left.is_zero() {
+            return Err(deferred(Denial::of_this(left, "an earlier attempt of this delivery may still be written")));
+        }
+        self.metrics.redelivered(if arrived { "known" } else { "new" });
+        Ok(arrived)
+    }
+
+    /// Rows that come late leave no time to those that they are gathered with.
+    fn in_time(&self, begin_by: Option<Deadline>) -> Result<(), Denial> {
+        match begin_by {
+            Some(begin_by) if !self.terms.leaves_time(begin_by) => {
+                Err(Denial::of_this(Duration::ZERO, "this attempt took too long to arrive"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn convert(&self, message: Message, delivery: Delivery, bytes: u64) -> Result<(Outcome, Vec<Rows>), Refusal> {
         let (mut sink, seen) = (Sink::new(self.budget.clone()), Arc::clone(&self.seen));
         let work = move || {
             let outcome = convert(message, &delivery, &seen, &mut sink)?;
@@ -186,13 +202,6 @@ impl<A: Arrivals> Ingest<A> {
 
 fn unavailable(what: &str) -> Refusal {
     Refusal::Unavailable { retry_after: STORAGE_RETRY_AFTER, message: format!("{what}; send again later") }
-}
-
-fn header<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Refusal> {
-    let text = |value: &'a HeaderValue| {
-        value.to_str().map_err(|_| Refusal::Invalid(format!("header {name} must be printable ASCII")))
-    };
-    headers.get(name).map(text).transpose()
 }
 
 #[cfg(test)]

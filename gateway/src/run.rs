@@ -60,8 +60,10 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
     let clickhouse = ClickHouse::new(&config.clickhouse, &url)?;
     let disks = disks(&config, &metrics)?;
     let in_flight_max = config.clickhouse.inserts_in_flight_max;
+    let terms = config.terms();
     let writer =
-        Arc::new(Writer::new(clickhouse.clone(), disks, tables().into(), in_flight_max, metrics.clone(), stop.clone()));
+        Writer::new(clickhouse.clone(), disks, tables().into(), terms, in_flight_max, metrics.clone(), stop.clone());
+    let writer = Arc::new(writer);
     let budget = Budget::new(config.batch.bytes_max);
     let (batcher, mut gatherers) = Batcher::start(&config.batch, in_flight_max, &tables(), &writer, &stop)?;
 
@@ -93,8 +95,16 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
 
     let seen = Arc::new(Seen::new());
     let (arrivals, deliveries) = (Arc::clone(&writer), Deliveries::default());
-    let service =
-        Arc::new(Ingest { admission, batcher, budget, seen, arrivals, deliveries, metrics: Arc::clone(&metrics) });
+    let service = Arc::new(Ingest {
+        admission,
+        batcher,
+        budget,
+        seen,
+        arrivals,
+        deliveries,
+        terms,
+        metrics: Arc::clone(&metrics),
+    });
     let server = ollystack_receive::Server::new(service, config.server.limits(), config.tls().as_ref())?;
     let [grpc_address, http_address, admin_address] = addresses.map(|address| address.unwrap_or_default());
     tracing::info!(

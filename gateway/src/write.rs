@@ -1,23 +1,28 @@
 //! Brings frozen blocks to safety: into ClickHouse, or on a synced disk until ClickHouse takes them.
 //!
-//! [`Writer`] is the batcher's sink. A block whose insert fails goes to the spill at once, so a sender never waits for a retry; while
-//! anything is in the spill, new blocks queue behind it, and [`replay`] sends them in order. A block that ClickHouse will never take is
-//! set aside on disk and tried again at the next start. Invariant: a block is answered as safe only after ClickHouse confirmed it or
-//! the disk was synced.
+//! [`Writer`] is the batcher's sink. A block of rows that their senders may not have on disk goes to the spill at once when its insert
+//! fails, so that nobody waits for a retry; while anything is in the spill, such blocks queue behind it, and [`replay`] sends them in
+//! order. A block of agents' rows is written soon or never, and what stays open is [settled](settle). A block that ClickHouse
+//! will never take is set aside on disk and tried again at the next start. Invariant: a block is answered as safe only after
+//! ClickHouse confirmed it or the disk was synced.
 
 pub(crate) mod clickhouse;
 pub(crate) mod replay;
+mod settle;
 
 use crate::batch::block::Block;
+use crate::batch::share::Fate;
 use crate::batch::{Frozen, Sink, Table};
 use crate::config::STOP_INSERT_TIMEOUT;
+use crate::delivered::deadline::{Deadline, Terms};
 use crate::delivered::{Arrivals, Identity};
 use crate::telemetry::metrics::{OfTable, SharedMetrics, TableKind};
 use clickhouse::{ClickHouse, Error, Kind};
 use ollystack_buffer::{Buffer, Loss, Observer};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// Writes blocks; shared by the gatherers and the replay.
@@ -29,7 +34,10 @@ pub(crate) struct Writer {
     /// Blocks that ClickHouse refused for good.
     set_aside: Buffer,
     tables: Vec<Table>,
+    terms: Terms,
     in_flight: Semaphore,
+    /// Blocks whose insert was broken off may wait for what became of it.
+    settling: Semaphore,
     /// Whether the tables are there; `migrate` says so, and makes them when they are not.
     schema_ready: watch::Sender<bool>,
     /// What is wrong now, if anything; the start of it was logged.
@@ -56,6 +64,7 @@ impl Writer {
         clickhouse: ClickHouse,
         disks: Disks,
         tables: Vec<Table>,
+        terms: Terms,
         in_flight_max: usize,
         metrics: SharedMetrics,
         stop: CancellationToken,
@@ -65,7 +74,9 @@ impl Writer {
             spill: disks.spill,
             set_aside: disks.set_aside,
             tables,
+            terms,
             in_flight: Semaphore::new(in_flight_max),
+            settling: Semaphore::new(settle::BLOCKS_MAX),
             schema_ready: watch::Sender::new(false),
             trouble: Mutex::default(),
             metrics,
@@ -96,13 +107,13 @@ impl Writer {
         self.set_aside.close().await;
     }
 
-    /// Whether blocks go straight to ClickHouse: the tables are there, and nothing waits that must go first.
+    /// Whether blocks that may be spilled go straight to ClickHouse: the tables are there, and nothing waits that must go first.
     fn direct(&self) -> bool {
         *self.schema_ready.borrow() && self.spill.stats().entries == 0
     }
 
     /// One insert, counted. After `stop` ClickHouse has a shorter time to confirm it.
-    async fn insert(&self, block: &Block) -> Result<(), Error> {
+    async fn insert(&self, block: &Block, begin_by: Option<Deadline>) -> Result<(), Error> {
         let table = self.label(&block.head.table);
         let begun = Instant::now();
         let stopped = async {
@@ -110,7 +121,7 @@ impl Writer {
             sleep(STOP_INSERT_TIMEOUT).await;
         };
         let result = tokio::select! {
-            result = self.clickhouse.insert(block) => result,
+            result = self.clickhouse.insert(block, begin_by) => result,
             () = stopped => Err(Error::timeout(STOP_INSERT_TIMEOUT)),
         };
         let of_table = OfTable { table };
@@ -125,7 +136,7 @@ impl Writer {
                 if error.kind == Kind::Missing {
                     self.schema_ready.send_replace(false);
                 }
-                if error.kind != Kind::Block {
+                if !matches!(error.kind, Kind::Block | Kind::Late) {
                     self.set_clickhouse_trouble(Some(error.to_string()));
                 }
             }
@@ -142,7 +153,10 @@ impl Writer {
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         match (&trouble.clickhouse, &problem) {
             (None, Some(error)) => {
-                tracing::warn!(error, "ClickHouse does not take rows; they wait in the spill until it does");
+                tracing::warn!(
+                    error,
+                    "ClickHouse does not take rows; until it does, those of agents wait with them and others in the spill"
+                );
             }
             (Some(_), None) => tracing::info!("ClickHouse takes rows again"),
             _ => {}
@@ -169,7 +183,7 @@ impl Writer {
                 self.set_spill_trouble(None);
                 let table = self.label(&frozen.block.head.table);
                 self.metrics.spilled.get_or_create(&OfTable { table }).inc();
-                frozen.safe();
+                frozen.settle(Fate::Safe);
             }
             Err(problem) => self.set_spill_trouble(Some(problem)),
         }
@@ -205,32 +219,63 @@ impl Writer {
     }
 }
 
-impl Sink for Writer {
-    async fn write(&self, frozen: Frozen) {
+impl Writer {
+    /// A block that may wait in the spill.
+    async fn write_or_spill(&self, frozen: Frozen) {
         if self.direct() {
             // Closed never: the permit is for the insert alone, not for a wait in the spill.
             let permit = self.in_flight.acquire().await;
-            match self.insert(&frozen.block).await {
-                Ok(()) => return frozen.safe(),
-                Err(error) if error.kind == Kind::Block => {
-                    if self.set_aside(frozen.table, &frozen.block, &error).await {
-                        frozen.safe();
-                    }
-                    return;
-                }
+            match self.insert(&frozen.block, None).await {
+                Ok(()) => return frozen.settle(Fate::Safe),
+                Err(error) if error.kind == Kind::Block => return self.refused(frozen, &error).await,
                 Err(_) => drop(permit),
             }
         }
         self.spill(frozen).await;
     }
+
+    /// A block that waits with its senders, on their disks.
+    async fn write_in_time(&self, mut frozen: Frozen, begin_by: Deadline) {
+        if !*self.schema_ready.borrow() {
+            return frozen.settle(Fate::Untouched);
+        }
+        let Ok(permit) = timeout(begin_by.left(), self.in_flight.acquire()).await else {
+            return frozen.settle(Fate::Untouched);
+        };
+        match self.insert(&frozen.block, Some(begin_by)).await {
+            Ok(()) => frozen.settle(Fate::Safe),
+            Err(error) if !error.reached => frozen.settle(Fate::Untouched),
+            Err(error) if error.kind == Kind::Block => self.refused(frozen, &error).await,
+            Err(_) => {
+                drop(permit);
+                frozen.step_aside();
+                self.settle(frozen, begin_by).await;
+            }
+        }
+    }
+
+    async fn refused(&self, frozen: Frozen, error: &Error) {
+        if self.set_aside(frozen.table, &frozen.block, error).await {
+            frozen.settle(Fate::Safe);
+        }
+    }
+}
+
+impl Sink for Writer {
+    async fn write(&self, frozen: Frozen) {
+        match frozen.begin_by {
+            None => self.write_or_spill(frozen).await,
+            Some(begin_by) => self.write_in_time(frozen, begin_by).await,
+        }
+    }
 }
 
 impl Arrivals for Writer {
-    async fn rows(&self, identity: &Identity) -> Result<u64, String> {
-        if !self.direct() {
-            return Err("rows wait for ClickHouse".to_owned());
+    async fn arrived(&self, identity: &Identity, age: Duration) -> Result<bool, String> {
+        if !*self.schema_ready.borrow() {
+            return Err("the tables are not there yet".to_owned());
         }
-        self.clickhouse.rows_of(identity).await.map_err(|error| error.to_string())
+        self.clickhouse.has(identity, age).await.map_err(|error| error.to_string())
     }
 }
 

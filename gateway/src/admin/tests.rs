@@ -26,7 +26,7 @@ fn status(directory: &TempDir) -> Status {
     let disks = Disks { spill: open("spill"), set_aside: open("set-aside") };
     let clickhouse = ClickHouse::new(&config.clickhouse, "http://127.0.0.1:1").unwrap();
     let stop = CancellationToken::new();
-    let writer = Writer::new(clickhouse, disks, tables().into(), 1, metrics.clone(), stop.clone());
+    let writer = Writer::new(clickhouse, disks, tables().into(), config.terms(), 1, metrics.clone(), stop.clone());
     Status {
         admission: Arc::new(Admission::new(directory.path().join("keys.toml"), config.tenants)),
         writer: Arc::new(writer),

@@ -43,8 +43,19 @@ impl Rig {
 }
 
 fn fresh(rows: Vec<Rows>) -> Request {
-    Request { rows, under_way: None, token: None }
+    Request { rows, kept: None }
 }
+
+fn identity(sequence: u64) -> Identity {
+    Identity { tenant: "t".into(), agent: "a".into(), sequence, signal: Signal::Logs }
+}
+
+fn kept(rows: Vec<Rows>, sequence: u64, left: Duration, repeated: bool) -> Request {
+    let under_way = Deliveries::default().begin(&identity(sequence), 7).unwrap();
+    Request { rows, kept: Some(Kept { under_way, begin_by: Deadline::after(left), repeated }) }
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -57,8 +68,8 @@ async fn a_block_is_frozen_when_it_has_enough_rows() {
     assert_eq!((frozen.block.head.count, &frozen.block.rows[..]), (3, &b"abc"[..]));
     assert_eq!(frozen.block.head.table, "logs");
     assert_eq!(rig.budget.used(), 3, "held until it is safe");
-    frozen.safe();
-    assert!(one.all_safe().await && two.all_safe().await);
+    frozen.settle(Fate::Safe);
+    assert_eq!((one.fate().await, two.fate().await), (Fate::Safe, Fate::Safe));
     assert_eq!(rig.budget.used(), 0);
 }
 
@@ -75,9 +86,9 @@ async fn a_request_waits_for_all_of_its_tables() {
     let verdict = rig.batcher.add(fresh(vec![rig.rows(1, 1, b"a"), rig.rows(0, 1, b"b")])).await.unwrap();
     let (one, two) = (rig.blocks.recv().await.unwrap(), rig.blocks.recv().await.unwrap());
     assert_ne!(one.table, two.table);
-    one.safe();
+    one.settle(Fate::Safe);
     drop(two);
-    assert!(!verdict.all_safe().await);
+    assert_eq!(verdict.fate().await, Fate::Doubtful);
 }
 
 #[tokio::test]
@@ -98,10 +109,10 @@ async fn stopping_freezes_at_once_and_loses_nothing() {
     let mut rig = rig(1000, HOUR_MS);
     let first = rig.batcher.add(fresh(vec![rig.rows(0, 1, b"a")])).await.unwrap();
     rig.stop.cancel();
-    rig.blocks.recv().await.unwrap().safe();
+    rig.blocks.recv().await.unwrap().settle(Fate::Safe);
     let second = rig.batcher.add(fresh(vec![rig.rows(0, 1, b"b")])).await.unwrap();
-    rig.blocks.recv().await.unwrap().safe();
-    assert!(first.all_safe().await && second.all_safe().await);
+    rig.blocks.recv().await.unwrap().settle(Fate::Safe);
+    assert_eq!((first.fate().await, second.fate().await), (Fate::Safe, Fate::Safe));
     drop(rig.batcher);
     while rig.gatherers.join_next().await.is_some() {}
 }
@@ -111,40 +122,72 @@ async fn the_end_of_the_batcher_freezes_what_is_left() {
     let mut rig = rig(1000, HOUR_MS);
     let verdict = rig.batcher.add(fresh(vec![rig.rows(0, 1, b"a")])).await.unwrap();
     drop(rig.batcher);
-    rig.blocks.recv().await.unwrap().safe();
-    assert!(verdict.all_safe().await);
+    rig.blocks.recv().await.unwrap().settle(Fate::Safe);
+    assert_eq!(verdict.fate().await, Fate::Safe);
     while rig.gatherers.join_next().await.is_some() {}
 }
 
 #[tokio::test]
-async fn a_repeated_delivery_goes_alone_under_its_own_token() {
+async fn a_repeated_delivery_goes_alone_and_whole_under_its_own_token() {
     let mut rig = rig(1000, HOUR_MS);
-    let _waiting = rig.batcher.add(fresh(vec![rig.rows(0, 1, b"a")])).await.unwrap();
-    let token = Some("t/a/1/logs".to_owned());
+    let _waiting = rig.batcher.add(kept(vec![rig.rows(0, 1, b"a")], 1, HOUR, false)).await.unwrap();
     let rows = vec![rig.rows(0, 1, b"b"), rig.rows(0, 1, b"c")];
-    let verdict = rig.batcher.add(Request { rows, under_way: None, token }).await.unwrap();
-    let (one, two) = (rig.blocks.recv().await.unwrap(), rig.blocks.recv().await.unwrap());
-    let mut tokens = [one.block.head.token.as_str(), two.block.head.token.as_str()];
-    tokens.sort_unstable();
-    assert_eq!(tokens, ["t/a/1/logs/0", "t/a/1/logs/1"]);
-    one.safe();
-    two.safe();
-    assert!(verdict.all_safe().await);
+    let verdict = rig.batcher.add(kept(rows, 2, HOUR, true)).await.unwrap();
+    let frozen = rig.blocks.recv().await.unwrap();
+    assert_eq!((frozen.block.head.token.as_str(), &frozen.block.rows[..]), ("t/a/2/logs", &b"bc"[..]));
+    frozen.settle(Fate::Safe);
+    assert_eq!(verdict.fate().await, Fate::Safe);
+}
+
+#[tokio::test]
+async fn what_agents_have_on_disk_and_what_others_may_not_are_never_in_one_block() {
+    let mut rig = rig(2, HOUR_MS);
+    let _kept = rig.batcher.add(kept(vec![rig.rows(0, 1, b"a")], 1, HOUR, false)).await.unwrap();
+    let _other = rig.batcher.add(fresh(vec![rig.rows(0, 2, b"b")])).await.unwrap();
+    let of_others = rig.blocks.recv().await.unwrap();
+    assert_eq!((of_others.begin_by, &of_others.block.rows[..]), (None, &b"b"[..]));
+    let _more = rig.batcher.add(kept(vec![rig.rows(0, 1, b"c")], 2, HOUR, false)).await.unwrap();
+    let of_agents = rig.blocks.recv().await.unwrap();
+    assert!(of_agents.begin_by.is_some());
+    assert_eq!(&of_agents.block.rows[..], b"ac");
+    let sequences: Vec<u64> = of_agents.deliveries().iter().map(|under_way| under_way.identity().sequence).collect();
+    assert_eq!(sequences, [1, 2]);
+}
+
+#[tokio::test]
+async fn an_agents_delivery_is_in_one_block_whatever_its_size() {
+    let mut rig = rig(2, HOUR_MS);
+    let chunks = |rig: &Rig| vec![rig.rows(0, 2, b"a"), rig.rows(0, 2, b"b"), rig.rows(0, 1, b"c")];
+    let _kept = rig.batcher.add(kept(chunks(&rig), 1, HOUR, false)).await.unwrap();
+    let frozen = rig.blocks.recv().await.unwrap();
+    assert_eq!((frozen.block.head.count, &frozen.block.rows[..], frozen.deliveries().len()), (5, &b"abc"[..], 1));
+    // Others need not be whole, but must fit into the spill.
+    let _other = rig.batcher.add(fresh(chunks(&rig))).await.unwrap();
+    assert_eq!(rig.blocks.recv().await.unwrap().block.head.count, 2);
+}
+
+#[tokio::test]
+async fn a_block_must_begin_in_time_for_the_first_of_its_deliveries() {
+    let mut rig = rig(2, HOUR_MS);
+    for (sequence, left) in [(1, 2 * HOUR), (2, HOUR)] {
+        let _ = rig.batcher.add(kept(vec![rig.rows(0, 1, b"a")], sequence, left, false)).await.unwrap();
+    }
+    let begin_by = rig.blocks.recv().await.unwrap().begin_by.unwrap();
+    assert!(begin_by <= Deadline::after(HOUR));
 }
 
 #[tokio::test]
 async fn a_delivery_is_under_way_until_its_block_is_settled_whoever_waits() {
     let mut rig = rig(1, HOUR_MS);
     let deliveries = Deliveries::default();
-    let identity = Identity { tenant: "t".into(), agent: "a".into(), sequence: 1, signal: Signal::Logs };
-    let under_way = deliveries.begin(&identity);
-    let request = Request { under_way, ..fresh(vec![rig.rows(0, 1, b"a")]) };
-    drop(rig.batcher.add(request).await.unwrap());
+    let under_way = deliveries.begin(&identity(1), 7).unwrap();
+    let kept = Some(Kept { under_way, begin_by: Deadline::after(HOUR), repeated: false });
+    drop(rig.batcher.add(Request { rows: vec![rig.rows(0, 1, b"a")], kept }).await.unwrap());
     let frozen = rig.blocks.recv().await.unwrap();
-    assert!(deliveries.begin(&identity).is_none(), "the sender hung up, the rows are on their way");
-    frozen.safe();
+    assert!(deliveries.begin(&identity(1), 7).is_none(), "the sender hung up, the rows are on their way");
+    frozen.settle(Fate::Safe);
     // The gatherer lets its own share go in its own time.
-    while deliveries.begin(&identity).is_none() {
+    while deliveries.begin(&identity(1), 7).is_none() {
         tokio::task::yield_now().await;
     }
 }

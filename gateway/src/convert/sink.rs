@@ -16,6 +16,9 @@ pub(crate) fn tables() -> [Table; 4] {
     [table::<MetricRow>(), table::<SeriesRow>(), table::<LogRow>(), table::<SpanRow>()]
 }
 
+/// The table of series' labels among [`tables`]: the only one whose rows replace each other.
+pub(crate) const LABELS: usize = <SeriesRow as Indexed>::INDEX;
+
 fn table<T: RowTable>() -> Table {
     let columns: Vec<String> = T::COLUMN_NAMES.iter().map(|name| format!("`{name}`")).collect();
     Table { name: <T as RowTable>::NAME, columns: columns.join(",") }

@@ -5,10 +5,19 @@ use crate::batch::{Frozen, Sink as BlockSink, Table};
 use crate::config::{Flags, Layers, Tenants};
 use crate::keys::file;
 use crate::telemetry::metrics::Metrics;
+use http::HeaderValue;
 use ollystack_receive::{Signal, Transport};
+use ollystack_schema::names::{
+    HEADER_ATTEMPT_AGE, HEADER_CLOCK, HEADER_REDELIVERED, HEADER_SENT, HEADER_SEQUENCE, HEADER_UNTOUCHED,
+    UNTOUCHED_ALL, UNTOUCHED_THIS,
+};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
+use opentelemetry_proto::tonic::metrics::v1::{
+    Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, metric::Data, number_data_point::Value,
+};
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -17,27 +26,32 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+const TERMS: Terms = Terms { begin_within: HOUR, insert_within: HOUR };
+const HOUR: Duration = Duration::from_secs(3_600);
+
 /// Takes blocks, or loses them, and remembers their tokens.
 #[derive(Default)]
 struct Disk {
     loses: AtomicBool,
     tokens: Mutex<Vec<String>>,
+    tables: Mutex<Vec<usize>>,
 }
 
 impl BlockSink for Disk {
     async fn write(&self, frozen: Frozen) {
         self.tokens.lock().unwrap().push(frozen.block.head.token.clone());
+        self.tables.lock().unwrap().push(frozen.table);
         if !self.loses.load(Ordering::Relaxed) {
-            frozen.safe();
+            frozen.settle(Fate::Safe);
         }
     }
 }
 
 /// Says what it was told to say.
-struct Said(Mutex<Result<u64, String>>);
+struct Said(Mutex<Result<bool, String>>);
 
 impl Arrivals for Said {
-    async fn rows(&self, _: &Identity) -> Result<u64, String> {
+    async fn arrived(&self, _: &Identity, _: Duration) -> Result<bool, String> {
         self.0.lock().unwrap().clone()
     }
 }
@@ -54,7 +68,13 @@ fn rig(records_per_second: u64) -> Rig {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("keys.toml");
     let key = file::add(&path, "acme", "", SystemTime::now()).unwrap().expose().to_owned();
-    let defaults = Tenants { records_per_second, burst_seconds: 1, retention_days: 7 };
+    let defaults = Tenants {
+        records_per_second,
+        burst_seconds: 1,
+        retention_days: 7,
+        in_flight_bytes_max: 1 << 20,
+        requests_in_flight_max: 16,
+    };
     let keys = vec![("batch.wait_ms".to_owned(), "0".to_owned())];
     let layers = Layers::new(None, std::iter::empty(), &Flags { file: None, keys }).unwrap();
     let disk = Arc::new(Disk::default());
@@ -67,8 +87,9 @@ fn rig(records_per_second: u64) -> Rig {
         batcher,
         budget: Budget::new(1 << 20),
         seen: Arc::new(Seen::new()),
-        arrivals: Arc::new(Said(Mutex::new(Ok(0)))),
+        arrivals: Arc::new(Said(Mutex::new(Ok(false)))),
         deliveries: Deliveries::default(),
+        terms: TERMS,
         metrics: Arc::new(Metrics::new()),
     };
     Rig { ingest, disk, key, _gatherers: gatherers, _directory: directory }
@@ -119,7 +140,16 @@ fn logs(records: usize) -> Message {
     })
 }
 
-const AGAIN: [(&str, &str); 3] = [(HEADER_AGENT, "aa-11"), (HEADER_SEQUENCE, "7"), (HEADER_REDELIVERED, "1")];
+/// So long ago that any earlier attempt is over.
+const LONG_AGO: &str = "86400000";
+const FRESH: [(&str, &str); 2] = [(HEADER_AGENT, "aa-11"), (HEADER_SEQUENCE, "7")];
+const AGAIN: [(&str, &str); 4] = [FRESH[0], FRESH[1], (HEADER_REDELIVERED, "1"), (HEADER_ATTEMPT_AGE, LONG_AGO)];
+
+/// What a refusal says in headers.
+fn said(refusal: &Refusal, name: &str) -> String {
+    let Refusal::Marked(_, headers) = refusal else { return String::new() };
+    headers.get(name).map_or("", |value| value.to_str().unwrap()).to_owned()
+}
 
 #[tokio::test]
 async fn what_is_safe_is_answered_and_counted() {
@@ -186,8 +216,8 @@ async fn an_identity_that_is_none_is_refused_before_the_body() {
 #[tokio::test]
 async fn a_delivery_that_arrived_before_is_answered_and_not_written_again() {
     let rig = rig(0);
-    *rig.ingest.arrivals.0.lock().unwrap() = Ok(3);
-    assert_eq!(rig.send(logs(3), &AGAIN).await, Ok(Accepted::default()));
+    *rig.ingest.arrivals.0.lock().unwrap() = Ok(true);
+    assert!(rig.send(logs(3), &AGAIN).await.is_ok());
     assert!(rig.tokens().is_empty());
     assert!(rig.metric("ollystack_redelivered_batches_total{outcome=\"known\"} 1"));
 }
@@ -196,9 +226,10 @@ async fn a_delivery_that_arrived_before_is_answered_and_not_written_again() {
 async fn a_repeated_delivery_that_did_not_arrive_is_written_under_its_own_token() {
     let rig = rig(0);
     for _ in 0..2 {
-        assert_eq!(rig.send(logs(3), &AGAIN).await, Ok(Accepted::default()));
+        assert!(rig.send(logs(3), &AGAIN).await.is_ok());
     }
-    assert_eq!(rig.tokens(), ["acme/aa-11/7/logs/0", "acme/aa-11/7/logs/0"]);
+    assert_eq!(rig.tokens(), ["acme/aa-11/7/logs", "acme/aa-11/7/logs"]);
+    assert!(rig.metric("ollystack_redelivered_batches_total{outcome=\"new\"} 2"));
 }
 
 #[tokio::test]
@@ -209,15 +240,76 @@ async fn when_nobody_knows_whether_it_arrived_it_is_told_to_come_back() {
     assert_eq!(refusal.reason(), "unavailable");
     assert!(rig.tokens().is_empty());
     // A first delivery asks nobody.
-    assert!(rig.send(logs(3), &AGAIN[..2]).await.is_ok());
+    assert!(rig.send(logs(3), &FRESH).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_repeated_delivery_waits_until_its_earlier_attempt_is_over() {
+    let rig = rig(0);
+    let soon = [&AGAIN[..3], &[(HEADER_ATTEMPT_AGE, "1000")]].concat();
+    let refusal = rig.send(logs(3), &soon).await.unwrap_err();
+    assert_eq!((refusal.reason(), said(&refusal, HEADER_UNTOUCHED).as_str()), ("unavailable", UNTOUCHED_THIS));
+    assert_eq!(refusal.retry_after(), Some(TERMS.settled_within() - Duration::from_secs(1)));
+    assert!(rig.tokens().is_empty());
+    assert!(rig.metric("ollystack_redelivered_batches_total{outcome=\"deferred\"} 1"));
+    // What is there needs no waiting.
+    *rig.ingest.arrivals.0.lock().unwrap() = Ok(true);
+    assert!(rig.send(logs(3), &soon).await.is_ok());
+    assert!(rig.tokens().is_empty());
+}
+
+#[tokio::test]
+async fn an_attempt_that_was_long_on_its_way_is_sent_back_with_the_clock() {
+    let rig = rig(0);
+    let dated = async |ms: u64| rig.send(logs(3), &[FRESH[0], FRESH[1], (HEADER_SENT, &ms.to_string())]).await;
+    let refusal = dated(0).await.unwrap_err();
+    assert_eq!((refusal.reason(), said(&refusal, HEADER_UNTOUCHED).as_str()), ("unavailable", UNTOUCHED_THIS));
+    let clock: u64 = said(&refusal, HEADER_CLOCK).parse().unwrap();
+    let hour_ms = HOUR.as_millis() as u64;
+    for other in [clock - hour_ms, clock + hour_ms] {
+        assert!(dated(other).await.is_err());
+    }
+    assert!(rig.tokens().is_empty());
+    let accepted = dated(clock).await.unwrap();
+    assert!(accepted.headers.contains_key(HEADER_CLOCK), "every answer tells it");
+}
+
+#[tokio::test]
+async fn a_refusal_says_whether_anything_was_touched() {
+    let rig = rig(0);
+    rig.disk.loses.store(true, Ordering::Relaxed);
+    let refusal = rig.send(logs(3), &FRESH).await.unwrap_err();
+    assert_eq!((refusal.reason(), said(&refusal, HEADER_UNTOUCHED).as_str()), ("unavailable", ""), "in doubt");
+    let refusal = rig.send(logs(100_000), &FRESH).await.unwrap_err();
+    assert_eq!(said(&refusal, HEADER_UNTOUCHED), UNTOUCHED_ALL);
+    let refusal = rig.send(logs(3), &[]).await.unwrap_err();
+    assert!(!matches!(refusal, Refusal::Marked(..)), "only agents are told");
+}
+
+#[tokio::test]
+async fn the_labels_of_points_that_arrived_are_written_all_the_same() {
+    let rig = rig(0);
+    *rig.ingest.arrivals.0.lock().unwrap() = Ok(true);
+    let point = NumberDataPoint { time_unix_nano: 1, value: Some(Value::AsInt(1)), ..NumberDataPoint::default() };
+    let data = Some(Data::Gauge(Gauge { data_points: vec![point] }));
+    let metrics = vec![Metric { name: "m".into(), data, ..Metric::default() }];
+    let scope_metrics = vec![ScopeMetrics { metrics, ..ScopeMetrics::default() }];
+    let resource_metrics = vec![ResourceMetrics { scope_metrics, ..ResourceMetrics::default() }];
+    let message = Message::Metrics(ExportMetricsServiceRequest { resource_metrics });
+    assert!(rig.send(message.clone(), &AGAIN).await.is_ok());
+    assert_eq!(*rig.disk.tables.lock().unwrap(), [LABELS]);
+    // Labels that are known to be there are not written again.
+    assert!(rig.send(message, &AGAIN).await.is_ok());
+    assert_eq!(rig.tokens().len(), 1);
 }
 
 #[tokio::test]
 async fn a_delivery_that_is_under_way_is_told_to_come_back() {
     let rig = rig(0);
     let identity = Identity { tenant: "acme".into(), agent: "aa-11".into(), sequence: 7, signal: Signal::Logs };
-    let under_way = rig.ingest.deliveries.begin(&identity);
-    assert_eq!(rig.send(logs(3), &AGAIN).await.unwrap_err().reason(), "unavailable");
+    let under_way = rig.ingest.deliveries.begin(&identity, 7);
+    let refusal = rig.send(logs(3), &AGAIN).await.unwrap_err();
+    assert_eq!((refusal.reason(), said(&refusal, HEADER_UNTOUCHED).as_str()), ("unavailable", UNTOUCHED_THIS));
     drop(under_way);
     assert!(rig.send(logs(3), &AGAIN).await.is_ok());
 }

@@ -5,14 +5,17 @@
 
 use crate::batch::block::Block;
 use crate::config;
-use crate::delivered::Identity;
+use crate::delivered::deadline::Deadline;
+use crate::delivered::{Identity, UnderWay};
 use bytes::Bytes;
 use clickhouse::Client;
 use clickhouse::error::Error as ClientError;
 use hyper_rustls::{ConfigBuilderExt, HttpsConnectorBuilder};
-use hyper_util::client::legacy::{Client as HyperClient, connect::HttpConnector};
+use hyper_util::client::legacy::{Client as HyperClient, Error as HyperError, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
-use std::time::Duration;
+use ollystack_receive::Signal;
+use ollystack_schema::rows::{LogRow, MetricRow, SpanRow, Table};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::timeout;
 use tokio_rustls::rustls::{self, ClientConfig};
 
@@ -24,6 +27,12 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A look-up by primary key. A sender waits for it.
 const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Rows that ClickHouse takes as one block, by default; a part of each table and view comes of a block at a time.
+const BLOCK_ROWS_MAX: u32 = 1_048_449;
+
+/// How far the clocks of gateways may differ: rows of an attempt are looked for among what was ingested so much before and after it.
+const CLOCKS_APART: Duration = Duration::from_secs(3_600);
 
 /// How long an idle connection is kept: less than ClickHouse's own 10 s (3 s before 23.11).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -43,6 +52,8 @@ pub(crate) enum Kind {
     Network,
     /// No answer in time: whether a block arrived is unknown. Again later.
     Timeout,
+    /// Not sent, or not to its end, because its time was over.
+    Late,
     /// Reached, and too busy or short of something. Again later.
     Overload,
     /// Reached, and does not let us in. Again later, when somebody has put it right.
@@ -61,6 +72,7 @@ impl Kind {
         match self {
             Kind::Network => "network",
             Kind::Timeout => "timeout",
+            Kind::Late => "late",
             Kind::Overload => "overload",
             Kind::Access => "access",
             Kind::Missing => "missing",
@@ -77,6 +89,8 @@ pub(crate) struct Error {
     pub(crate) kind: Kind,
     /// ClickHouse's number for it, if it gave one.
     pub(crate) code: Option<u32>,
+    /// False when ClickHouse has heard nothing of it.
+    pub(crate) reached: bool,
     message: String,
 }
 
@@ -123,9 +137,10 @@ impl ClickHouse {
         Ok(ClickHouse { client, database: config.database.clone(), insert_timeout: config.insert_timeout() })
     }
 
-    /// Insert a block.
-    pub(crate) async fn insert(&self, block: &Block) -> Result<(), Error> {
-        let insert = self
+    /// Insert a block. With `begin_by` it begins by then or not at all, and ends in time here and, by the limit it is sent with, in
+    /// ClickHouse.
+    pub(crate) async fn insert(&self, block: &Block, begin_by: Option<Deadline>) -> Result<(), Error> {
+        let mut insert = self
             .client
             .clone()
             .with_database(&self.database)
@@ -133,19 +148,36 @@ impl ClickHouse {
             .with_setting("insert_deduplication_token", &block.head.token)
             .with_setting("insert_deduplicate", "1")
             .with_setting("deduplicate_blocks_in_dependent_materialized_views", "1")
+            .with_setting("max_insert_block_size", block.head.count.max(BLOCK_ROWS_MAX).to_string())
             .with_setting("async_insert", "0")
             // The answer comes after the insert and says how it went.
             .with_setting("wait_end_of_query", "1");
+        if begin_by.is_some() {
+            insert = insert
+                .with_setting("max_execution_time", self.insert_timeout.as_secs_f64().to_string())
+                .with_setting("timeout_overflow_mode", "throw");
+        }
+        let in_time = |by: Option<Deadline>| match by.is_some_and(Deadline::passed) {
+            true => Err(Error::late()),
+            false => Ok(()),
+        };
+        let end_by = begin_by.map(|_| Deadline::after(self.insert_timeout));
         let sending = async {
             let mut insert = insert;
+            in_time(begin_by)?;
             let mut rows = block.rows.clone();
             while !rows.is_empty() {
                 let piece: Bytes = rows.split_to(PIECE_BYTES.min(rows.len()));
                 insert.send(piece).await?;
+                // This process may have been stopped for a while: without its end the insert is none.
+                in_time(end_by).map_err(|error| Error { reached: true, ..error })?;
             }
-            insert.end().await
+            Ok(insert.end().await?)
         };
-        within(self.insert_timeout, sending).await
+        match timeout(self.insert_timeout, sending).await {
+            Ok(done) => done,
+            Err(_) => Err(Error::timeout(self.insert_timeout)),
+        }
     }
 
     /// Run a statement in our database.
@@ -167,18 +199,58 @@ impl ClickHouse {
         Ok(text.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect())
     }
 
-    /// How many rows of a delivery have arrived.
-    pub(crate) async fn rows_of(&self, identity: &Identity) -> Result<u64, Error> {
+    /// Whether rows of a delivery have arrived that was first sent `age` ago.
+    pub(crate) async fn has(&self, identity: &Identity, age: Duration) -> Result<bool, Error> {
         const QUERY: &str = "SELECT toUInt64(sum(Rows)) FROM ingested_batches \
                              WHERE TenantId = ? AND AgentId = ? AND BatchSequence = ? AND Signal = ?";
         let client = self.client.clone().with_database(&self.database);
         let query = client.query(QUERY).bind(&*identity.tenant).bind(&*identity.agent).bind(identity.sequence);
-        within(LOOK_UP_TIMEOUT, query.bind(identity.signal.name()).fetch_one()).await
+        let rows: u64 = within(LOOK_UP_TIMEOUT, query.bind(identity.signal.name()).fetch_one()).await?;
+        if rows > 0 {
+            return Ok(true);
+        }
+        // The table comes before its views: an insert that was broken off between them has left rows there alone.
+        let then = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(age);
+        let (from, to) = (then.saturating_sub(CLOCKS_APART).as_secs(), (then + CLOCKS_APART).as_secs());
+        let query = format!(
+            "SELECT count() FROM `{}` WHERE TenantId = ? AND AgentId = ? AND BatchSequence = ? \
+             AND IngestedAt BETWEEN toDateTime(?) AND toDateTime(?)",
+            table_of(identity.signal)
+        );
+        let query = client.query(&query).bind(&*identity.tenant).bind(&*identity.agent).bind(identity.sequence);
+        Ok(within(LOOK_UP_TIMEOUT, query.bind(from).bind(to).fetch_one::<u64>()).await? > 0)
+    }
+
+    /// How many of these deliveries of one signal have rows in the table itself, of this very attempt.
+    pub(crate) async fn in_table(&self, deliveries: &[&UnderWay]) -> Result<usize, Error> {
+        let Some(first) = deliveries.first() else { return Ok(0) };
+        let since = deliveries.iter().map(|under_way| under_way.since()).min().unwrap_or(0);
+        let keys: Vec<_> = deliveries
+            .iter()
+            .map(|under_way| (under_way.identity(), under_way.since()))
+            .map(|(of, since)| (&*of.tenant, &*of.agent, of.sequence, since))
+            .collect();
+        let query = format!(
+            "SELECT uniqExact(TenantId, AgentId, BatchSequence) FROM `{}` WHERE IngestedAt >= toDateTime(?) \
+             AND (TenantId, AgentId, BatchSequence, toUnixTimestamp(IngestedAt)) IN ?",
+            table_of(first.identity().signal)
+        );
+        let query = self.client.clone().with_database(&self.database).query(&query).bind(since).bind(keys);
+        let there: u64 = within(LOOK_UP_TIMEOUT, query.fetch_one()).await?;
+        Ok(usize::try_from(there).unwrap_or(usize::MAX))
     }
 
     /// Our database.
     pub(crate) fn database(&self) -> &str {
         &self.database
+    }
+}
+
+fn table_of(signal: Signal) -> &'static str {
+    match signal {
+        Signal::Metrics => MetricRow::NAME,
+        Signal::Logs => LogRow::NAME,
+        Signal::Traces => SpanRow::NAME,
     }
 }
 
@@ -193,22 +265,31 @@ impl Error {
     /// No answer within `limit`.
     pub(crate) fn timeout(limit: Duration) -> Error {
         let message = format!("no answer from ClickHouse within {} ms", limit.as_millis());
-        Error { kind: Kind::Timeout, code: None, message }
+        Error { kind: Kind::Timeout, code: None, reached: true, message }
+    }
+
+    fn late() -> Error {
+        let message = "the time in which a block may be written was over".to_owned();
+        Error { kind: Kind::Late, code: None, reached: false, message }
     }
 }
 
 impl From<ClientError> for Error {
     fn from(error: ClientError) -> Error {
-        let message = chain(&error);
-        match &error {
+        let (kind, code) = match &error {
             ClientError::BadResponse(text) => {
                 let code = code(text);
-                Error { kind: code.map_or(Kind::Other, kind), code, message }
+                (code.map_or(Kind::Other, kind), code)
             }
-            ClientError::TimedOut => Error { kind: Kind::Timeout, code: None, message },
-            ClientError::Network(_) => Error { kind: Kind::Network, code: None, message },
-            _ => Error { kind: Kind::Other, code: None, message },
-        }
+            ClientError::TimedOut => (Kind::Timeout, None),
+            ClientError::Network(_) => (Kind::Network, None),
+            _ => (Kind::Other, None),
+        };
+        let reached = match &error {
+            ClientError::Network(below) => !below.downcast_ref::<HyperError>().is_some_and(HyperError::is_connect),
+            _ => true,
+        };
+        Error { kind, code, reached, message: chain(&error) }
     }
 }
 

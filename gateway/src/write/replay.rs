@@ -66,7 +66,7 @@ impl Writer {
                 return kept && lease.done().await;
             }
         };
-        let settled = match self.insert(&block).await {
+        let settled = match self.insert(&block, None).await {
             Ok(()) => {
                 self.metrics.replayed.get_or_create(&OfTable { table: self.label(&block.head.table) }).inc();
                 true
@@ -86,7 +86,7 @@ impl Writer {
             let lease = Lease { buffer: &self.set_aside, stored: Some(stored) };
             let block = lease.stored.as_ref().and_then(|stored| Block::from_entry(&stored.entry).ok());
             let inserted = match &block {
-                Some(block) => self.insert(block).await.is_ok(),
+                Some(block) => self.insert(block, None).await.is_ok(),
                 None => false,
             };
             match inserted {

@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 pub(crate) use request::Gate;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -83,13 +83,14 @@ impl Service {
         body: Incoming,
         query_id: &str,
     ) -> Result<Answer, Refusal> {
+        let received = Instant::now();
         self.gate.admit(head, &query)?;
         let (body, _room) = self.receive(body).await?;
         let request = request::understand(head, query, &body, self.body_bytes, query_id.to_owned())?;
         drop(body);
         let request::Request { work, insert, format, blocks, encoding } = request;
         let lane = if insert { &self.inserts } else { &self.queries };
-        let (output, summary) = lane.run(work).await?;
+        let (output, summary) = lane.run(work, received).await?;
         Ok(self.server.output(output, summary, query_id, &format, blocks, encoding))
     }
 

@@ -8,13 +8,17 @@ use crate::session::{Connector, Outcome, Work};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// The engine parses deep statements on its caller's stack; memory is taken as it is used.
 const STACK_BYTES: usize = 8 << 20;
 /// A statement that has not begun by then is refused: its sender has given up or is about to.
 const WAIT: Duration = Duration::from_secs(30);
+/// The setting that limits a statement's time, in seconds.
+const TIME_LIMIT: &str = "max_execution_time";
+/// 159, TIMEOUT_EXCEEDED.
+const TIMEOUT_EXCEEDED: i32 = 159;
 /// 202, TOO_MANY_SIMULTANEOUS_QUERIES.
 const TOO_MANY: i32 = 202;
 /// 210, NETWORK_ERROR.
@@ -58,9 +62,10 @@ impl Lane {
         })
     }
 
-    /// Run one statement when it is its turn.
-    pub(crate) async fn run(&self, work: Work) -> Outcome {
+    /// Run one statement when it is its turn. A time limit of its own counts from `received`, as a server's does.
+    pub(crate) async fn run(&self, mut work: Work, received: Instant) -> Outcome {
         let turn = self.turn().await?;
+        count_from(received.elapsed(), &mut work)?;
         let (reply, outcome) = oneshot::channel();
         let stopping = || Refusal::new(STOPPING, "the store is stopping");
         let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(stopping)?;
@@ -93,6 +98,20 @@ impl Lane {
     }
 }
 
+/// Take what has gone by from a statement's time limit.
+fn count_from(waited: Duration, work: &mut Work) -> Result<(), Refusal> {
+    for (_, value) in work.settings.iter_mut().filter(|(name, _)| name == TIME_LIMIT) {
+        // 0 is no limit, and what is no number is for the engine to refuse.
+        let Some(seconds) = value.parse().ok().filter(|seconds: &f64| *seconds > 0.0) else { continue };
+        let left = seconds - waited.as_secs_f64();
+        if left <= 0.0 {
+            return Err(Refusal::new(TIMEOUT_EXCEEDED, format!("Timeout exceeded: waited {:?} for its turn", waited)));
+        }
+        *value = format!("{:.3}", left.max(0.001));
+    }
+    Ok(())
+}
+
 /// A place among those that wait.
 struct Place<'a>(&'a AtomicUsize);
 
@@ -119,5 +138,22 @@ fn serve(receiver: &Mutex<mpsc::Receiver<Task>>, connector: &Connector) {
         let outcome = connector.run(&work);
         // Nobody waits when the client hung up; what was inserted is inserted.
         let _ = reply.send(outcome);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_limit_counts_while_a_statement_waits_for_its_turn() {
+        let left = |limit: &str, waited| {
+            let mut work = Work { settings: vec![(TIME_LIMIT.into(), limit.into())], ..Work::default() };
+            count_from(Duration::from_millis(waited), &mut work).map(|()| work.settings[0].1.clone())
+        };
+        assert_eq!(left("1.5", 250).unwrap(), "1.250");
+        assert_eq!(left("0", 250).unwrap(), "0");
+        assert_eq!(left("soon", 250).unwrap(), "soon");
+        assert_eq!(left("1", 1_000).unwrap_err().code, TIMEOUT_EXCEEDED);
     }
 }

@@ -4,6 +4,7 @@
 //! what is compressed already. Invariant: nothing that an endpoint answers makes us hold more than [`ANSWER_BYTES_MAX`] of it,
 //! and nothing compressed from it is opened.
 
+use crate::clock::Clock;
 use crate::frozen::{Encoding, Frozen};
 use crate::{ApiKey, Config, Error};
 use bytes::{BufMut, BytesMut};
@@ -14,12 +15,16 @@ use http_body::Frame;
 use http_body_util::{BodyExt, LengthLimitError, Limited, StreamBody};
 use ollystack_record::Signal;
 use ollystack_record::otlp::collector::logs::v1::ExportLogsServiceResponse;
-use ollystack_schema::names::{HEADER_AGENT, HEADER_REDELIVERED, HEADER_SEQUENCE};
+use ollystack_schema::names::{
+    HEADER_AGENT, HEADER_ATTEMPT_AGE, HEADER_CLOCK, HEADER_REDELIVERED, HEADER_SENT, HEADER_SEQUENCE, HEADER_UNTOUCHED,
+    UNTOUCHED_THIS,
+};
 use prost::Message;
 use std::convert::Infallible;
 use std::error::Error as StdError;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::body::Body;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, ConnectError, Status};
@@ -38,6 +43,8 @@ pub(crate) struct Client {
     authorization: Option<HeaderValue>,
     agent: HeaderValue,
     timeout: Duration,
+    /// The endpoint's, if it tells one.
+    clock: Arc<Clock>,
 }
 
 /// What the endpoint took.
@@ -57,6 +64,10 @@ pub(crate) struct Failure {
     pub(crate) message: String,
     /// The batch may be there nevertheless.
     pub(crate) may_have_arrived: bool,
+    /// When it was sent, or later.
+    pub(crate) sent: Instant,
+    /// Other batches may fare better: this one alone has to wait.
+    pub(crate) of_this_alone: bool,
 }
 
 /// What to do about a failure.
@@ -132,31 +143,36 @@ impl Client {
             authorization,
             agent: header("agent", agent.to_owned())?,
             timeout: Duration::from_millis(config.response_timeout_ms),
+            clock: Arc::default(),
         })
     }
 
-    /// One attempt to deliver `frozen`.
+    /// One attempt to deliver `frozen`. `doubtful_since` is when the earlier attempt was sent that may have arrived, if one may.
     pub(crate) async fn call(
         &self,
         frozen: &Frozen,
         encoding: Encoding,
         sequence: u64,
-        redelivered: bool,
+        doubtful_since: Option<Instant>,
     ) -> Result<Taken, Failure> {
-        let request = self.request(frozen, encoding, sequence, redelivered)?;
         let mut channel = self.channel.clone();
+        let sent = OnceLock::new();
         let exchange = async {
             let channel = channel.ready().await.map_err(|error| unsent(&error))?;
+            // Dated once it can leave.
+            let _ = sent.set(Instant::now());
+            let request = self.request(frozen, encoding, sequence, doubtful_since)?;
             let response = channel.call(request).await.map_err(|error| unsent(&error))?;
+            if let Some(now_ms) = number(response.headers(), HEADER_CLOCK) {
+                self.clock.told(now_ms);
+            }
             read(response, encoding).await
         };
-        timeout(self.timeout, exchange).await.unwrap_or_else(|_| {
-            Err(Failure {
-                verdict: Verdict::Retry(None),
-                message: format!("no answer within {} ms", self.timeout.as_millis()),
-                may_have_arrived: true,
-            })
-        })
+        let outcome = timeout(self.timeout, exchange).await.unwrap_or_else(|_| {
+            let message = format!("no answer within {} ms", self.timeout.as_millis());
+            Err(Failure { may_have_arrived: true, ..Failure::new(Verdict::Retry(None), message) })
+        });
+        outcome.map_err(|failure| Failure { sent: sent.get().copied().unwrap_or(failure.sent), ..failure })
     }
 
     fn request(
@@ -164,18 +180,15 @@ impl Client {
         frozen: &Frozen,
         encoding: Encoding,
         sequence: u64,
-        redelivered: bool,
+        doubtful_since: Option<Instant>,
     ) -> Result<Request<Body>, Failure> {
         let path = match frozen.signal {
             Signal::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
             Signal::Logs => "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
             Signal::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
         };
-        let unusable = |error: std::io::Error| Failure {
-            verdict: Verdict::Drop,
-            message: format!("a stored batch cannot be read: {error}"),
-            may_have_arrived: false,
-        };
+        let unusable =
+            |error: std::io::Error| Failure::new(Verdict::Drop, format!("a stored batch cannot be read: {error}"));
         let message = frozen.encoded(encoding).map_err(unusable)?;
         let mut prefix = BytesMut::with_capacity(5);
         prefix.put_u8(u8::from(encoding != Encoding::Identity));
@@ -193,20 +206,28 @@ impl Client {
             headers.insert("grpc-encoding", HeaderValue::from_static(encoding.name()));
         }
         let timeout = format!("{}m", self.timeout.as_millis().min(99_999_999));
-        for (name, value) in [("grpc-timeout", timeout), (HEADER_SEQUENCE, sequence.to_string())] {
-            // Digits and a letter.
-            if let Ok(value) = HeaderValue::try_from(value) {
-                headers.insert(name, value);
-            }
+        // Digits and a letter.
+        if let Ok(timeout) = HeaderValue::try_from(timeout) {
+            headers.insert("grpc-timeout", timeout);
         }
         headers.insert(HEADER_AGENT, self.agent.clone());
-        if redelivered {
+        headers.insert(HEADER_SEQUENCE, HeaderValue::from(sequence));
+        headers.insert(HEADER_SENT, HeaderValue::from(self.clock.now_ms()));
+        if let Some(since) = doubtful_since {
             headers.insert(HEADER_REDELIVERED, HeaderValue::from_static("1"));
+            headers.insert(HEADER_ATTEMPT_AGE, HeaderValue::from(since.elapsed().as_millis() as u64));
         }
         if let Some(authorization) = &self.authorization {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
         Ok(request)
+    }
+}
+
+impl Failure {
+    /// One that says that nothing arrived.
+    fn new(verdict: Verdict, message: String) -> Failure {
+        Failure { verdict, message, may_have_arrived: false, sent: Instant::now(), of_this_alone: false }
     }
 }
 
@@ -220,9 +241,12 @@ async fn read(response: Response<Body>, encoding: Encoding) -> Result<Taken, Fai
         return Err(not_otlp(format!("the answer has content-type {content_type:?}")));
     }
     if let Some(status) = Status::from_header_map(&head.headers) {
-        return if status.code() == Code::Ok { Ok(Taken::default()) } else { Err(failure(&status, encoding)) };
+        return match status.code() {
+            Code::Ok => Ok(Taken::default()),
+            _ => Err(untouched(failure(&status, encoding), &head.headers)),
+        };
     }
-    let broken = |message: String| Failure { verdict: Verdict::Retry(None), message, may_have_arrived: true };
+    let broken = |message: String| Failure { may_have_arrived: true, ..Failure::new(Verdict::Retry(None), message) };
     let collected = match Limited::new(body, ANSWER_BYTES_MAX).collect().await {
         Ok(collected) => collected,
         Err(error) if error.is::<LengthLimitError>() => {
@@ -238,8 +262,20 @@ async fn read(response: Response<Body>, encoding: Encoding) -> Result<Taken, Fai
     };
     match status.code() {
         Code::Ok => Ok(taken(&collected.to_bytes())),
-        _ => Err(failure(&status, encoding)),
+        _ => Err(untouched(failure(&status, encoding), &head.headers)),
     }
+}
+
+/// A refusal in the light of what our gateway says of it.
+fn untouched(failure: Failure, headers: &HeaderMap) -> Failure {
+    match headers.get(HEADER_UNTOUCHED) {
+        None => failure,
+        Some(what) => Failure { may_have_arrived: false, of_this_alone: what == UNTOUCHED_THIS, ..failure },
+    }
+}
+
+fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
+    headers.get(name)?.to_str().ok()?.parse().ok()
 }
 
 /// The three responses are alike on the wire: partial_success with a count and a message.
@@ -279,7 +315,8 @@ fn failure(status: &Status, encoding: Encoding) -> Failure {
             | Code::Unimplemented
             | Code::InvalidArgument
     );
-    Failure { verdict, message: format!("{:?}: {}", status.code(), shown(status.message())), may_have_arrived }
+    let message = format!("{:?}: {}", status.code(), shown(status.message()));
+    Failure { may_have_arrived, ..Failure::new(verdict, message) }
 }
 
 /// What is between us and the endpoint answered in HTTP; gRPC's http-grpc-status-mapping, but that what looks like a wrong
@@ -291,11 +328,11 @@ fn http_failure(status: StatusCode, headers: &HeaderMap) -> Failure {
         429 | 502 | 503 | 504 => Verdict::Retry(after.map(Duration::from_secs)),
         _ => Verdict::Person(Cause::Address),
     };
-    Failure { verdict, message: format!("HTTP {status} instead of gRPC"), may_have_arrived: false }
+    Failure::new(verdict, format!("HTTP {status} instead of gRPC"))
 }
 
 fn not_otlp(message: String) -> Failure {
-    Failure { verdict: Verdict::Person(Cause::Address), message, may_have_arrived: false }
+    Failure::new(Verdict::Person(Cause::Address), message)
 }
 
 /// The channel failed before there was an answer.
@@ -306,7 +343,7 @@ fn unsent(error: &tonic::transport::Error) -> Failure {
         connected &= !error.is::<ConnectError>();
         source = error.source();
     }
-    Failure { verdict: Verdict::Retry(None), message: chain(error), may_have_arrived: connected }
+    Failure { may_have_arrived: connected, ..Failure::new(Verdict::Retry(None), chain(error)) }
 }
 
 /// An error with its causes; those that repeat what was said are left out.
@@ -363,6 +400,21 @@ mod tests {
             assert_eq!(asked, if retryable { Verdict::Retry(soon) } else { verdict }, "{code:?} with RetryInfo");
         }
         assert_eq!(failure(&Status::unimplemented("zstd?"), Encoding::Zstd).verdict, Verdict::Encoding);
+    }
+
+    #[test]
+    fn what_a_gateway_left_untouched_did_not_arrive() {
+        let away = || failure(&Status::unavailable("away"), Encoding::Zstd);
+        for (said, may_have_arrived, of_this_alone) in
+            [(None, true, false), (Some("all"), false, false), (Some(UNTOUCHED_THIS), false, true)]
+        {
+            let mut headers = HeaderMap::new();
+            if let Some(said) = said {
+                headers.insert(HEADER_UNTOUCHED, HeaderValue::from_static(said));
+            }
+            let found = untouched(away(), &headers);
+            assert_eq!((found.may_have_arrived, found.of_this_alone), (may_have_arrived, of_this_alone), "{said:?}");
+        }
     }
 
     #[test]

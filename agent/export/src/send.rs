@@ -7,6 +7,7 @@
 use crate::backoff::Gate;
 use crate::books::measure;
 use crate::call::{Cause, Client, Failure, Taken, Verdict};
+use crate::deferred::Deferred;
 use crate::frozen::{Encoding, Frozen};
 use crate::{ApiKey, Config, Error, Status};
 use futures::StreamExt;
@@ -18,7 +19,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// After this many failures in a row, and its multiples, the log says so again.
@@ -49,6 +50,7 @@ pub async fn send(
         retry_person: Duration::from_millis(config.retry_key_ms),
         endpoint: config.endpoint,
         client,
+        started: Instant::now(),
         encoding: AtomicU8::new(0),
         buffer,
         ledger,
@@ -79,6 +81,8 @@ struct Sender {
     endpoint: String,
     gate: Gate,
     retry_person: Duration,
+    /// No attempt of an earlier process was sent later.
+    started: Instant,
     /// How many of [`ENCODINGS`] the endpoint did not understand.
     encoding: AtomicU8,
     buffer: Buffer,
@@ -93,12 +97,21 @@ impl Sender {
     /// Deliver what there is; after `stop`, until there is nothing left that can be delivered now.
     async fn pump(&self, in_flight_max: usize, stop: &CancellationToken) {
         let mut deliveries = FuturesUnordered::new();
+        let mut deferred = Deferred::default();
         loop {
             let mut empty = false;
-            while deliveries.len() < in_flight_max && !empty {
+            while deliveries.len() < in_flight_max && !empty && !deferred.is_full() {
                 match self.buffer.next().await {
-                    Ok(Some(stored)) => deliveries.push(self.deliver(stored)),
-                    Ok(None) => empty = true,
+                    Ok(Some(stored)) => {
+                        let known = deferred.leased(stored.id);
+                        // The attempt of an earlier process, unless it was leased before in this one.
+                        let doubtful_since = known.unwrap_or(stored.redelivered.then_some(self.started));
+                        deliveries.push(self.deliver(stored, doubtful_since));
+                    }
+                    Ok(None) => {
+                        deferred.nothing_left();
+                        empty = true;
+                    }
                     Err(error) if error.advice() == Advice::Stop => return,
                     Err(error) => {
                         tracing::warn!(%error, "the disk buffer cannot be read; trying again");
@@ -111,22 +124,25 @@ impl Sender {
                 return;
             }
             tokio::select! {
-                Some(fate) = deliveries.next(), if !deliveries.is_empty() => {
-                    if matches!(fate, Fate::Abandoned) {
+                Some(fate) = deliveries.next(), if !deliveries.is_empty() => match fate {
+                    Fate::Settled => {}
+                    Fate::Deferred { id, due, doubtful_since } => deferred.add(id, due, doubtful_since),
+                    Fate::Abandoned => {
                         // Stopping, and the endpoint takes nothing: what is under way may end, nothing new begins.
                         while deliveries.next().await.is_some() {}
                         return;
                     }
-                }
+                },
+                id = deferred.due() => self.buffer.release(id),
                 () = self.buffer.changed(), if empty && deliveries.len() < in_flight_max => {}
                 () = stop.cancelled(), if deliveries.is_empty() => {}
             }
         }
     }
 
-    /// One batch to its end.
-    async fn deliver(&self, stored: Stored) -> Fate {
-        let Stored { id, mut redelivered, entry } = stored;
+    /// One batch to its end, or until it has to wait alone. `doubtful_since` is when the attempt was sent that may have arrived.
+    async fn deliver(&self, stored: Stored, mut doubtful_since: Option<Instant>) -> Fate {
+        let Stored { id, entry, .. } = stored;
         let (signal, records) = (ollystack_record::Signal::from_u8(entry.signal), u64::from(entry.records));
         let Some(frozen) = Frozen::parse(entry) else {
             tracing::error!(id = id.0, "a stored batch is not of a format that this version knows; it is dropped");
@@ -142,14 +158,17 @@ impl Sender {
             };
             let tried = self.encoding.load(Relaxed);
             let encoding = ENCODINGS.get(usize::from(tried)).copied().unwrap_or(Encoding::Identity);
-            let failure = match self.client.call(&frozen, encoding, id.0, redelivered).await {
+            let failure = match self.client.call(&frozen, encoding, id.0, doubtful_since).await {
                 Ok(taken) => {
                     self.delivered(&frozen, &taken);
                     return self.finish(id).await;
                 }
                 Err(failure) => failure,
             };
-            redelivered |= failure.may_have_arrived;
+            if failure.may_have_arrived {
+                // The first such attempt: those after it bear the same mark, and of them one counts.
+                doubtful_since = doubtful_since.or(Some(failure.sent));
+            }
             let (state, asked, least) = match failure.verdict {
                 Verdict::Encoding => {
                     // Others may have found out meanwhile.
@@ -161,6 +180,10 @@ impl Sender {
                     self.encoding.store(0, Relaxed);
                     self.refused(&frozen, &failure);
                     return self.finish(id).await;
+                }
+                Verdict::Retry(asked) if failure.of_this_alone => {
+                    self.gate.success();
+                    return Fate::Deferred { id, due: Instant::now() + asked.unwrap_or_default(), doubtful_since };
                 }
                 Verdict::Retry(Some(asked)) => ("throttled", Some(asked), Duration::ZERO),
                 Verdict::Retry(None) => ("unreachable", None, Duration::ZERO),
@@ -231,6 +254,8 @@ impl Sender {
 enum Fate {
     /// Delivered, or refused for good.
     Settled,
+    /// Not now; others pass meanwhile.
+    Deferred { id: EntryId, due: Instant, doubtful_since: Option<Instant> },
     /// Stopping: it stays on disk.
     Abandoned,
 }

@@ -8,6 +8,7 @@ mod full_disk;
 mod host;
 mod hostile;
 mod keys;
+mod ledger;
 mod log_files;
 mod migrations;
 mod offline;
@@ -45,6 +46,8 @@ const PROPERTIES: &[(&str, Property)] = properties![
     restart::kills_in_a_row_double_nothing_and_no_loss_is_silent,
     restart::a_stop_goes_on_where_levels_and_totals_were,
     restart::a_kill_takes_what_came_after_the_checkpoint_and_no_total,
+    ledger::is_one_query_that_says_what_was_seen_sent_stored_and_lost_and_why,
+    ledger::closes_over_kills_and_stops_and_never_goes_down,
     sdk::reaches_the_gateway_by_grpc,
     sdk::reaches_the_gateway_by_http,
     sdk::reaches_the_agent_by_grpc,

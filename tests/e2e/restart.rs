@@ -48,19 +48,12 @@ fn checkpointed(config: &AgentConfig) -> Result<()> {
         let before = inode();
         until("a checkpoint is written", || Ok((![0, before].contains(&inode())).then_some(())))?;
     }
-    until("nothing is at risk", || Ok((samples_at_risk(config)? == 0).then_some(())))
-}
-
-/// Samples that a crash would take, as the agent wrote it down.
-fn samples_at_risk(config: &AgentConfig) -> Result<u64> {
-    let bytes = std::fs::read(config.folder.join("state/unsaved"))?;
-    let samples = bytes.get(8..16).context("`unsaved` is too short")?;
-    Ok(u64::from_le_bytes(samples.try_into()?))
+    until("nothing is at risk", || Ok((config.samples_at_risk()? == 0).then_some(())))
 }
 
 /// Waits until the agent has written down that a crash would take this many samples.
 fn at_risk(config: &AgentConfig, samples: u64) -> Result<()> {
-    until("the samples are written down as at risk", || Ok((samples_at_risk(config)? >= samples).then_some(())))
+    until("the samples are written down as at risk", || Ok((config.samples_at_risk()? >= samples).then_some(())))
 }
 
 pub(crate) fn a_stop_goes_on_where_levels_and_totals_were(world: &World) -> Result<Outcome> {

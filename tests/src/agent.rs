@@ -3,7 +3,7 @@
 //! What is not set is at its default; a test turns off what it does not ask for.
 
 use crate::gateway::sum_of;
-use crate::process::{Binaries, Process, SmallDisk, free_port};
+use crate::process::{Binaries, Process, SmallDisk, free_port, through};
 use crate::wait::until;
 use crate::{Answer, get, post};
 use anyhow::{Context, Result, bail};
@@ -26,6 +26,8 @@ pub struct AgentConfig {
     pub settings: Vec<(String, String)>,
     /// A small disk to run with.
     pub disk: Option<SmallDisk>,
+    /// A program to start it by, such as a tracer, with its arguments.
+    pub through: Vec<String>,
 }
 
 /// A running agent.
@@ -41,7 +43,15 @@ impl AgentConfig {
     pub fn new(folder: &Path, endpoint: &str, api_key: &str) -> Result<Self> {
         let ports = [free_port()?, free_port()?, free_port()?];
         let (endpoint, api_key) = (endpoint.to_owned(), api_key.to_owned());
-        Ok(Self { folder: folder.to_owned(), endpoint, api_key, ports, settings: Vec::new(), disk: None })
+        Ok(Self {
+            folder: folder.to_owned(),
+            endpoint,
+            api_key,
+            ports,
+            settings: Vec::new(),
+            disk: None,
+            through: Vec::new(),
+        })
     }
 
     /// Sets a key, its value as TOML; the last word on a key counts.
@@ -78,6 +88,19 @@ impl AgentConfig {
         std::fs::write(self.file(), text).with_context(|| format!("write {}", self.file().display()))
     }
 
+    /// Samples that a crash at this moment would take, as the agent has them in its books (`state/ledger`, see agent/src/books).
+    pub fn samples_at_risk(&self) -> Result<u64> {
+        let bytes = std::fs::read(self.folder.join("state/ledger"))?;
+        let slots = bytes.chunks(4096).map(|slot| -> Vec<u64> {
+            slot.chunks_exact(8).filter_map(|word| word.try_into().ok()).map(u64::from_le_bytes).collect()
+        });
+        // Fields: 1 reasons, 3 generation, 7 samples since the checkpoint; behind 10 of the whole and 9 of metrics come the reasons and
+        // the places, the queue first.
+        let newest = slots.max_by_key(|fields| fields.get(3).copied()).context("the books are empty")?;
+        let at = |field: usize| newest.get(field).copied().context("the books are too short");
+        Ok(at(7)? + at(19 + at(1)? as usize)?)
+    }
+
     /// A command of the agent with this configuration, without the environment's own settings.
     pub fn command(&self, binaries: &Binaries, arguments: &[&str]) -> Result<Command> {
         let mut command = binaries.command("ollystack-agent")?;
@@ -94,7 +117,7 @@ impl AgentConfig {
     fn run(&self, binaries: &Binaries) -> Result<Process> {
         let command = self.command(binaries, &["run"])?;
         let command = self.disk.as_ref().map(|disk| disk.around(&command)).unwrap_or(command);
-        Process::start("agent", command, &self.folder.join("agent.log"))
+        Process::start("agent", through(&self.through, command), &self.folder.join("agent.log"))
     }
 
     /// Writes the configuration, starts the agent and returns at once.

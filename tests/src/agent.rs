@@ -3,7 +3,7 @@
 //! What is not set is at its default; a test turns off what it does not ask for.
 
 use crate::gateway::sum_of;
-use crate::process::{Binaries, Process, SmallDisk, free_port, through};
+use crate::process::{Binaries, Process, SmallDisk, free_port};
 use crate::wait::until;
 use crate::{Answer, get, post};
 use anyhow::{Context, Result, bail};
@@ -26,8 +26,6 @@ pub struct AgentConfig {
     pub settings: Vec<(String, String)>,
     /// A small disk to run with.
     pub disk: Option<SmallDisk>,
-    /// A program to start it by, such as a tracer, with its arguments.
-    pub through: Vec<String>,
 }
 
 /// A running agent.
@@ -43,15 +41,7 @@ impl AgentConfig {
     pub fn new(folder: &Path, endpoint: &str, api_key: &str) -> Result<Self> {
         let ports = [free_port()?, free_port()?, free_port()?];
         let (endpoint, api_key) = (endpoint.to_owned(), api_key.to_owned());
-        Ok(Self {
-            folder: folder.to_owned(),
-            endpoint,
-            api_key,
-            ports,
-            settings: Vec::new(),
-            disk: None,
-            through: Vec::new(),
-        })
+        Ok(Self { folder: folder.to_owned(), endpoint, api_key, ports, settings: Vec::new(), disk: None })
     }
 
     /// Sets a key, its value as TOML; the last word on a key counts.
@@ -117,7 +107,7 @@ impl AgentConfig {
     fn run(&self, binaries: &Binaries) -> Result<Process> {
         let command = self.command(binaries, &["run"])?;
         let command = self.disk.as_ref().map(|disk| disk.around(&command)).unwrap_or(command);
-        Process::start("agent", through(&self.through, command), &self.folder.join("agent.log"))
+        Process::start("agent", command, &self.folder.join("agent.log"))
     }
 
     /// Writes the configuration, starts the agent and returns at once.

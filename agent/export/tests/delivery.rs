@@ -91,7 +91,7 @@ fn config(endpoint: String) -> Config {
 impl Stage {
     fn start(config: Config, directory: &Path) -> Stage {
         let ledger = Arc::new(Ledger::default());
-        let buffer = open_buffer(Options::new(directory), &ledger).unwrap();
+        let (buffer, _) = open_buffer(Options::new(directory), &ledger).unwrap();
         let (status, stop) = (Arc::new(Status::default()), CancellationToken::new());
         let key = ApiKey::new("good");
         let sending = tokio::spawn(send(
@@ -207,7 +207,7 @@ async fn a_retry_sends_the_same_bytes_under_the_same_identity_and_says_that_it_i
     let (endpoint, directory) = (Arc::new(Endpoint::default()), tempfile::tempdir().unwrap());
     let throttled = Refusal::Exhausted { retry_after: SOON, message: "quota".into() };
     let away = Refusal::Unavailable { retry_after: SOON, message: "away".into() };
-    endpoint.script.lock().unwrap().extend([Err(throttled), Err(away)]);
+    endpoint.script.lock().unwrap().extend([Err(throttled), Err(untouched("all", SOON)), Err(away)]);
     let (port, _stop) = serve(&endpoint, None).await;
     let config = config(format!("http://127.0.0.1:{port}"));
     let stage = Stage::start(config.clone(), directory.path());
@@ -216,8 +216,8 @@ async fn a_retry_sends_the_same_bytes_under_the_same_identity_and_says_that_it_i
 
     let seen = endpoint.seen.lock().unwrap();
     let redelivered: Vec<_> = seen.iter().map(|e| header(&e.headers, "x-ollystack-redelivered")).collect();
-    // Throttling says that nothing was taken; after UNAVAILABLE nobody knows.
-    assert_eq!(redelivered, ["", "", "1"]);
+    // Throttling says that nothing was taken, as a gateway of ours does; after UNAVAILABLE alone nobody knows.
+    assert_eq!(redelivered, ["", "", "", "1"]);
     for pair in seen.windows(2) {
         assert_eq!(pair[0].message, pair[1].message);
         assert_eq!(pair[0].wire_bytes, pair[1].wire_bytes);
@@ -226,8 +226,56 @@ async fn a_retry_sends_the_same_bytes_under_the_same_identity_and_says_that_it_i
     }
     assert_eq!(logs(&ledger).sent, 5);
     let reading = status.read();
-    assert_eq!((reading.attempts_failed, reading.consecutive_failures, reading.batches_sent), (2, 0, 1));
+    assert_eq!((reading.attempts_failed, reading.consecutive_failures, reading.batches_sent), (3, 0, 1));
     assert!(reading.last_error.unwrap().contains("away"));
+}
+
+/// As a gateway of ours refuses what it did not touch.
+fn untouched(what: &'static str, retry_after: Duration) -> Refusal {
+    let headers = [("x-ollystack-untouched", what), ("x-ollystack-clock-ms", "1700000000000")];
+    let headers = headers.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+    Refusal::Unavailable { retry_after, message: "later".into() }.marked(HeaderMap::from_iter(headers))
+}
+
+#[tokio::test]
+async fn a_batch_that_has_to_wait_alone_lets_others_pass_and_goes_again_as_what_it_was() {
+    let (endpoint, directory) = (Arc::new(Endpoint::default()), tempfile::tempdir().unwrap());
+    endpoint.script.lock().unwrap().extend([Err(untouched("this", Duration::from_millis(300)))]);
+    let (port, _stop) = serve(&endpoint, None).await;
+    let config = Config { in_flight_max: 1, batch_records_max: 5, ..config(format!("http://127.0.0.1:{port}")) };
+    let stage = Stage::start(config.clone(), directory.path());
+    stage.freeze(&config, vec![lines(5), lines(5), lines(5)]).await;
+    let (ledger, status) = stage.settle().await;
+    assert_eq!((logs(&ledger).sent, status.read().attempts_failed), (15, 0));
+
+    let seen = endpoint.seen.lock().unwrap();
+    let column = |name: &str| seen.iter().map(|export| header(&export.headers, name).to_owned()).collect::<Vec<_>>();
+    let sequences = column("x-ollystack-sequence");
+    assert_eq!((sequences.len(), &sequences[0]), (4, &sequences[3]), "{sequences:?}");
+    assert_eq!(column("x-ollystack-redelivered"), ["", "", "", ""], "no attempt may have arrived");
+    // Dated by the clock of the answers once there was one.
+    let sent: Vec<u64> = column("x-ollystack-sent-ms").iter().map(|sent| sent.parse().unwrap()).collect();
+    assert_eq!(sent[0], 0);
+    assert!(sent[1..].is_sorted() && sent[1] >= 1_700_000_000_000 && sent[3] >= 1_700_000_000_300, "{sent:?}");
+}
+
+#[tokio::test]
+async fn a_repetition_says_how_long_ago_it_may_have_arrived_however_often_it_has_to_wait() {
+    let (endpoint, directory) = (Arc::new(Endpoint::default()), tempfile::tempdir().unwrap());
+    let away = Refusal::Unavailable { retry_after: SOON, message: "perhaps".into() };
+    let wait = Duration::from_millis(100);
+    endpoint.script.lock().unwrap().extend([Err(away), Err(untouched("this", wait)), Err(untouched("this", wait))]);
+    let (port, _stop) = serve(&endpoint, None).await;
+    let config = config(format!("http://127.0.0.1:{port}"));
+    let stage = Stage::start(config.clone(), directory.path());
+    stage.freeze(&config, vec![lines(5)]).await;
+    let (ledger, _) = stage.settle().await;
+    assert_eq!(logs(&ledger).sent, 5);
+    let seen = endpoint.seen.lock().unwrap();
+    let ages = seen.iter().map(|export| header(&export.headers, "x-ollystack-attempt-age-ms").parse().ok());
+    let ages: Vec<Option<u64>> = ages.collect();
+    assert!(ages.len() == 4 && ages[0].is_none() && ages.is_sorted(), "{ages:?}");
+    assert!(ages[3] >= Some(200), "{ages:?}");
 }
 
 #[tokio::test]

@@ -50,6 +50,7 @@ impl Config {
         within("metrics.grace_ms", metrics.grace_ms, 0, metrics.window_ms)?;
         within("metrics.constant_ms", metrics.constant_ms, 0, 3_600_000)?;
         within("metrics.series_max", series_max, 1, 1_000_000)?;
+        within("metrics.bytes_max", metrics.bytes_max as u64, 1 << 20, 1 << 32)?;
         within("metrics.series_per_source_max", metrics.series_per_source_max as u64, 1, series_max)?;
         within("metrics.series_per_metric_max", metrics.series_per_metric_max as u64, 1, series_max)?;
         metrics.check_rules().map_err(|(value, allowed)| Error { field: "metrics.rules", value, allowed })?;

@@ -33,6 +33,9 @@ pub struct Stats {
     pub logs: logs::Stats,
 }
 
+/// What is made of what waits at once, in bytes of OTLP: all of it would take several times what it takes while it waits.
+pub const PORTION_BYTES: usize = 512 << 10;
+
 /// From this level of the ladder on memory is given back.
 const RELIEF_LEVEL: u8 = 2;
 
@@ -97,7 +100,8 @@ impl Process {
     /// Let time pass: close windows, decide traces. Call several times a second.
     pub fn tick(&mut self, now: u64, out: &mut Vec<Reduced>) {
         self.sampler.tick(now, out);
-        self.fold.tick(now, out);
+        self.fold.tick(now);
+        while self.hand_out(now, out) {}
         self.logs.tick(now, out);
     }
 
@@ -115,13 +119,19 @@ impl Process {
     /// Hand out everything that is held: the agent stops.
     pub fn drain(&mut self, now: u64, out: &mut Vec<Reduced>) {
         self.sampler.drain(out);
-        self.fold.drain(now, out);
+        self.fold.drain(now);
+        while self.hand_out(now, out) {}
         self.logs.drain(now, out);
+    }
+
+    /// Append the next portion of what closed and was decided to `out`. False: there is no more.
+    pub fn hand_out(&mut self, now: u64, out: &mut Vec<Reduced>) -> bool {
+        self.fold.hand_out(now, PORTION_BYTES, out)
     }
 
     /// What is held of metrics, as bytes for [`Process::restore`]: open windows and last totals, after [`Process::drain`] the totals
     /// alone. Traces and log lines are not among it.
-    pub fn checkpoint(&self, now: u64) -> Vec<u8> {
+    pub fn checkpoint(&mut self, now: u64) -> Vec<u8> {
         self.fold.checkpoint(now)
     }
 

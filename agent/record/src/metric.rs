@@ -80,6 +80,8 @@ impl Series {
     /// have to be compared one by one. The hash is stable across restarts.
     pub fn new(scope: Arc<Scope>, metric: Arc<Metric>, mut attributes: Vec<KeyValue>) -> Series {
         sort_attributes(&mut attributes);
+        // Held for long, and counted.
+        attributes.shrink_to_fit();
         let mut hasher = Xxh3::new();
         feed_text(&mut hasher, &scope.proto.name);
         feed_text(&mut hasher, &scope.proto.version);

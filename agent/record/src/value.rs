@@ -60,20 +60,24 @@ pub fn sort_attributes(attributes: &mut Vec<KeyValue>) {
     *attributes = kept;
 }
 
-/// Bytes that attributes take on the heap, their list included.
+/// Bytes that attributes take on the heap, their list included, without room it may have for more.
 pub fn attributes_heap_bytes(attributes: &[KeyValue]) -> usize {
     let value = |attribute: &KeyValue| attribute.value.as_ref().map_or(0, value_heap_bytes);
-    attributes.iter().map(|attribute| size_of::<KeyValue>() + attribute.key.len() + value(attribute)).sum()
+    attributes.iter().map(|attribute| size_of::<KeyValue>() + attribute.key.capacity() + value(attribute)).sum()
 }
 
 fn value_heap_bytes(value: &AnyValue) -> usize {
     match &value.value {
-        Some(Value::StringValue(text)) => text.len(),
-        Some(Value::BytesValue(bytes)) => bytes.len(),
+        Some(Value::StringValue(text)) => text.capacity(),
+        Some(Value::BytesValue(bytes)) => bytes.capacity(),
         Some(Value::ArrayValue(array)) => {
-            array.values.iter().map(|value| size_of::<AnyValue>() + value_heap_bytes(value)).sum()
+            let values = array.values.iter().map(value_heap_bytes);
+            array.values.capacity() * size_of::<AnyValue>() + values.sum::<usize>()
         }
-        Some(Value::KvlistValue(list)) => attributes_heap_bytes(&list.values),
+        Some(Value::KvlistValue(list)) => {
+            let spare = list.values.capacity() - list.values.len();
+            attributes_heap_bytes(&list.values) + spare * size_of::<KeyValue>()
+        }
         _ => 0,
     }
 }

@@ -23,6 +23,9 @@ const START: u64 = 1_700_000_040 * SECOND;
 /// Samples folded in one measurement, however many series share them.
 const SAMPLES: usize = 20_000_000;
 
+/// What leaves at once, as the agent has it.
+const PORTION_BYTES: usize = 512 << 10;
+
 /// The table is weighed late in a window, when every series has one open and nothing else.
 const WEIGHED_AT_SECOND: u64 = 50;
 
@@ -112,8 +115,13 @@ fn measure(count: usize) -> Json {
     let labels = HEAP.current_usage() - before;
     let resource = Arc::new(Resource::default());
     let max = 2 * count;
-    let config =
-        Config { series_max: max, series_per_source_max: max, series_per_metric_max: max, ..Config::default() };
+    let config = Config {
+        series_max: max,
+        series_per_source_max: max,
+        series_per_metric_max: max,
+        bytes_max: 1 << 30,
+        ..Config::default()
+    };
     let mut fold = Fold::new(config.clone(), Arc::new(Ledger::default()));
     let (mut spent, mut points, mut longest_tick) = (0.0, 0, 0.0_f64);
     let (mut table, mut checkpoint) = (0, Json::Null);
@@ -127,14 +135,15 @@ fn measure(count: usize) -> Json {
         let begun = thread_seconds();
         fold.take(Source::Host, &resource, samples, now);
         let taken = thread_seconds();
-        fold.tick(now, &mut out);
+        fold.tick(now);
+        while fold.hand_out(now, PORTION_BYTES, &mut out) {}
         let ended = thread_seconds();
         spent += ended - begun;
         longest_tick = longest_tick.max(ended - taken);
         points += out.drain(..).map(|reduced| reduced.records.count()).sum::<u64>();
         if second == WEIGHED_AT_SECOND {
             table = HEAP.current_usage() - before - out.capacity() * size_of::<ollystack_record::Reduced>();
-            checkpoint = checkpointed(&fold, config.clone(), now);
+            checkpoint = checkpointed(&mut fold, config.clone(), now);
         }
     }
     let samples = count as f64 * seconds as f64;
@@ -176,7 +185,7 @@ fn measurements() -> Json {
     })
 }
 
-fn checkpointed(fold: &Fold, config: Config, now: u64) -> Json {
+fn checkpointed(fold: &mut Fold, config: Config, now: u64) -> Json {
     let begun = thread_seconds();
     let bytes = fold.checkpoint(now);
     let written = thread_seconds();

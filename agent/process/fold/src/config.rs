@@ -18,6 +18,8 @@ pub struct Config {
     pub constant_ms: u64,
     /// Series held in all.
     pub series_max: usize,
+    /// Bytes of all that is held: series with their labels, histograms, exemplars, last totals, windows on their way out.
+    pub bytes_max: usize,
     /// Series held for one input.
     pub series_per_source_max: usize,
     /// Series held of one metric.
@@ -79,6 +81,7 @@ impl Default for Config {
             // Below the five minutes after which most readers of a gauge take it for gone.
             constant_ms: 240_000,
             series_max: 20_000,
+            bytes_max: 8 << 20,
             series_per_source_max: 10_000,
             series_per_metric_max: 5_000,
             // Cumulative counters need their last total for the next increase: three exports of the slowest usual interval (5 min).

@@ -11,6 +11,9 @@ use ollystack_record::otlp::metrics::v1::exponential_histogram_data_point::Bucke
 /// Distinct buckets on each side of zero: 1 ms to 1 min at scale 6 are 1,015. 16 bytes each: 16 KiB a side at the most.
 const BUCKETS_MAX: usize = 1024;
 
+/// Buckets by which a side grows at least.
+const BUCKETS_STEP: usize = 4;
+
 /// Buckets in one OTLP point: past it the point is downscaled, since the dense form spends a number on each empty bucket.
 const DENSE_MAX: usize = 4096;
 
@@ -98,6 +101,7 @@ impl Exponential {
             buckets.sort_unstable_by_key(|bucket| bucket.0);
             let mut sorted = Buckets(buckets);
             sorted.downscale(0);
+            sorted.0.shrink_to_fit();
             sorted
         };
         let (positive, negative) = (buckets(positive), buckets(negative));
@@ -118,8 +122,20 @@ impl Exponential {
         [&self.positive.0, &self.negative.0]
     }
 
-    /// Count one value. Not-a-number and infinities are the caller's to refuse.
-    pub(crate) fn record(&mut self, value: f64) {
+    /// What it takes.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let buckets = self.positive.0.capacity() + self.negative.0.capacity();
+        size_of::<Exponential>() + buckets * size_of::<(i32, u64)>()
+    }
+
+    /// What its buckets take as OTLP has them, those between them included.
+    pub(crate) fn dense_bytes(&self) -> usize {
+        (self.positive.span().min(DENSE_MAX) + self.negative.span().min(DENSE_MAX)) * size_of::<u64>()
+    }
+
+    /// Count one value; if there is no `room` for another bucket, in coarser ones. Not-a-number and infinities are the caller's
+    /// to refuse.
+    pub(crate) fn record(&mut self, value: f64, room: usize) {
         self.count = self.count.saturating_add(1);
         self.sum = self.sum.map(|sum| sum + value);
         self.min = Some(self.min.map_or(value, |min| min.min(value)));
@@ -128,30 +144,43 @@ impl Exponential {
             self.zero_count = self.zero_count.saturating_add(1);
             return;
         }
-        let index = bucket(value.abs(), self.scale);
-        if value > 0.0 {
-            self.positive.add(index, 1)
-        } else {
-            self.negative.add(index, 1)
+        let is_positive = value > 0.0;
+        loop {
+            let index = bucket(value.abs(), self.scale);
+            let scale = self.scale;
+            let side = if is_positive { &mut self.positive } else { &mut self.negative };
+            if side.fits(index, room) || scale == SCALE_MIN {
+                side.add(index, 1);
+                break;
+            }
+            self.downscale_to(scale - 1);
         }
         self.shrink();
     }
 
-    /// Add another; exact but for resolution where scales differ. Unknown min, max or sum of one make the result's unknown.
-    pub(crate) fn merge(&mut self, other: Exponential) {
+    /// Add another; exact but for resolution where scales differ, or if there is no `room` for more buckets. Unknown min, max or sum
+    /// of one make the result's unknown.
+    pub(crate) fn merge(&mut self, other: Exponential, room: usize) {
         let mut other = other;
-        if self.count == 0 {
+        if other.count == 0 {
+            return;
+        }
+        if self.count == 0 && other.heap_bytes() <= self.heap_bytes().saturating_add(room) {
             *self = other;
             return;
         }
-        if other.count == 0 {
-            return;
+        if self.count == 0 {
+            (self.scale, self.sum, self.min, self.max) = (other.scale, Some(0.0), other.min, other.max);
         }
         let scale = self.scale.min(other.scale);
         self.downscale_to(scale);
         other.downscale_to(scale);
         self.raise_zero(other.zero_threshold);
         other.raise_zero(self.zero_threshold);
+        while !self.has_room_for(&other, room) && self.scale > SCALE_MIN {
+            self.downscale_to(self.scale - 1);
+            other.downscale_to(self.scale);
+        }
         self.count = self.count.saturating_add(other.count);
         self.zero_count = self.zero_count.saturating_add(other.zero_count);
         self.sum = self.sum.zip(other.sum).map(|(a, b)| a + b);
@@ -202,6 +231,15 @@ impl Exponential {
             negative: self.negative.into_dense(),
             ..Point::default()
         }
+    }
+
+    /// Whether the buckets of another, were they all new, would find room.
+    fn has_room_for(&self, other: &Exponential, room: usize) -> bool {
+        let growth = |mine: &Buckets, theirs: &Buckets| {
+            let more = (mine.0.len() + theirs.0.len()).saturating_sub(mine.0.capacity());
+            if more == 0 { 0 } else { (more + step(mine.0.len() + theirs.0.len())) * size_of::<(i32, u64)>() }
+        };
+        growth(&self.positive, &other.positive) + growth(&self.negative, &other.negative) <= room
     }
 
     fn downscale_to(&mut self, scale: i32) {
@@ -255,24 +293,31 @@ impl Buckets {
             Ok(at) => self.0[at].1 = self.0[at].1.saturating_add(count),
             Err(at) => {
                 if self.0.len() == self.0.capacity() {
-                    // Twice as much as is needed would be most of what a RED series takes.
-                    self.0.reserve_exact(4 + self.0.len() / 8);
+                    self.0.reserve_exact(step(self.0.len()));
                 }
                 self.0.insert(at, (index, count));
             }
         }
     }
 
+    /// Whether one more count at `index` takes no more than `room`.
+    fn fits(&self, index: i32, room: usize) -> bool {
+        self.0.len() < self.0.capacity()
+            || step(self.0.len()) * size_of::<(i32, u64)>() <= room
+            || self.0.binary_search_by_key(&index, |bucket| bucket.0).is_ok()
+    }
+
+    /// In the memory that there is.
     fn downscale(&mut self, by: i32) {
         let by = by.clamp(0, 31);
-        let mut merged: Vec<(i32, u64)> = Vec::with_capacity(self.0.len());
-        for (index, count) in &self.0 {
-            match merged.last_mut() {
-                Some(last) if last.0 == index >> by => last.1 = last.1.saturating_add(*count),
-                _ => merged.push((index >> by, *count)),
+        self.0.iter_mut().for_each(|bucket| bucket.0 >>= by);
+        self.0.dedup_by(|next, last| {
+            let same = next.0 == last.0;
+            if same {
+                last.1 = last.1.saturating_add(next.1);
             }
-        }
-        self.0 = merged;
+            same
+        });
     }
 
     fn minus(&self, earlier: &Buckets) -> Option<Buckets> {
@@ -289,6 +334,11 @@ impl Buckets {
         let taken = self.0.iter().take_while(|bucket| inside(bucket.0)).count();
         self.0.drain(..taken).fold(0, |sum: u64, bucket| sum.saturating_add(bucket.1))
     }
+}
+
+/// By how many buckets a side grows: twice as much as is needed would be most of what a RED series takes.
+fn step(buckets: usize) -> usize {
+    BUCKETS_STEP + buckets / 8
 }
 
 /// The buckets of OTLP's form that hold anything.
@@ -340,9 +390,12 @@ fn upper_bound(index: i32, scale: i32) -> f64 {
 mod tests {
     use super::*;
 
+    /// Any room.
+    const ALL: usize = usize::MAX;
+
     fn of(scale: i32, values: &[f64]) -> Exponential {
         let mut histogram = Exponential::new(scale);
-        values.iter().for_each(|value| histogram.record(*value));
+        values.iter().for_each(|value| histogram.record(*value, ALL));
         histogram
     }
 
@@ -390,7 +443,7 @@ mod tests {
             Exponential::from_point(&Point { scale: SCALE_MIN, count: u64::MAX, positive, ..Point::default() })
         };
         let mut histogram = far(i32::MIN);
-        histogram.merge(far(i32::MAX));
+        histogram.merge(far(i32::MAX), ALL);
         let positive = histogram.into_point().positive.unwrap();
         assert!(positive.bucket_counts.len() <= 4, "{}", positive.bucket_counts.len());
     }
@@ -399,7 +452,7 @@ mod tests {
     fn merging_equals_recording_into_one() {
         let (a, b) = ([0.01, 0.5, 2.0, 0.0, -3.0], [7.0, 0.01, 0.02, -0.5]);
         let mut merged = of(6, &a);
-        merged.merge(of(4, &b));
+        merged.merge(of(4, &b), ALL);
         let all: Vec<f64> = a.iter().chain(&b).copied().collect();
         let together = of(4, &all);
         assert_eq!((merged.scale, merged.count, merged.zero_count), (4, 9, 1));
@@ -412,11 +465,11 @@ mod tests {
     fn a_difference_and_its_start_make_the_whole() {
         let earlier = of(6, &[0.1, 0.2, 5.0]);
         let mut later = earlier.clone();
-        [0.1, 9.0].iter().for_each(|value| later.record(*value));
+        [0.1, 9.0].iter().for_each(|value| later.record(*value, ALL));
         let between = later.since(&earlier).unwrap();
         assert_eq!((between.count, between.min), (2, None));
         let mut whole = earlier.clone();
-        whole.merge(between);
+        whole.merge(between, ALL);
         assert_eq!(whole.positive, later.positive);
         assert!(earlier.since(&later).is_none(), "a histogram that shrank was reset");
     }
@@ -426,7 +479,7 @@ mod tests {
         let mut histogram = Exponential::new(6);
         let mut value = 1e-300;
         while value < 1e300 {
-            histogram.record(value);
+            histogram.record(value, ALL);
             value *= 1.009;
         }
         assert!(histogram.positive.0.len() <= BUCKETS_MAX);
@@ -447,7 +500,7 @@ mod tests {
     fn a_threshold_of_zero_that_is_none_leaves_zero_where_it_is() {
         for zero_threshold in [f64::NAN, -1.0] {
             let mut hostile = Exponential::from_point(&Point { zero_threshold, ..Point::default() });
-            hostile.record(0.0);
+            hostile.record(0.0, ALL);
             assert_eq!((hostile.zero_count, hostile.zero_threshold), (1, 0.0));
         }
     }
@@ -457,12 +510,34 @@ mod tests {
         let dense = Some(Dense { offset: i32::MAX, bucket_counts: vec![1, 1, 1] });
         let hostile = Point { scale: i32::MAX, count: 3, positive: dense.clone(), negative: dense, ..Point::default() };
         let mut merged = of(6, &[1.0]);
-        merged.merge(Exponential::from_point(&hostile));
+        merged.merge(Exponential::from_point(&hostile), ALL);
         let _ = merged.into_point();
         let low = Some(Dense { offset: i32::MIN, bucket_counts: vec![1] });
         let hostile = Point { scale: i32::MIN, count: 1, positive: low, ..Point::default() };
         let mut merged = of(6, &[1.0]);
-        merged.merge(Exponential::from_point(&hostile));
+        merged.merge(Exponential::from_point(&hostile), ALL);
         let _ = merged.into_point();
+    }
+
+    #[test]
+    fn without_room_counts_stay_exact_in_coarser_buckets() {
+        let values: Vec<f64> = (1..200).map(|i| 0.001 * f64::from(i)).collect();
+        let mut recorded = of(6, &values[..20]);
+        let mut merged = recorded.clone();
+        merged.positive.0.shrink_to_fit();
+        let bytes = [recorded.heap_bytes(), merged.heap_bytes()];
+        values[20..].iter().for_each(|value| recorded.record(*value, 0));
+        merged.merge(of(6, &values[20..]), 0);
+        assert_eq!([recorded.heap_bytes(), merged.heap_bytes()], bytes);
+        for histogram in [&recorded, &merged] {
+            let counts: u64 = histogram.positive.0.iter().map(|bucket| bucket.1).sum();
+            assert_eq!((histogram.count, counts, histogram.max), (199, 199, Some(0.199)));
+            assert!(histogram.scale < 6);
+        }
+        let mut empty = Exponential::new(6);
+        let bytes = empty.heap_bytes();
+        empty.merge(recorded, 0);
+        assert_eq!((empty.count, empty.max), (199, Some(0.199)));
+        assert!(empty.heap_bytes() <= bytes + 3 * step(0) * size_of::<(i32, u64)>(), "{}", empty.heap_bytes());
     }
 }

@@ -1,8 +1,10 @@
 //! Explicit-bucket histograms: merging where bounds agree, and differences of cumulative ones.
 //!
-//! Invariant: `counts` is one longer than `bounds`, or both are empty (a histogram that carries only count and sum).
+//! Invariant: `counts` is one longer than `bounds`, which ascend, or both are empty (a histogram that carries only count and sum).
 
+use super::bounds::Bounds;
 use ollystack_record::otlp::metrics::v1::HistogramDataPoint as Point;
+use std::sync::Arc;
 
 /// A histogram that grows.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,33 +13,49 @@ pub(crate) struct Explicit {
     pub(crate) sum: Option<f64>,
     pub(crate) min: Option<f64>,
     pub(crate) max: Option<f64>,
-    pub(crate) bounds: Vec<f64>,
-    pub(crate) counts: Vec<u64>,
+    pub(crate) bounds: Arc<[f64]>,
+    pub(crate) counts: Box<[u64]>,
+}
+
+/// Whether a point is a histogram: bounds ascend, and there is a count for each bucket between them.
+pub(crate) fn is_valid(point: &Point) -> bool {
+    let (bounds, counts) = (&point.explicit_bounds, &point.bucket_counts);
+    // What is not a number ascends from nothing.
+    let ascend = bounds.first().is_none_or(|bound| !bound.is_nan()) && bounds.windows(2).all(|pair| pair[0] < pair[1]);
+    ascend && fit(bounds, counts)
+}
+
+/// Whether the counts match the bounds.
+pub(crate) fn fit(bounds: &[f64], counts: &[u64]) -> bool {
+    if counts.is_empty() { bounds.is_empty() } else { counts.len() == bounds.len() + 1 }
 }
 
 impl Explicit {
-    /// From OTLP; `None` if the counts do not match the bounds.
-    pub(crate) fn from_point(point: &Point) -> Option<Explicit> {
-        let (bounds, counts) = (&point.explicit_bounds, &point.bucket_counts);
-        let histogram = Explicit {
-            count: point.count,
-            sum: point.sum,
-            min: point.min,
-            max: point.max,
-            bounds: bounds.clone(),
-            counts: counts.clone(),
-        };
-        histogram.fits().then_some(histogram)
+    /// Of a [valid](is_valid) point.
+    pub(crate) fn from_point(point: Point, bounds: &mut Bounds) -> Explicit {
+        let Point { count, sum, min, max, explicit_bounds, bucket_counts, .. } = point;
+        let counts = bucket_counts.into_boxed_slice();
+        Explicit { count, sum, min, max, bounds: bounds.share(&explicit_bounds), counts }
     }
 
-    /// Whether the counts match the bounds.
-    pub(crate) fn fits(&self) -> bool {
-        if self.counts.is_empty() { self.bounds.is_empty() } else { self.counts.len() == self.bounds.len() + 1 }
+    /// What it takes, its bounds left out.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        Explicit::bytes_for(self.counts.len())
+    }
+
+    /// What one of so many buckets takes, its bounds left out.
+    pub(crate) fn bytes_for(buckets: usize) -> usize {
+        size_of::<Explicit>() + buckets * size_of::<u64>()
+    }
+
+    fn has_bounds_of(&self, other: &Explicit) -> bool {
+        (Arc::ptr_eq(&self.bounds, &other.bounds) || self.bounds == other.bounds)
+            && self.counts.len() == other.counts.len()
     }
 
     /// Add another; gives it back if its bounds differ, since then no exact sum exists.
     pub(crate) fn merge(&mut self, other: Explicit) -> Result<(), Explicit> {
-        if self.bounds != other.bounds || self.counts.len() != other.counts.len() {
+        if !self.has_bounds_of(&other) {
             return Err(other);
         }
         self.count = self.count.saturating_add(other.count);
@@ -52,7 +70,7 @@ impl Explicit {
 
     /// What came since `earlier`, or `None` if this is not its continuation (other bounds, a count went down).
     pub(crate) fn since(&self, earlier: &Explicit) -> Option<Explicit> {
-        if self.bounds != earlier.bounds || self.counts.len() != earlier.counts.len() {
+        if !self.has_bounds_of(earlier) {
             return None;
         }
         let pairs = self.counts.iter().zip(&earlier.counts);
@@ -62,8 +80,8 @@ impl Explicit {
             // Extremes since the start say nothing about the interval.
             min: None,
             max: None,
-            bounds: self.bounds.clone(),
-            counts: pairs.map(|(now, then)| now.checked_sub(*then)).collect::<Option<Vec<u64>>>()?,
+            bounds: Arc::clone(&self.bounds),
+            counts: pairs.map(|(now, then)| now.checked_sub(*then)).collect::<Option<Box<[u64]>>>()?,
         })
     }
 
@@ -74,8 +92,8 @@ impl Explicit {
             sum: self.sum.map(|_| 0.0),
             min: None,
             max: None,
-            bounds: self.bounds.clone(),
-            counts: vec![0; self.counts.len()],
+            bounds: Arc::clone(&self.bounds),
+            counts: vec![0; self.counts.len()].into_boxed_slice(),
         }
     }
 
@@ -86,8 +104,8 @@ impl Explicit {
             sum: self.sum,
             min: self.min,
             max: self.max,
-            explicit_bounds: self.bounds,
-            bucket_counts: self.counts,
+            explicit_bounds: self.bounds.to_vec(),
+            bucket_counts: self.counts.into_vec(),
             ..Point::default()
         }
     }
@@ -107,28 +125,43 @@ mod tests {
         }
     }
 
+    fn explicit(bounds: &[f64], counts: &[u64], sum: f64) -> Explicit {
+        Explicit::from_point(point(bounds, counts, sum), &mut Bounds::default())
+    }
+
     #[test]
     fn equal_bounds_add_and_others_are_given_back() {
-        let mut one = Explicit::from_point(&point(&[1.0], &[2, 3], 9.0)).unwrap();
-        one.merge(Explicit::from_point(&point(&[1.0], &[1, 0], 0.5)).unwrap()).unwrap();
-        assert_eq!((one.count, one.sum, one.counts.clone()), (6, Some(9.5), vec![3, 3]));
-        let other = Explicit::from_point(&point(&[2.0], &[1, 0], 0.5)).unwrap();
+        let mut one = explicit(&[1.0], &[2, 3], 9.0);
+        one.merge(explicit(&[1.0], &[1, 0], 0.5)).unwrap();
+        assert_eq!((one.count, one.sum, one.counts.clone()), (6, Some(9.5), [3, 3].into()));
+        let other = explicit(&[2.0], &[1, 0], 0.5);
         assert_eq!(one.merge(other.clone()), Err(other));
     }
 
     #[test]
-    fn counts_that_do_not_match_the_bounds_are_refused() {
-        assert!(Explicit::from_point(&point(&[1.0, 2.0], &[1, 1], 1.0)).is_none());
-        assert!(Explicit::from_point(&point(&[1.0], &[], 1.0)).is_none());
-        assert!(Explicit::from_point(&point(&[], &[], 1.0)).is_some());
+    fn what_is_no_histogram_is_refused() {
+        let table: [(&[f64], &[u64], bool); 9] = [
+            (&[1.0, 2.0], &[1, 1], false),
+            (&[1.0], &[], false),
+            (&[], &[], true),
+            (&[], &[1], true),
+            (&[1.0, f64::INFINITY], &[1, 1, 0], true),
+            (&[f64::NAN], &[1, 1], false),
+            (&[1.0, f64::NAN], &[1, 1, 1], false),
+            (&[2.0, 1.0], &[1, 1, 1], false),
+            (&[1.0, 1.0], &[1, 1, 1], false),
+        ];
+        for (bounds, counts, expected) in table {
+            assert_eq!(is_valid(&point(bounds, counts, 1.0)), expected, "{bounds:?} {counts:?}");
+        }
     }
 
     #[test]
     fn a_bucket_that_went_down_means_a_reset() {
-        let earlier = Explicit::from_point(&point(&[1.0], &[2, 3], 9.0)).unwrap();
-        let later = Explicit::from_point(&point(&[1.0], &[3, 3], 9.5)).unwrap();
-        assert_eq!(later.since(&earlier).unwrap().counts, vec![1, 0]);
-        let reset = Explicit::from_point(&point(&[1.0], &[1, 9], 9.5)).unwrap();
+        let earlier = explicit(&[1.0], &[2, 3], 9.0);
+        let later = explicit(&[1.0], &[3, 3], 9.5);
+        assert_eq!(later.since(&earlier).unwrap().counts, [1, 0].into());
+        let reset = explicit(&[1.0], &[1, 9], 9.5);
         assert!(reset.since(&earlier).is_none());
     }
 }

@@ -31,8 +31,8 @@ pub(super) enum Total {
 pub(super) enum Increase {
     /// This much.
     By(Total),
-    /// Nothing: it is the first, and began before us.
-    Baseline,
+    /// Nothing, and this is what nothing looks like: it is the first, and began before us.
+    Baseline(Total),
     /// Nothing: a later sample of the same total was here already, and its increase covers this one.
     Covered,
 }
@@ -47,7 +47,7 @@ pub(super) fn increase(
 ) -> Increase {
     let answer = match previous {
         None if start_unix_nano != 0 && start_unix_nano >= watched_since => Increase::By(total.clone()),
-        None => Increase::Baseline,
+        None => Increase::Baseline(total.zero()),
         Some(last) if time_unix_nano < last.time_unix_nano => return Increase::Covered,
         // A start that has not come says nothing: it would be a reset each time.
         Some(last) if start_unix_nano > last.time_unix_nano && start_unix_nano <= time_unix_nano => {
@@ -68,6 +68,11 @@ pub(super) fn increase(
 }
 
 impl Previous {
+    /// What it takes aside.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.total.heap_bytes()
+    }
+
     /// A histogram of nothing in the buckets of the last one, if it is a histogram.
     pub(super) fn empty_histogram(&self) -> Option<State> {
         match &self.total {
@@ -78,6 +83,15 @@ impl Previous {
 }
 
 impl Total {
+    /// What it takes aside.
+    pub(super) fn heap_bytes(&self) -> usize {
+        match self {
+            Total::Number(_) => 0,
+            Total::Explicit(histogram) => histogram.heap_bytes(),
+            Total::Exponential(histogram) => histogram.heap_bytes(),
+        }
+    }
+
     /// Nothing, in the same shape.
     pub(super) fn zero(&self) -> Total {
         match self {

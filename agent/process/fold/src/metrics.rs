@@ -7,7 +7,7 @@ use super::config::{Config, Gauges};
 use super::slab::Slab;
 use super::times::NANOS_PER_MS;
 use hashbrown::HashTable;
-use ollystack_record::value::attributes_hash;
+use ollystack_record::value::{attributes_hash, attributes_heap_bytes};
 use ollystack_record::{Metric, Scope, Series};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -43,6 +43,22 @@ pub(super) struct Metrics {
     scope_index: HashTable<u32>,
     /// Scopes by number, with the metrics they have.
     scopes: Slab<(Arc<Scope>, usize)>,
+    /// Of all metrics and scopes.
+    bytes: usize,
+}
+
+/// What a metric takes.
+pub(super) fn bytes_of(metric: &Metric) -> usize {
+    let Metric { name, unit, description, metadata, .. } = metric;
+    let texts = [name, unit, description].map(String::capacity);
+    size_of::<Metric>() + texts.iter().sum::<usize>() + attributes_heap_bytes(metadata)
+}
+
+/// What a scope takes.
+pub(super) fn scope_bytes_of(scope: &Scope) -> usize {
+    let Scope { proto, schema_url } = scope;
+    let texts = [&proto.name, &proto.version, schema_url].map(String::capacity);
+    size_of::<Scope>() + texts.iter().sum::<usize>() + attributes_heap_bytes(&proto.attributes)
 }
 
 impl Metrics {
@@ -70,6 +86,7 @@ impl Metrics {
             return *number;
         }
         let scope_number = self.scope_number(scope);
+        self.bytes += bytes_of(metric);
         let rule = config.rule(&metric.name);
         let number = self.known.insert(Known {
             scope: Arc::clone(scope),
@@ -90,10 +107,11 @@ impl Metrics {
 
     /// The number of a scope that has a metric more.
     fn scope_number(&mut self, scope: &Arc<Scope>) -> u32 {
-        let Metrics { scope_index, scopes, .. } = self;
+        let Metrics { scope_index, scopes, bytes, .. } = self;
         let (hash, same) = (scope_hash(scope), |known: &Arc<Scope>| Arc::ptr_eq(known, scope) || known == scope);
         let found = scope_index.find(hash, |number| scopes.get(*number).is_some_and(|(known, _)| same(known)));
         let number = found.copied().unwrap_or_else(|| {
+            *bytes += scope_bytes_of(scope);
             let number = scopes.insert((Arc::clone(scope), 0));
             let rehash = |number: &u32| scopes.get(*number).map_or(0, |(known, _)| scope_hash(known));
             scope_index.insert_unique(hash, number, rehash);
@@ -115,7 +133,14 @@ impl Metrics {
         if let Ok(place) = self.scope_index.find_entry(scope_hash(scope), |other| *other == number) {
             place.remove();
         }
+        self.bytes -= scope_bytes_of(scope);
         self.scopes.remove(number);
+    }
+
+    /// What they take.
+    pub(super) fn bytes(&self) -> usize {
+        let tables = self.index.allocation_size() + self.scope_index.allocation_size();
+        self.bytes + self.known.bytes() + self.scopes.bytes() + tables
     }
 
     /// The metric has a series more; `own` unless it takes what overflows.
@@ -141,6 +166,7 @@ impl Metrics {
             return;
         }
         let Some(known) = self.known.remove(number) else { return };
+        self.bytes -= bytes_of(&known.metric);
         if let Ok(place) = self.index.find_entry(hash(&known.scope, &known.metric), |other| *other == number) {
             place.remove();
         }

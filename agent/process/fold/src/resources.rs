@@ -4,6 +4,7 @@
 
 use super::slab::Slab;
 use hashbrown::HashTable;
+use ollystack_record::value::attributes_heap_bytes;
 use ollystack_record::{Resource, Series};
 use std::sync::Arc;
 
@@ -27,12 +28,19 @@ pub(super) struct Resources {
     index: HashTable<u32>,
     /// With the series they have.
     known: Slab<(Arc<Resource>, usize)>,
+    /// Of all resources.
+    bytes: usize,
+}
+
+/// What a resource takes.
+pub(super) fn bytes_of(resource: &Resource) -> usize {
+    size_of::<Resource>() + attributes_heap_bytes(resource.attributes())
 }
 
 impl Resources {
     /// A resource's number, which stands for it until [`Resources::forget_unused`].
     pub(super) fn number(&mut self, resource: &Arc<Resource>) -> Owner {
-        let Resources { index, known } = self;
+        let Resources { index, known, bytes } = self;
         let same = |number: &u32| {
             known.get(*number).is_some_and(|(known, _)| Arc::ptr_eq(known, resource) || known == resource)
         };
@@ -40,6 +48,7 @@ impl Resources {
         if let Some(number) = index.find(hash, same) {
             return Owner { number: *number, hash };
         }
+        *bytes += bytes_of(resource);
         let number = known.insert((Arc::clone(resource), 0));
         index.insert_unique(hash, number, |number| known.get(*number).map_or(0, |(known, _)| known.hash()));
         Owner { number, hash }
@@ -73,6 +82,13 @@ impl Resources {
         if let Ok(place) = self.index.find_entry(hash, |other| *other == number) {
             place.remove();
         }
-        self.known.remove(number);
+        if let Some((resource, _)) = self.known.remove(number) {
+            self.bytes -= bytes_of(&resource);
+        }
+    }
+
+    /// What they take.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes + self.known.bytes() + self.index.allocation_size()
     }
 }

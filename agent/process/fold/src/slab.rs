@@ -12,11 +12,13 @@ pub(crate) struct Slab<T> {
     chunks: Vec<Vec<Option<T>>>,
     free: Vec<u32>,
     len: usize,
+    /// That the chunks have memory for.
+    places: usize,
 }
 
 impl<T> Default for Slab<T> {
     fn default() -> Slab<T> {
-        Slab { chunks: Vec::new(), free: Vec::new(), len: 0 }
+        Slab { chunks: Vec::new(), free: Vec::new(), len: 0, places: 0 }
     }
 }
 
@@ -33,8 +35,14 @@ impl<T> Slab<T> {
 
     /// Bytes of the places, without what the values point to.
     pub(crate) fn bytes(&self) -> usize {
-        let places: usize = self.chunks.iter().map(Vec::capacity).sum();
-        places * size_of::<Option<T>>() + self.free.capacity() * size_of::<u32>()
+        self.places * size_of::<Option<T>>()
+            + self.free.capacity() * size_of::<u32>()
+            + self.chunks.capacity() * size_of::<Vec<Option<T>>>()
+    }
+
+    /// Bytes by which the places grow at most when a value is inserted.
+    pub(crate) fn growth(&self) -> usize {
+        if self.free.is_empty() { CHUNK * size_of::<Option<T>>() } else { 0 }
     }
 
     pub(crate) fn insert(&mut self, value: T) -> u32 {
@@ -51,7 +59,9 @@ impl<T> Slab<T> {
         }
         let before = (self.chunks.len() - 1) * CHUNK;
         let Some(chunk) = self.chunks.last_mut() else { return 0 };
+        self.places -= chunk.capacity();
         chunk.push(Some(value));
+        self.places += chunk.capacity();
         (before + chunk.len() - 1) as u32
     }
 
@@ -108,5 +118,7 @@ mod tests {
         assert_eq!((slab.iter().count(), slab.chunks.len(), slab.is_sparse()), (600, 3, false));
         numbers[100..].iter().for_each(|number| assert!(slab.remove(*number).is_some()));
         assert!(slab.is_sparse());
+        let places: usize = slab.chunks.iter().map(Vec::capacity).sum();
+        assert_eq!(slab.places, places);
     }
 }

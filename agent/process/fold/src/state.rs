@@ -5,7 +5,16 @@
 use super::exponential::Exponential;
 use super::histogram::Explicit;
 use ollystack_record::Kind;
+use ollystack_record::otlp::metrics::v1::summary_data_point::ValueAtQuantile;
 use ollystack_record::otlp::metrics::v1::{Exemplar, SummaryDataPoint, exemplar};
+use ollystack_record::value::attributes_heap_bytes;
+
+/// A larger exemplar is left out: it illustrates a point, and is no record of its own.
+const EXEMPLAR_BYTES_MAX: usize = 4 << 10;
+
+/// OTLP's bytes of a trace's and a span's id.
+const TRACE_ID_BYTES: usize = 16;
+const SPAN_ID_BYTES: usize = 8;
 
 /// A number as OTLP has them: integers stay integers until they no longer fit.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -97,22 +106,51 @@ impl Level {
 }
 
 impl State {
-    /// Fold another state of the same series in; gives it back if the two do not merge.
-    pub(super) fn merge(&mut self, other: State) -> Result<(), State> {
+    /// What it takes aside.
+    pub(super) fn heap_bytes(&self) -> usize {
+        match self {
+            State::Level(_) | State::Sum(_) | State::Missing => 0,
+            State::Explicit(histogram) => histogram.heap_bytes(),
+            State::Exponential(histogram) => histogram.heap_bytes(),
+            State::Summary(summary) => {
+                size_of::<(u64, SummaryDataPoint)>()
+                    + summary.1.quantile_values.capacity() * size_of::<ValueAtQuantile>()
+                    + attributes_heap_bytes(&summary.1.attributes)
+            }
+        }
+    }
+
+    /// What its buckets take as OTLP has them.
+    pub(super) fn wire_heap_bytes(&self) -> usize {
+        match self {
+            State::Explicit(histogram) => 2 * histogram.heap_bytes(),
+            State::Exponential(histogram) => histogram.dense_bytes(),
+            other => other.heap_bytes(),
+        }
+    }
+
+    /// Fold another state of the same series in, taking no more than `room` for it; gives it back if the two do not merge.
+    pub(super) fn merge(&mut self, other: State, room: usize) -> Result<(), State> {
         match (self, other) {
             (State::Level(mine), State::Level(theirs)) => mine.merge(theirs),
             (State::Sum(mine), State::Sum(theirs)) => *mine = mine.plus(theirs),
             (State::Explicit(mine), State::Explicit(theirs)) => {
                 return mine.merge(*theirs).map_err(|theirs| State::Explicit(Box::new(theirs)));
             }
-            (State::Exponential(mine), State::Exponential(theirs)) => mine.merge(*theirs),
+            (State::Exponential(mine), State::Exponential(theirs)) => mine.merge(*theirs, room),
             (State::Summary(mine), State::Summary(theirs)) => {
-                if theirs.0 >= mine.0 {
-                    *mine = theirs;
+                if theirs.0 < mine.0 {
+                    return Ok(());
                 }
+                let bytes =
+                    |summary: &SummaryDataPoint| summary.quantile_values.capacity() * size_of::<ValueAtQuantile>();
+                if bytes(&theirs.1) > bytes(&mine.1).saturating_add(room) {
+                    return Err(State::Summary(theirs));
+                }
+                *mine = theirs;
             }
             (_, State::Missing) => {}
-            (mine @ State::Missing, theirs) => *mine = theirs,
+            (mine @ State::Missing, theirs) if theirs.heap_bytes() <= room => *mine = theirs,
             (_, theirs) => return Err(theirs),
         }
         Ok(())
@@ -144,7 +182,18 @@ impl Exemplars {
         self.worst.is_none() && self.last.is_none()
     }
 
-    pub(super) fn add(&mut self, exemplar: Exemplar) {
+    /// What they take.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.worst.iter().chain(&self.last).map(|exemplar| exemplar_bytes(exemplar)).sum()
+    }
+
+    /// Keep one, or not, if there is no room for it.
+    pub(super) fn add(&mut self, mut exemplar: Exemplar, room: usize) {
+        exemplar.filtered_attributes.shrink_to_fit();
+        let bytes = exemplar_bytes(&exemplar);
+        if bytes > EXEMPLAR_BYTES_MAX || 2 * bytes > room {
+            return;
+        }
         let newer = self.last.as_ref().is_none_or(|last| exemplar.time_unix_nano >= last.time_unix_nano);
         // Of two that are as bad the newer stands: often it is the newest, and one says both.
         let worse = self.worst.as_ref().is_none_or(|worst| value(&exemplar) >= value(worst));
@@ -159,7 +208,10 @@ impl Exemplars {
     }
 
     /// Keep a measurement's span if it is the worst: sampling keeps that trace, and hardly ever the newest.
-    pub(super) fn note(&mut self, measurement: &Measurement<'_>) {
+    pub(super) fn note(&mut self, measurement: &Measurement<'_>, room: usize) {
+        if self.worst.is_none() && room < MEASURED_BYTES {
+            return;
+        }
         if self.worst.as_ref().is_none_or(|worst| measurement.value > value(worst)) {
             // Into the memory of the one that goes: this happens for many a span.
             measurement.write(self.worst.get_or_insert_default());
@@ -180,10 +232,20 @@ impl Measurement<'_> {
         exemplar.time_unix_nano = self.time_unix_nano;
         exemplar.value = Some(exemplar::Value::AsDouble(self.value));
         exemplar.trace_id.clear();
-        exemplar.trace_id.extend_from_slice(self.trace_id);
+        exemplar.trace_id.extend(self.trace_id.iter().take(TRACE_ID_BYTES));
         exemplar.span_id.clear();
-        exemplar.span_id.extend_from_slice(self.span_id);
+        exemplar.span_id.extend(self.span_id.iter().take(SPAN_ID_BYTES));
     }
+}
+
+/// Of a measurement, an exemplar.
+pub(super) const MEASURED_BYTES: usize = size_of::<Exemplar>() + TRACE_ID_BYTES + SPAN_ID_BYTES;
+
+fn exemplar_bytes(exemplar: &Exemplar) -> usize {
+    size_of::<Exemplar>()
+        + exemplar.trace_id.capacity()
+        + exemplar.span_id.capacity()
+        + attributes_heap_bytes(&exemplar.filtered_attributes)
 }
 
 fn value(exemplar: &Exemplar) -> f64 {
@@ -221,11 +283,13 @@ mod tests {
             ..Exemplar::default()
         };
         let mut exemplars = Exemplars::default();
-        [(1, 2.0), (2, 9.0), (3, 1.0), (4, 3.0)].into_iter().for_each(|(t, v)| exemplars.add(exemplar(t, v)));
+        [(1, 2.0), (2, 9.0), (3, 1.0), (4, 3.0)]
+            .into_iter()
+            .for_each(|(t, v)| exemplars.add(exemplar(t, v), usize::MAX));
         assert_eq!(exemplars.into_vec(), vec![exemplar(2, 9.0), exemplar(4, 3.0)]);
         // As with a counter's, each of which is worth one.
         let mut alike = Exemplars::default();
-        [(1, 1.0), (2, 1.0), (3, 1.0)].into_iter().for_each(|(t, v)| alike.add(exemplar(t, v)));
+        [(1, 1.0), (2, 1.0), (3, 1.0)].into_iter().for_each(|(t, v)| alike.add(exemplar(t, v), usize::MAX));
         assert_eq!(alike.into_vec(), vec![exemplar(3, 1.0)]);
     }
 }

@@ -3,15 +3,19 @@
 //! A series is found by resource and labels. One that goes out under other labels (a rule leaves some off, or redaction changes
 //! them) is known by its hash alone, beside its last total and the series that it goes out as: what must not leave is not
 //! kept, and two that collide in 64 bits would be taken for one. Invariant: at most `series_max` series plus
-//! [`OVERFLOW_SERIES_MAX`] overflow series are held, as many aliases, and of one input and one metric no more than their limits.
+//! [`OVERFLOW_SERIES_MAX`] overflow series are held, as many aliases, of one input and one metric no more than their limits, and all
+//! of it in `bytes_max`.
 
+use super::bounds::Bounds;
 use super::config::Config;
 use super::increase::Previous;
-use super::metrics::{Known, Metrics};
-use super::resources::{Owner, Resources};
+use super::memory::{Memory, table_growth};
+use super::metrics::{self, Known, Metrics};
+use super::past::Past;
+use super::resources::{self, Owner, Resources};
 use super::run::Run;
 use super::slab::Slab;
-use super::window::Entry;
+use super::window::{Closed, Entry};
 use hashbrown::{HashMap, HashTable};
 use ollystack_record::{Series, Source, value};
 use ollystack_schema::names::OVERFLOW;
@@ -19,6 +23,19 @@ use std::sync::Arc;
 
 /// Overflow series beside the limit: one per resource and metric, so a thousand metrics may overflow.
 const OVERFLOW_SERIES_MAX: usize = 1_000;
+
+/// What the labels of a series may take to be told apart, and each of its metric, scope and resource: a point carries all of them.
+const LABELS_BYTES_MAX: usize = 16 << 10;
+const DESCRIPTION_BYTES_MAX: usize = 64 << 10;
+
+/// The part of the bytes that is left for series that take what overflows, and for what those that are known hold next.
+const RESERVE_SHARE: usize = 16;
+
+/// The part that is left for what grows in steps: places for metrics and resources come in chunks.
+const STEPS_SHARE: usize = 32;
+
+/// What an `Arc` puts before its content.
+const ARC_BYTES: usize = 2 * size_of::<usize>();
 
 /// Says under which series another goes out; `None`: as it is.
 pub type Rewrite = Box<dyn Fn(&Series) -> Option<Series> + Send>;
@@ -35,6 +52,11 @@ pub(super) struct Table {
     overflow: HashMap<(u32, u32), u32>,
     by_source: [usize; Source::ALL.len()],
     label_bytes: usize,
+    past: Past,
+    pub(super) bounds: Bounds,
+    pub(super) memory: Memory,
+    /// Memory is short: no new series beyond half of the limits.
+    tight: bool,
 }
 
 /// A series that goes out as another.
@@ -54,6 +76,8 @@ pub(super) struct Found<'a> {
     pub(super) alias: Option<&'a mut Alias>,
     /// Its own last total cannot be known, so that only levels and deltas can be taken.
     pub(super) shared: bool,
+    pub(super) memory: &'a mut Memory,
+    pub(super) bounds: &'a mut Bounds,
 }
 
 /// Why a sample goes nowhere.
@@ -81,7 +105,9 @@ impl std::fmt::Debug for Table {
 
 impl Table {
     pub(super) fn new(config: Config) -> Table {
-        Table {
+        let mut table = Table {
+            memory: Memory::new(config.bytes_max - config.bytes_max / STEPS_SHARE),
+            past: Past::new(config.bytes_max),
             config,
             rewrite: None,
             resources: Resources::default(),
@@ -92,7 +118,11 @@ impl Table {
             overflow: HashMap::new(),
             by_source: [0; Source::ALL.len()],
             label_bytes: 0,
-        }
+            bounds: Bounds::default(),
+            tight: false,
+        };
+        table.recount();
+        table
     }
 
     pub(super) fn config(&self) -> &Config {
@@ -118,6 +148,35 @@ impl Table {
         self.label_bytes
     }
 
+    /// Bytes of all that is held.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.tables_bytes() + self.memory.aside()
+    }
+
+    /// Bytes of the tables, and of what is held once for many.
+    fn tables_bytes(&self) -> usize {
+        self.bytes()
+            + self.overflow.allocation_size()
+            + self.resources.bytes()
+            + self.metrics.bytes()
+            + self.label_bytes
+            + self.past.bytes()
+    }
+
+    /// Something came or went.
+    pub(super) fn recount(&mut self) {
+        // Each series may have a window to send at once.
+        let closed = self.entries.len() * size_of::<Closed>();
+        let past = self.past.bytes_max() - self.past.bytes();
+        self.memory.set_tables(self.tables_bytes() + closed + past);
+    }
+
+    /// Whether new series are held to half of the limits.
+    pub(super) fn tighten(&mut self, tight: bool) {
+        self.past.forget();
+        self.tight = tight;
+    }
+
     /// Where the samples of a series go.
     #[inline]
     pub(super) fn find(&mut self, source: Source, owner: Owner, series: &Arc<Series>) -> Result<Found<'_>, Nowhere> {
@@ -125,7 +184,7 @@ impl Table {
             Some(number) => Located::Own(number),
             None => self.locate(source, owner, series)?,
         };
-        let Table { entries, metrics, aliases, .. } = self;
+        let Table { entries, metrics, aliases, memory, bounds, .. } = self;
         let (Located::Own(number) | Located::Alias(number) | Located::Shared(number)) = located;
         let entry = entries.get_mut(number).ok_or(Nowhere::Full)?;
         let known = metrics.get(entry.metric).ok_or(Nowhere::Full)?;
@@ -137,7 +196,7 @@ impl Table {
             Located::Own(_) | Located::Shared(_) => None,
         };
         let shared = entry.overflow || matches!(located, Located::Shared(_));
-        Ok(Found { entry, known, alias, shared })
+        Ok(Found { entry, known, alias, shared, memory, bounds })
     }
 
     #[inline]
@@ -158,9 +217,25 @@ impl Table {
         if let Some(alias) = self.aliases.find(hash, |alias| alias.hash == hash) {
             return Ok(Located::Alias(alias.entry));
         }
+        if let Some(entry) = self.past.get(hash) {
+            return entry.map(Located::Shared).ok_or(Nowhere::Full);
+        }
         if self.config.rule(&series.metric.name).is_some_and(|rule| rule.drop) {
             return Err(Nowhere::Unwanted);
         }
+        let located = self.admit_as(source, owner, series);
+        self.recount();
+        match located {
+            Ok(Located::Shared(entry)) => self.past.remember(hash, Some(entry)),
+            Err(Nowhere::Full) => self.past.remember(hash, None),
+            _ => {}
+        }
+        located
+    }
+
+    /// The place of a series that is seen for the first time, or comes again and found no room before.
+    fn admit_as(&mut self, source: Source, owner: Owner, series: &Arc<Series>) -> Result<Located, Nowhere> {
+        let hash = owner.mix(series);
         let Some(other) = self.rewritten(series) else { return self.admit(source, owner, series) };
         let other = Arc::new(other);
         let located = match self.find_own(owner, &other) {
@@ -168,22 +243,26 @@ impl Table {
             None => self.admit(source, owner, &other)?,
         };
         match located {
-            Located::Own(entry) if self.aliases.len() < self.config.series_max => {
-                self.insert_alias(Alias { hash, previous: None, entry, touched: 0 });
+            Located::Own(entry) if self.insert_alias(Alias { hash, previous: None, entry, touched: 0 }) => {
                 Ok(Located::Alias(entry))
             }
             Located::Own(entry) | Located::Alias(entry) | Located::Shared(entry) => Ok(Located::Shared(entry)),
         }
     }
 
-    /// Remember as what a series goes out; one that is known stays as it is.
-    pub(super) fn insert_alias(&mut self, alias: Alias) {
+    /// Remember as what a series goes out, if there is room; one that is known stays as it is.
+    pub(super) fn insert_alias(&mut self, alias: Alias) -> bool {
+        let bytes = alias.previous.as_ref().map_or(0, Previous::heap_bytes);
         if self.aliases.len() >= self.config.series_max
+            || bytes + table_growth(&self.aliases) > self.memory.room()
             || self.aliases.find(alias.hash, |known| known.hash == alias.hash).is_some()
         {
-            return;
+            return false;
         }
+        self.memory.change(0, bytes);
         self.aliases.insert_unique(alias.hash, alias, |alias| alias.hash);
+        self.recount();
+        true
     }
 
     pub(super) fn aliases(&self) -> impl Iterator<Item = &Alias> {
@@ -203,9 +282,14 @@ impl Table {
 
     /// A new series within the limits, or the one that takes what goes beyond.
     fn admit(&mut self, source: Source, owner: Owner, series: &Arc<Series>) -> Result<Located, Nowhere> {
+        if !self.can_be_described(owner, series) {
+            return Err(Nowhere::Full);
+        }
         let metric = self.metrics.number(series, &self.config);
+        self.recount();
         let entry = |series| Entry::new(source, owner.number, metric, series);
-        if self.has_room(source, metric) {
+        let (bytes, room) = (self.bytes_for(series), self.memory.room());
+        if series.heap_bytes() <= LABELS_BYTES_MAX && self.has_room(source, metric, bytes) {
             return Ok(Located::Own(self.insert(entry(Arc::clone(series)))));
         }
         if let Some(number) = self.overflow.get(&(owner.number, metric)) {
@@ -217,44 +301,84 @@ impl Table {
         if let Some(number) = self.find_own(owner, &series) {
             return Ok(Located::Shared(number));
         }
-        if self.overflow.len() >= OVERFLOW_SERIES_MAX {
+        if self.overflow.len() >= OVERFLOW_SERIES_MAX || self.bytes_for(&series) > room {
             self.metrics.forget_unused(metric);
             return Err(Nowhere::Full);
         }
         Ok(Located::Shared(self.insert(Entry { overflow: true, ..entry(series) })))
     }
 
-    /// A series from before a restart, if it is new here, may go out as it is, and is within the limits.
-    pub(super) fn readmit(&mut self, source: Source, owner: Owner, series: Arc<Series>, overflow: bool) -> Option<u32> {
+    /// A series from before a restart with what it holds, if it is new here, may go out as it is, and is within the limits.
+    pub(super) fn readmit(&mut self, owner: Owner, entry: Entry) -> Option<u32> {
+        let Entry { source, overflow, ref series, .. } = entry;
         let unwanted = self.config.rule(&series.metric.name).is_some_and(|rule| rule.drop);
         let other = match overflow {
             // Its label is ours: no rule takes it off.
-            true => self.rewrite.as_ref().and_then(|rewrite| rewrite(&series)),
-            false => self.rewritten(&series),
+            true => self.rewrite.as_ref().and_then(|rewrite| rewrite(series)),
+            false => self.rewritten(series),
         };
-        if unwanted || self.find_own(owner, &series).is_some() || other.is_some() {
+        let is_known = self.find_own(owner, series).is_some();
+        if unwanted || is_known || other.is_some() || !self.can_be_described(owner, series) {
             return None;
         }
-        let metric = self.metrics.number(&series, &self.config);
-        let room = match overflow {
+        let metric = self.metrics.number(series, &self.config);
+        self.recount();
+        let bytes = self.bytes_for(series) + entry.heap_bytes();
+        let is_within = match overflow {
             true => {
                 let taken = self.overflow.contains_key(&(owner.number, metric));
                 self.overflow.len() < OVERFLOW_SERIES_MAX && !taken
             }
-            false => self.has_room(source, metric),
+            false => self.is_within(source, metric, self.config.series_max),
         };
-        if !room {
+        if !is_within || bytes > self.memory.room() {
             self.metrics.forget_unused(metric);
             return None;
         }
-        Some(self.insert(Entry { overflow, ..Entry::new(source, owner.number, metric, series) }))
+        Some(self.insert(Entry { metric, ..entry }))
     }
 
-    /// Whether one series more is within all limits.
-    fn has_room(&self, source: Source, metric: u32) -> bool {
-        self.entries.len() - self.overflow.len() < self.config.series_max
+    /// Whether one series more, which takes so many bytes, is within all limits.
+    fn has_room(&self, source: Source, metric: u32, bytes: usize) -> bool {
+        let Config { series_max, bytes_max, .. } = self.config;
+        let (series_max, reserve) = match self.tight {
+            true => (series_max / 2, bytes_max / 2),
+            false => (series_max, bytes_max / RESERVE_SHARE),
+        };
+        self.is_within(source, metric, series_max) && bytes + reserve <= self.memory.room()
+    }
+
+    /// Whether one series more is within the limits in number.
+    fn is_within(&self, source: Source, metric: u32, series_max: usize) -> bool {
+        self.entries.len() - self.overflow.len() < series_max
             && self.by_source[source as usize] < self.config.series_per_source_max
             && self.metrics.get(metric).is_some_and(|known| known.series < known.series_max)
+    }
+
+    /// What a series takes, and the copies of its metric and scope that came with it: they are told once for a metric, but whoever
+    /// describes a metric anew with each series has them held with each.
+    fn series_bytes(&self, entry: &Entry) -> usize {
+        let Entry { series, metric, .. } = entry;
+        let known = self.metrics.get(*metric);
+        let own_metric = known.is_none_or(|known| !Arc::ptr_eq(&known.metric, &series.metric));
+        let own_scope = known.is_none_or(|known| !Arc::ptr_eq(&known.scope, &series.scope));
+        let metric = if own_metric { ARC_BYTES + metrics::bytes_of(&series.metric) } else { 0 };
+        let scope = if own_scope { ARC_BYTES + metrics::scope_bytes_of(&series.scope) } else { 0 };
+        ARC_BYTES + series.heap_bytes() + metric + scope
+    }
+
+    /// What a series more takes at most.
+    fn bytes_for(&self, series: &Series) -> usize {
+        let tables = self.entries.growth() + table_growth(&self.index);
+        let described = metrics::bytes_of(&series.metric) + metrics::scope_bytes_of(&series.scope);
+        tables + size_of::<Closed>() + 3 * ARC_BYTES + series.heap_bytes() + described
+    }
+
+    /// Whether what a series belongs to is small enough to go with its points.
+    fn can_be_described(&self, owner: Owner, series: &Series) -> bool {
+        let resource = self.resources.get(owner.number).map_or(0, |resource| resources::bytes_of(resource));
+        let bytes = [resource, metrics::bytes_of(&series.metric), metrics::scope_bytes_of(&series.scope)];
+        bytes.iter().all(|bytes| *bytes <= DESCRIPTION_BYTES_MAX)
     }
 
     /// Insert what is not there yet.
@@ -266,7 +390,8 @@ impl Table {
         {
             (series.scope, series.metric) = (Arc::clone(&known.scope), Arc::clone(&known.metric));
         }
-        self.label_bytes += entry.series.heap_bytes();
+        self.label_bytes += self.series_bytes(&entry);
+        self.memory.change(0, entry.heap_bytes());
         self.resources.acquire(resource);
         let hash = self.resources.owner(resource).mix(&entry.series);
         let number = self.entries.insert(entry);
@@ -277,6 +402,7 @@ impl Table {
         } else {
             self.by_source[source as usize] += 1;
         }
+        self.recount();
         number
     }
 
@@ -307,18 +433,26 @@ impl Table {
         self.aliases.iter_mut().for_each(|alias| alias.touched = seconds);
     }
 
-    /// Forget series that were not touched since `before` (seconds) and hold nothing. True if one of them was a running total.
-    pub(super) fn forget_idle(&mut self, before: u32) -> bool {
+    /// Forget series that were not touched since `before` (seconds) and hold nothing; running totals only if not since `totals_before`.
+    /// True if one of them was a running total.
+    pub(super) fn forget_idle(&mut self, before: u32, totals_before: u32) -> bool {
         let mut total = false;
+        let idle = |touched: u32, previous: &Option<Previous>| {
+            touched < if previous.is_some() { totals_before } else { before }
+        };
+        let memory = &mut self.memory;
         self.aliases.retain(|alias| {
-            let keep = alias.touched >= before;
-            total |= !keep && alias.previous.is_some();
+            let keep = !idle(alias.touched, &alias.previous);
+            if let (false, Some(previous)) = (keep, &alias.previous) {
+                memory.change(previous.heap_bytes(), 0);
+                total = true;
+            }
             keep
         });
         if self.aliases.len() < self.aliases.capacity() / 4 {
             self.aliases.shrink_to_fit(|alias| alias.hash);
         }
-        let idle = |entry: &Entry| entry.touched < before && entry.waiting() == 0;
+        let idle = |entry: &Entry| entry.waiting() == 0 && idle(entry.touched, &entry.previous);
         let gone: Vec<u32> = self.entries.iter().filter(|(_, entry)| idle(entry)).map(|(number, _)| number).collect();
         for number in gone {
             total |= self.remove(number);
@@ -326,7 +460,17 @@ impl Table {
         if self.entries.is_sparse() {
             self.shrink();
         }
+        self.forget_unused();
         total
+    }
+
+    /// Forget what nothing refers to any more, and that there was no room.
+    pub(super) fn forget_unused(&mut self) {
+        let before = self.bounds.bytes();
+        self.bounds.forget_unused();
+        self.memory.change(before, self.bounds.bytes());
+        self.past.forget();
+        self.recount();
     }
 
     /// True if it was a running total.
@@ -337,7 +481,8 @@ impl Table {
             place.remove();
         }
         let Some(entry) = self.entries.remove(number) else { return false };
-        self.label_bytes -= entry.series.heap_bytes();
+        self.label_bytes -= self.series_bytes(&entry);
+        self.memory.change(entry.heap_bytes(), 0);
         self.resources.release(entry.resource);
         if entry.overflow {
             self.overflow.remove(&(entry.resource, entry.metric));

@@ -1,11 +1,11 @@
 //! One sample to what a window folds: a level, an increase, a histogram.
 //!
-//! Totals become increases here, each against its own last one. Invariant: a sample is folded, opens a window or is refused; none
-//! is folded twice.
+//! Totals become increases here, each against its own last one. Invariants: a sample is folded, opens a window or is refused; none
+//! is folded twice; what a sample makes a series hold aside is counted, and there was room for it.
 
 use super::exponential::Exponential;
-use super::histogram::Explicit;
-use super::increase::{Increase, Total, increase};
+use super::histogram::{Explicit, is_valid};
+use super::increase::{Increase, Previous, Total, increase};
 use super::seconds;
 use super::state::{Level, Number, State, is_level};
 use super::table::Found;
@@ -23,7 +23,7 @@ pub(super) fn touch(entry: &mut Entry, alias: Option<&mut u32>, now: u64) {
 
 /// Fold one sample where it belongs.
 pub(super) fn take_one(found: Found<'_>, sample: Sample, times: &Times, now: u64) -> Taken {
-    let Found { entry, known, alias, shared } = found;
+    let Found { entry, known, alias, shared, memory, bounds } = found;
     let Sample { series, start_unix_nano, time_unix_nano, value, mut exemplars, .. } = sample;
     let (alias, touched) = alias.map(|alias| (&mut alias.previous, &mut alias.touched)).unzip();
     touch(entry, touched, now);
@@ -37,19 +37,27 @@ pub(super) fn take_one(found: Found<'_>, sample: Sample, times: &Times, now: u64
         Value::Double(value) => number(kind, Number::Double(value), time_unix_nano),
         Value::Missing => (State::Missing, false),
         Value::Histogram(mut point) => {
-            exemplars.append(&mut point.exemplars);
-            let cumulative = kind == Kind::Histogram { delta: false };
-            match Explicit::from_point(&point) {
-                Some(histogram) => (State::Explicit(Box::new(histogram)), cumulative),
-                None => return Taken::Refused,
+            if !is_valid(&point) {
+                return Taken::Malformed;
             }
+            if bounds.growth(&point.explicit_bounds) > memory.room() {
+                return Taken::Refused;
+            }
+            exemplars.append(&mut point.exemplars);
+            let before = bounds.bytes();
+            let histogram = Explicit::from_point(*point, bounds);
+            memory.change(before, bounds.bytes());
+            (State::Explicit(Box::new(histogram)), kind == Kind::Histogram { delta: false })
         }
         Value::ExponentialHistogram(mut point) => {
             exemplars.append(&mut point.exemplars);
             let cumulative = kind == Kind::ExponentialHistogram { delta: false };
             (State::Exponential(Box::new(Exponential::from_point(&point))), cumulative)
         }
-        Value::Summary(point) => (State::Summary(Box::new((time_unix_nano, *point))), false),
+        Value::Summary(mut point) => {
+            point.quantile_values.shrink_to_fit();
+            (State::Summary(Box::new((time_unix_nano, *point))), false)
+        }
     };
     let state = if !cumulative {
         state
@@ -63,12 +71,19 @@ pub(super) fn take_one(found: Found<'_>, sample: Sample, times: &Times, now: u64
             State::Exponential(histogram) => Total::Exponential(histogram),
             State::Level(_) | State::Summary(_) | State::Missing => return Taken::Refused,
         };
-        let zero = total.zero();
+        let bytes = total.heap_bytes();
+        let opens = bytes > 0 && !entry.has_window(times.window(time_unix_nano, known.window).1);
         let previous = alias.unwrap_or(&mut entry.previous);
-        match increase(previous, start_unix_nano, time_unix_nano, total, times.watched_since) {
-            Increase::By(total) => total.into_state(),
+        let before = previous.as_ref().map_or(0, Previous::heap_bytes);
+        // Without room the last total stays as it was, so that the increase of the next one covers this one.
+        if bytes.saturating_sub(before) + if opens { 2 * bytes } else { 0 } > memory.room() {
+            return Taken::Refused;
+        }
+        let increase = increase(previous, start_unix_nano, time_unix_nano, total, times.watched_since);
+        memory.change(before, previous.as_ref().map_or(0, Previous::heap_bytes));
+        match increase {
             // The series is there and has not moved under our eyes: a point of zero says so.
-            Increase::Baseline => zero.into_state(),
+            Increase::By(total) | Increase::Baseline(total) => total.into_state(),
             Increase::Covered => return Taken::Folded,
         }
     };
@@ -81,7 +96,10 @@ pub(super) fn take_one(found: Found<'_>, sample: Sample, times: &Times, now: u64
         }
         state => {
             let (start, end) = times.window(time_unix_nano, known.window);
-            entry.fold(start, end, state, exemplars)
+            let before = entry.heap_bytes();
+            let taken = entry.fold(start, end, state, exemplars, memory.room());
+            memory.change(before, entry.heap_bytes());
+            taken
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod clock;
 mod constant;
+mod limits;
 mod rules;
 
 use super::*;
@@ -47,7 +48,17 @@ impl Bench {
     }
 
     pub(crate) fn tick(&mut self, now: u64) {
-        self.fold.tick(now, &mut self.out);
+        self.fold.tick(now);
+        self.leave(now);
+    }
+
+    pub(crate) fn drain(&mut self, now: u64) {
+        self.fold.drain(now);
+        self.leave(now);
+    }
+
+    fn leave(&mut self, now: u64) {
+        while self.fold.hand_out(now, 256 << 10, &mut self.out) {}
     }
 
     pub(crate) fn data(&mut self) -> Vec<Data> {
@@ -234,7 +245,7 @@ fn what_comes_at_once_from_more_windows_than_may_be_open_is_counted_all_the_same
         let measurement = Measurement { value: 0.5, time_unix_nano, trace_id: &[], span_id: &[] };
         bench.fold.observe(&Arc::default(), &spans, &measurement, now);
     }
-    bench.fold.drain(now + SECOND, &mut bench.out);
+    bench.drain(now + SECOND);
     assert_eq!((bench.balance(), bench.ledger.read().signals[0].dropped_total()), (0, 0));
     let (numbers, histograms): (Vec<_>, Vec<_>) =
         bench.data().into_iter().partition(|data| matches!(data, Data::Sum(_)));
@@ -272,7 +283,7 @@ fn past_the_limit_levels_go_to_the_overflow_series_and_totals_are_dropped_and_co
     let counter = named("c", Kind::Sum { monotonic: true, delta: false }, "e");
     bench.take(total(&counter, 1, START, 9), START);
     assert_eq!(bench.ledger.read().signals[0].dropped_total(), 1);
-    bench.fold.drain(START + SECOND, &mut bench.out);
+    bench.drain(START + SECOND);
     assert_eq!(bench.balance(), 0);
     let points = histogram_points(bench.data());
     let overflow: Vec<_> = points.iter().filter(|point| point.attributes[0].key == OVERFLOW).collect();
@@ -328,7 +339,7 @@ fn histograms_with_other_bounds_do_not_mix() {
         let value = Value::Histogram(Box::new(point));
         bench.take(Sample::number(&series, 0, START, value), START);
     }
-    bench.fold.drain(START + SECOND, &mut bench.out);
+    bench.drain(START + SECOND);
     let mut counts: Vec<u64> = histogram_points(bench.data()).iter().map(|point| point.count).collect();
     counts.sort_unstable();
     assert_eq!(counts, vec![5, 10]);
@@ -354,7 +365,7 @@ fn plain_gauges_are_sent_to_backends_that_insist() {
     bench.tick(START);
     bench.take(gauge(&series, START, 1.0), START);
     bench.take(gauge(&series, START + SECOND, 7.0), START + SECOND);
-    bench.fold.drain(START + 2 * SECOND, &mut bench.out);
+    bench.drain(START + 2 * SECOND);
     let data = bench.data();
     let Data::Gauge(gauge) = &data[0] else { panic!("expected a gauge, got {data:?}") };
     let seven = ollystack_record::otlp::metrics::v1::number_data_point::Value::AsDouble(7.0);
@@ -423,7 +434,7 @@ fn points_that_come_mixed_leave_grouped_by_resource_scope_and_metric() {
             }
         }
     }
-    bench.fold.drain(START + SECOND, &mut bench.out);
+    bench.drain(START + SECOND);
     assert_eq!(bench.balance(), 0);
     let shapes = bench.out.iter().map(|reduced| match &reduced.records {
         ReducedRecords::Metrics(resource) => {
@@ -442,7 +453,7 @@ fn what_an_application_says_of_a_metric_leaves_with_it_but_not_under_our_key() {
     let metric = Metric { name: "m".into(), metadata, ..Metric::default() };
     let series = Arc::new(Series::new(Arc::default(), Arc::new(metric), Vec::new()));
     bench.take(gauge(&series, START, 1.0), START);
-    bench.fold.drain(START + SECOND, &mut bench.out);
+    bench.drain(START + SECOND);
     let ReducedRecords::Metrics(resource) = &bench.out[0].records else { panic!() };
     let expected = vec![value::string("k", "v"), value::string(FOLD, FOLD_GAUGE)];
     assert_eq!(resource.scope_metrics[0].metrics[0].metadata, expected);
@@ -457,7 +468,7 @@ fn a_summary_passes_through_the_newest_of_a_window() {
         let time = START + second * SECOND;
         bench.take(Sample::number(&series, 0, time, Value::Summary(Box::new(summary))), START + 20 * SECOND);
     }
-    bench.fold.drain(START + 21 * SECOND, &mut bench.out);
+    bench.drain(START + 21 * SECOND);
     let data = bench.data();
     let [Data::Summary(summary)] = &data[..] else { panic!("expected a summary, got {data:?}") };
     let point = &summary.data_points[0];
@@ -473,7 +484,7 @@ fn exponential_histograms_of_any_scale_become_one() {
         let point = ExponentialHistogramDataPoint { count: 3, scale, positive, ..Default::default() };
         bench.take(Sample::number(&series, 0, START, Value::ExponentialHistogram(Box::new(point))), START);
     }
-    bench.fold.drain(START + SECOND, &mut bench.out);
+    bench.drain(START + SECOND);
     let data = bench.data();
     let [Data::ExponentialHistogram(histogram)] = &data[..] else { panic!("expected a histogram, got {data:?}") };
     let point = &histogram.data_points[0];
@@ -493,7 +504,7 @@ proptest! {
             bench.take(gauge(&all[*which], time, *value), now);
             bench.tick(now);
         }
-        bench.fold.drain(now, &mut bench.out);
+        bench.drain(now);
         prop_assert_eq!(bench.balance(), 0);
         let points = histogram_points(bench.data());
         for (which, label) in ["a", "b", "c"].iter().enumerate() {
@@ -524,7 +535,7 @@ proptest! {
             }
             bench.take(total(&series, START, time, last), time);
         }
-        bench.fold.drain(time, &mut bench.out);
+        bench.drain(time);
         prop_assert_eq!(bench.balance(), 0);
         prop_assert_eq!(sums(bench.data()).iter().sum::<f64>(), last as f64);
     }

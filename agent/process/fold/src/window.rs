@@ -5,7 +5,7 @@
 
 use super::increase::Previous;
 use super::run::Run;
-use super::state::{Exemplars, Measurement, Number, State, is_level};
+use super::state::{Exemplars, MEASURED_BYTES, Measurement, Number, State, is_level};
 use ollystack_record::otlp::metrics::v1::Exemplar;
 use ollystack_record::{Series, Source};
 use std::sync::Arc;
@@ -13,6 +13,9 @@ use std::sync::Arc;
 /// Windows of one series open at once: the current, the next, and some for late samples or changed histogram bounds. What comes
 /// from yet another time goes into the nearest of them.
 const WINDOWS_MAX: usize = 8;
+
+/// What one window more takes, beside its state.
+const ASIDE_BYTES: usize = size_of::<More>() + size_of::<(Window, Exemplars)>();
 
 /// A series with what is open of it.
 #[derive(Debug)]
@@ -51,13 +54,32 @@ pub(super) struct More {
     pub(super) aside: Vec<(Window, Exemplars)>,
 }
 
+impl More {
+    fn heap_bytes(&self) -> usize {
+        let aside = self.aside.iter().map(|(window, exemplars)| window.state.heap_bytes() + exemplars.heap_bytes());
+        size_of::<More>()
+            + self.exemplars.heap_bytes()
+            + self.aside.capacity() * size_of::<(Window, Exemplars)>()
+            + aside.sum::<usize>()
+    }
+}
+
 /// A window on its way out.
 #[derive(Debug)]
 pub(super) struct Closed {
-    /// The place of its series in the table.
+    /// The places of its series, and of what it belongs to, in the table.
     pub(super) entry: u32,
+    pub(super) resource: u32,
+    pub(super) metric: u32,
     pub(super) window: Window,
     pub(super) exemplars: Exemplars,
+}
+
+impl Closed {
+    /// What it takes aside.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.window.state.heap_bytes() + self.exemplars.heap_bytes()
+    }
 }
 
 /// What became of a sample.
@@ -67,8 +89,10 @@ pub(super) enum Taken {
     Opened,
     /// It was merged into one.
     Folded,
-    /// The series has too many windows open, and none of them can take it.
+    /// There is no room for it, or the series has too many windows open, and none of them can take it.
     Refused,
+    /// It is no measurement: bounds that do not ascend, counts that do not match them.
+    Malformed,
 }
 
 /// One closing of windows.
@@ -104,6 +128,19 @@ impl Entry {
         u64::from(self.window.is_some()) + aside as u64 + u64::from(self.run.is_held())
     }
 
+    /// What it holds aside: histograms, exemplars, further windows, a last total.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let own = self.window.as_ref().map_or(0, |window| window.state.heap_bytes());
+        let previous = self.previous.as_ref().map_or(0, Previous::heap_bytes);
+        own + previous + self.more.as_ref().map_or(0, |more| more.heap_bytes())
+    }
+
+    /// Whether a window that ends then is open.
+    pub(super) fn has_window(&self, end: u64) -> bool {
+        let aside = self.more.iter().flat_map(|more| &more.aside).map(|(window, _)| window);
+        self.window.iter().chain(aside).any(|window| window.end_unix_nano == end)
+    }
+
     /// Fold a number into the window in the entry, if its time lies there: what nearly every sample does.
     #[inline]
     pub(super) fn fold_number(&mut self, value: Number, time_unix_nano: u64, level: bool) -> bool {
@@ -119,32 +156,53 @@ impl Entry {
         true
     }
 
-    /// Record a measurement in the exponential histogram of the window [start, end).
-    pub(super) fn measure(&mut self, start: u64, end: u64, scale: i32, measurement: &Measurement<'_>) -> Taken {
+    /// Record a measurement in the exponential histogram of the window [start, end), taking no more than `room` for it.
+    pub(super) fn measure(
+        &mut self,
+        start: u64,
+        end: u64,
+        scale: i32,
+        measurement: &Measurement<'_>,
+        room: usize,
+    ) -> Taken {
         if let Some(Window { end_unix_nano, state: State::Exponential(histogram), .. }) = &mut self.window
             && *end_unix_nano == end
         {
-            histogram.record(measurement.value);
-            self.more.get_or_insert_default().exemplars.note(measurement);
+            let before = histogram.heap_bytes();
+            histogram.record(measurement.value, room);
+            let left = room.saturating_sub(histogram.heap_bytes() - before);
+            self.note(None, measurement, left);
             return Taken::Folded;
         }
         let mut histogram = super::exponential::Exponential::new(scale);
-        histogram.record(measurement.value);
-        let (taken, place) = self.merge(start, end, State::Exponential(Box::new(histogram)));
+        histogram.record(measurement.value, usize::MAX);
+        let before = self.heap_bytes();
+        let (taken, place) = self.merge(start, end, State::Exponential(Box::new(histogram)), room);
         if taken != Taken::Refused {
-            self.exemplars(place).note(measurement);
+            let left = (room + before).saturating_sub(self.heap_bytes());
+            self.note(place, measurement, left);
         }
         taken
     }
 
-    /// Fold a state into the window [start, end).
-    pub(super) fn fold(&mut self, start: u64, end: u64, state: State, exemplars: Vec<Exemplar>) -> Taken {
-        let (taken, place) = self.merge(start, end, state);
+    fn note(&mut self, place: Option<usize>, measurement: &Measurement<'_>, room: usize) {
+        if self.more.is_some() || room >= size_of::<More>() + MEASURED_BYTES {
+            self.exemplars(place).note(measurement, room);
+        }
+    }
+
+    /// Fold a state into the window [start, end), taking no more than `room` for it.
+    pub(super) fn fold(&mut self, start: u64, end: u64, state: State, exemplars: Vec<Exemplar>, room: usize) -> Taken {
+        let before = self.heap_bytes();
+        let (taken, place) = self.merge(start, end, state, room);
         if exemplars.is_empty() || taken == Taken::Refused {
             return taken;
         }
-        let kept = self.exemplars(place);
-        exemplars.into_iter().for_each(|exemplar| kept.add(exemplar));
+        let left = (room + before).saturating_sub(self.heap_bytes() + size_of::<More>());
+        if self.more.is_some() || left > 0 {
+            let kept = self.exemplars(place);
+            exemplars.into_iter().for_each(|exemplar| kept.add(exemplar, left));
+        }
         taken
     }
 
@@ -155,28 +213,34 @@ impl Entry {
     }
 
     /// What became of the state, and in which window aside it is, if it is not in the entry's own.
-    fn merge(&mut self, start: u64, end: u64, state: State) -> (Taken, Option<usize>) {
+    fn merge(&mut self, start: u64, end: u64, state: State, room: usize) -> (Taken, Option<usize>) {
         let Some(window) = &mut self.window else {
+            if state.heap_bytes() > room {
+                return (Taken::Refused, None);
+            }
             self.window = Some(Window { start_unix_nano: start, end_unix_nano: end, state });
             return (Taken::Opened, None);
         };
         let mut state = state;
         if window.end_unix_nano == end {
-            state = match window.state.merge(state) {
+            state = match window.state.merge(state, room) {
                 Ok(()) => return (Taken::Folded, None),
                 Err(unlike) => unlike,
             };
         }
-        let aside = &mut self.more.get_or_insert_default().aside;
-        for (at, (window, _)) in aside.iter_mut().enumerate().filter(|(_, (window, _))| window.end_unix_nano == end) {
-            state = match window.state.merge(state) {
+        let mut aside = self.more.as_mut().map(|more| &mut more.aside);
+        let of_then = aside.iter_mut().flat_map(|aside| aside.iter_mut().enumerate());
+        for (at, (window, _)) in of_then.filter(|(_, (window, _))| window.end_unix_nano == end) {
+            state = match window.state.merge(state, room) {
                 Ok(()) => return (Taken::Folded, Some(at)),
                 Err(unlike) => unlike,
             };
         }
-        if aside.len() + 1 >= WINDOWS_MAX {
-            return self.merge_nearest(end, state);
+        let open = aside.map_or(0, |aside| aside.len());
+        if open + 1 >= WINDOWS_MAX || ASIDE_BYTES + state.heap_bytes() > room {
+            return self.merge_nearest(end, state, room);
         }
+        let aside = &mut self.more.get_or_insert_default().aside;
         // Almost always the only one: no room for more is kept.
         aside.reserve_exact(1);
         aside.push((Window { start_unix_nano: start, end_unix_nano: end, state }, Exemplars::default()));
@@ -184,13 +248,13 @@ impl Entry {
     }
 
     /// Into the window whose end is nearest of those that can take the state: rather at another time than not at all.
-    fn merge_nearest(&mut self, end: u64, mut state: State) -> (Taken, Option<usize>) {
+    fn merge_nearest(&mut self, end: u64, mut state: State, room: usize) -> (Taken, Option<usize>) {
         let own = self.window.iter_mut().map(|window| (window, None));
         let aside = self.more.iter_mut().flat_map(|more| more.aside.iter_mut().enumerate());
         let mut all: Vec<_> = own.chain(aside.map(|(at, (window, _))| (window, Some(at)))).collect();
         all.sort_by_key(|(window, _)| window.end_unix_nano.abs_diff(end));
         for (window, place) in all {
-            state = match window.state.merge(state) {
+            state = match window.state.merge(state, room) {
                 Ok(()) => return (Taken::Folded, place),
                 Err(unlike) => unlike,
             };
@@ -239,6 +303,8 @@ impl Entry {
         }
         if more.aside.is_empty() && more.exemplars.is_empty() {
             self.more = None;
+        } else {
+            more.aside.shrink_to_fit();
         }
     }
 
@@ -248,13 +314,13 @@ impl Entry {
         window.end_unix_nano = window.end_unix_nano.min(closing.now.max(start.saturating_add(1)));
         let late = start < self.run.end_unix_nano;
         if closing.constant == 0 || late {
-            closing.closed.push(Closed { entry: number, window, exemplars });
+            self.send(number, window, exemplars, closing);
             return;
         }
         if !exemplars.is_empty() || !self.run.goes_on_with(&window, self.previous.as_ref()) {
             self.end_run(number, closing);
             self.run.sent(&window);
-            closing.closed.push(Closed { entry: number, window, exemplars });
+            self.send(number, window, exemplars, closing);
             return;
         }
         closing.suppressed += u64::from(self.run.is_held());
@@ -264,9 +330,13 @@ impl Entry {
         }
     }
 
+    fn send(&self, entry: u32, window: Window, exemplars: Exemplars, closing: &mut Closing) {
+        closing.closed.push(Closed { entry, resource: self.resource, metric: self.metric, window, exemplars });
+    }
+
     fn end_run(&mut self, number: u32, closing: &mut Closing) {
         if let Some(window) = self.run.take(self.previous.as_ref(), is_level(self.series.metric.kind)) {
-            closing.closed.push(Closed { entry: number, window, exemplars: Exemplars::default() });
+            self.send(number, window, Exemplars::default(), closing);
         }
     }
 }

@@ -4,7 +4,7 @@
 //! Invariant: as many data points leave as windows came in.
 
 use super::config::Gauges;
-use super::metrics::Known;
+use super::metrics::{Known, Metrics, bytes_of, scope_bytes_of};
 use super::state::{Level, Number, State};
 use super::table::Table;
 use super::window::{Closed, Entry, Window};
@@ -15,6 +15,7 @@ use ollystack_record::otlp::metrics::v1::{
 };
 use ollystack_record::{Class, Kind, Metric, Reduced, ReducedRecords, value};
 use ollystack_schema::names::{FOLD, FOLD_GAUGE, FOLD_UPDOWNCOUNTER};
+use std::collections::VecDeque;
 
 /// Points in one reduced batch: about 200 kB of OTLP.
 const POINTS_MAX: usize = 2_000;
@@ -22,18 +23,35 @@ const POINTS_MAX: usize = 2_000;
 /// OTLP data point flag: no recorded value.
 const NO_RECORDED_VALUE: u32 = 1;
 
-/// Sort, group and hand out.
-pub(super) fn emit(mut closed: Vec<Closed>, table: &mut Table, now: u64, out: &mut Vec<Reduced>) {
-    // Alike next to alike, so that zstd finds it: by resource, scope and metric, then as the series were first seen.
-    closed.sort_by_cached_key(|closed| {
-        let entry = table.entries.get(closed.entry);
-        let metric =
-            entry.and_then(|entry| Some((entry.resource, table.metrics.get(entry.metric)?.scope_number, entry.metric)));
-        (metric, closed.entry, closed.window.start_unix_nano)
+/// What a point takes beside its labels and buckets.
+const POINT_BYTES: usize = 256;
+
+/// Alike next to alike, so that zstd finds it: by resource, scope and metric, then as the series were first seen.
+pub(super) fn sort(closed: &mut [Closed], metrics: &Metrics) {
+    closed.sort_unstable_by_key(|closed| {
+        let scope = metrics.get(closed.metric).map(|known| known.scope_number);
+        (closed.resource, scope, closed.metric, closed.entry, closed.window.start_unix_nano)
     });
-    let Table { entries, metrics, resources, .. } = table;
+}
+
+/// Group and hand out of the first `most` windows as many as make about so many bytes.
+pub(super) fn emit(
+    closed: &mut VecDeque<Closed>,
+    most: usize,
+    bytes_max: usize,
+    table: &mut Table,
+    now: u64,
+    out: &mut Vec<Reduced>,
+) {
+    let Table { entries, metrics, resources, memory, .. } = table;
     let mut message = Message::default();
-    for closed in closed {
+    let mut bytes = 0;
+    for _ in 0..most {
+        if bytes >= bytes_max {
+            break;
+        }
+        let Some(closed) = closed.pop_front() else { break };
+        memory.change(closed.heap_bytes(), 0);
         let Some(entry) = entries.get(closed.entry) else { continue };
         let describe = metrics.describe(entry.metric, now);
         let Some(known) = metrics.get(entry.metric) else { continue };
@@ -44,6 +62,11 @@ pub(super) fn emit(mut closed: Vec<Closed>, table: &mut Table, now: u64, out: &m
             message.resource = entry.resource;
             message.proto.resource = resources.get(entry.resource).map(|resource| resource.to_proto());
         }
+        if message.points == 0 || message.metric != entry.metric {
+            bytes += bytes_of(&known.metric) + scope_bytes_of(&known.scope);
+        }
+        let aside = closed.window.state.wire_heap_bytes() + closed.exemplars.heap_bytes();
+        bytes += POINT_BYTES + entry.series.heap_bytes() + aside;
         message.append(closed, entry, known, describe);
     }
     message.hand_out(out);

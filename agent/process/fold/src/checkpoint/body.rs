@@ -3,18 +3,20 @@
 //! Invariant: all places that are read point to something that was read before.
 
 use super::bytes::{Malformed, Read, Reader, Writer};
-use super::{CHECKSUM_BYTES, CheckpointError, MAGIC, VERSION, state};
+use super::{CHECKSUM_BYTES, CheckpointError, FIRST_VERSION, MAGIC, VERSION, state};
 use crate::Fold;
+use crate::bounds::Bounds;
 use crate::increase::Previous;
 use crate::run::Run;
 use crate::state::Exemplars;
 use crate::table::Alias;
-use crate::window::{Entry, Window};
+use crate::window::{Entry as Held, Window};
+use hashbrown::hash_map::Entry;
 use hashbrown::{HashMap, HashSet};
 use ollystack_record::otlp::common::v1::{InstrumentationScope, KeyValue, KeyValueList};
+use ollystack_record::value::attributes_hash;
 use ollystack_record::{Kind, Metric, Resource, Scope, Series, Source};
-use prost::Message;
-use std::hash::Hash;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -22,6 +24,8 @@ use xxhash_rust::xxh3::xxh3_64;
 pub(super) struct Body {
     pub(super) watched_since: u64,
     pub(super) closed_until: u64,
+    /// Of all histograms among it.
+    pub(super) bounds: Bounds,
     pub(super) series: Vec<ReadSeries>,
     pub(super) aliases: Vec<ReadAlias>,
 }
@@ -44,66 +48,119 @@ pub(super) struct ReadAlias {
     pub(super) previous: Previous,
 }
 
-/// Gives things their places as they come up.
-struct Listed<K> {
-    places: HashMap<K, usize>,
-    written: Writer,
-}
+/// Gives things their places as they come up, and writes each where it comes up first.
+struct Listed<K>(HashMap<K, usize>);
 
 impl<K: Hash + Eq> Listed<K> {
     fn new() -> Listed<K> {
-        Listed { places: HashMap::new(), written: Writer::default() }
+        Listed(HashMap::new())
     }
 
-    fn place(&mut self, key: K, write: impl FnOnce(&mut Writer, &K)) -> usize {
-        let next = self.places.len();
-        *self.places.entry(key).or_insert_with_key(|key| {
-            write(&mut self.written, key);
-            next
-        })
+    fn place(&mut self, to: &mut Writer, key: K, define: impl FnOnce(&mut Writer)) {
+        let next = self.0.len();
+        match self.0.entry(key) {
+            Entry::Occupied(known) => to.len(*known.get()),
+            Entry::Vacant(new) => {
+                new.insert(next);
+                to.len(next);
+                define(to);
+            }
+        }
     }
+}
 
-    fn write(&self, to: &mut Writer) {
-        to.len(self.places.len());
-        to.0.extend_from_slice(&self.written.0);
+/// A label, found by its content without a copy of it.
+#[derive(PartialEq)]
+struct Label<'a>(&'a KeyValue);
+
+// Floats that are no number are unlike themselves: such a label is written each time.
+impl Eq for Label<'_> {}
+
+impl Hash for Label<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(attributes_hash(std::slice::from_ref(self.0)));
     }
+}
+
+/// Writes lists of bounds, each once.
+pub(super) struct WrittenBounds(Listed<*const f64>);
+
+impl WrittenBounds {
+    pub(super) fn place(&mut self, to: &mut Writer, bounds: &[f64]) {
+        // Equal ones are one list in memory.
+        self.0.place(to, bounds.as_ptr(), |to| to.list(bounds.iter(), |to, bound| to.float(*bound)));
+    }
+}
+
+/// Reads lists of bounds.
+pub(super) struct ReadBounds {
+    shared: Bounds,
+    /// As they came; the first version has them with each histogram.
+    listed: Option<Vec<Arc<[f64]>>>,
+}
+
+impl ReadBounds {
+    pub(super) fn read(&mut self, from: &mut Reader<'_>) -> Read<Arc<[f64]>> {
+        let ReadBounds { shared, listed } = self;
+        let mut read = |from: &mut Reader<'_>| Ok(shared.share(&from.list(Reader::float)?));
+        match listed {
+            Some(listed) => place(from, listed, read).cloned(),
+            None => read(from),
+        }
+    }
+}
+
+/// What was named: by its place among those that came before, or here for the first time.
+fn place<'a, 'l, T>(
+    from: &mut Reader<'a>,
+    listed: &'l mut Vec<T>,
+    read: impl FnOnce(&mut Reader<'a>) -> Read<T>,
+) -> Read<&'l T> {
+    let place = from.place()?;
+    if place == listed.len() {
+        listed.push(read(from)?);
+    }
+    listed.get(place).ok_or(Malformed)
 }
 
 pub(super) fn write(fold: &Fold, now: u64) -> Vec<u8> {
     let Fold { table, times, .. } = fold;
     let (mut resources, mut metrics, mut labels) = (Listed::new(), Listed::new(), Listed::new());
-    let (mut series, mut places) = (Writer::default(), HashMap::new());
+    let mut bounds = WrittenBounds(Listed::new());
     let totals = |alias: &&Alias| alias.previous.is_some();
     let with_totals: HashSet<u32> = table.aliases().filter(totals).map(|alias| alias.entry).collect();
-    for (number, entry) in table.entries.iter() {
-        if entry.waiting() == 0 && entry.previous.is_none() && !with_totals.contains(&number) {
-            continue;
-        }
-        let Some(resource) = table.resources.get(entry.resource) else { continue };
-        let Some(known) = table.metrics.get(entry.metric) else { continue };
-        places.insert(number, places.len());
-        series.len(resources.place(entry.resource, |to, _| to.message(&resource.to_proto())));
-        series.len(metrics.place(entry.metric, |to, _| write_metric(to, &known.scope, &known.metric)));
-        series.list(entry.series.attributes().iter(), |to, label| {
-            to.len(labels.place(label.encode_to_vec(), |to, label| to.bytes(label)));
-        });
-        write_entry(&mut series, now, entry);
-    }
+    let is_held =
+        |number: u32, entry: &Held| entry.waiting() > 0 || entry.previous.is_some() || with_totals.contains(&number);
+    let held = || table.entries.iter().filter(|(number, entry)| is_held(*number, entry));
     let mut to = Writer(MAGIC.to_vec());
     to.byte(VERSION);
     [now, times.watched_since, times.closed_until].into_iter().for_each(|moment| to.fixed(moment));
-    resources.write(&mut to);
-    metrics.write(&mut to);
-    labels.write(&mut to);
-    to.len(places.len());
-    to.0.append(&mut series.0);
+    to.len(held().count());
+    let mut places = HashMap::new();
+    for (number, entry) in held() {
+        if !with_totals.is_empty() {
+            places.insert(number, places.len());
+        }
+        let known = table.metrics.get(entry.metric);
+        resources.place(&mut to, entry.resource, |to| {
+            to.message(&table.resources.get(entry.resource).map(|resource| resource.to_proto()).unwrap_or_default());
+        });
+        metrics.place(&mut to, entry.metric, |to| match known {
+            Some(known) => write_metric(to, &known.scope, &known.metric),
+            None => write_metric(to, &entry.series.scope, &entry.series.metric),
+        });
+        to.list(entry.series.attributes().iter(), |to, label| {
+            labels.place(to, Label(label), |to| to.message(label));
+        });
+        write_entry(&mut to, now, entry, &mut bounds);
+    }
     let totals = |alias: &Alias| Some((alias.hash, *places.get(&alias.entry)?));
     let mut aliases: Vec<_> = table.aliases().filter_map(|alias| totals(alias).zip(alias.previous.as_ref())).collect();
     aliases.sort_unstable_by_key(|((hash, _), _)| *hash);
     to.list(aliases.into_iter(), |to, ((hash, place), previous)| {
         to.fixed(hash);
         to.len(place);
-        state::write_previous(to, now, previous);
+        state::write_previous(to, now, previous, &mut bounds);
     });
     let checksum = xxh3_64(&to.0);
     to.fixed(checksum);
@@ -112,38 +169,46 @@ pub(super) fn write(fold: &Fold, now: u64) -> Vec<u8> {
 
 pub(super) fn read(bytes: &[u8]) -> Result<Body, CheckpointError> {
     let content = bytes.strip_prefix(MAGIC).ok_or(CheckpointError::Foreign)?;
-    match content.first() {
-        Some(&VERSION) => {}
+    let version = match content.first() {
+        Some(version @ FIRST_VERSION..=VERSION) => *version,
         Some(version) => return Err(CheckpointError::Version(*version)),
         None => return Err(CheckpointError::Damaged),
-    }
+    };
     let (checked, checksum) = bytes.split_last_chunk::<CHECKSUM_BYTES>().ok_or(CheckpointError::Damaged)?;
     if xxh3_64(checked) != u64::from_le_bytes(*checksum) {
         return Err(CheckpointError::Damaged);
     }
     let body = checked.get(MAGIC.len() + 1..).ok_or(CheckpointError::Damaged)?;
-    read_body(&mut Reader(body)).map_err(|Malformed| CheckpointError::Damaged)
+    read_body(&mut Reader(body), version).map_err(|Malformed| CheckpointError::Damaged)
 }
 
-fn read_body(from: &mut Reader<'_>) -> Read<Body> {
+fn read_body(from: &mut Reader<'_>, version: u8) -> Read<Body> {
     let now = from.fixed()?;
     let (watched_since, closed_until) = (from.fixed()?, from.fixed()?);
-    let resources = from.list(|from| Ok(Arc::new(Resource::from_proto(Some(from.message()?)))))?;
-    let metrics = from.list(read_metric)?;
-    let labels = from.list(Reader::message::<KeyValue>)?;
+    let resource = |from: &mut Reader<'_>| Ok(Arc::new(Resource::from_proto(Some(from.message()?))));
+    let (mut resources, mut metrics, mut labels) = (Vec::new(), Vec::new(), Vec::new());
+    let mut bounds = ReadBounds { shared: Bounds::default(), listed: Some(Vec::new()) };
+    if version == FIRST_VERSION {
+        // All of them came before the series, and bounds with each histogram.
+        resources = from.list(resource)?;
+        metrics = from.list(read_metric)?;
+        labels = from.list(Reader::message::<KeyValue>)?;
+        bounds.listed = None;
+    }
     let series = from.list(|from| {
-        let resource = resources.get(from.place()?).ok_or(Malformed)?;
-        let (scope, metric) = metrics.get(from.place()?).ok_or(Malformed)?;
-        let labels = from.list(|from| labels.get(from.place()?).cloned().ok_or(Malformed))?;
+        let resource = Arc::clone(place(from, &mut resources, resource)?);
+        let (scope, metric) = place(from, &mut metrics, read_metric)?;
+        let labels = from.list(|from| place(from, &mut labels, Reader::message::<KeyValue>).cloned())?;
         let series = Series::new(Arc::clone(scope), Arc::clone(metric), labels);
-        read_entry(from, now, Arc::clone(resource), series)
+        read_entry(from, now, resource, series, &mut bounds)
     })?;
     let aliases = from.list(|from| {
-        let alias =
-            ReadAlias { hash: from.fixed()?, series: from.place()?, previous: state::read_previous(from, now)? };
-        if alias.series < series.len() { Ok(alias) } else { Err(Malformed) }
+        let (hash, place) = (from.fixed()?, from.place()?);
+        let alias = ReadAlias { hash, series: place, previous: state::read_previous(from, now, &mut bounds)? };
+        if place < series.len() { Ok(alias) } else { Err(Malformed) }
     })?;
-    if from.0.is_empty() { Ok(Body { watched_since, closed_until, series, aliases }) } else { Err(Malformed) }
+    let bounds = bounds.shared;
+    if from.0.is_empty() { Ok(Body { watched_since, closed_until, bounds, series, aliases }) } else { Err(Malformed) }
 }
 
 fn write_metric(to: &mut Writer, scope: &Scope, metric: &Metric) {
@@ -175,26 +240,32 @@ fn read_metric(from: &mut Reader<'_>) -> Read<(Arc<Scope>, Arc<Metric>)> {
     Ok((Arc::new(scope), Arc::new(Metric { name, unit, description, kind, metadata })))
 }
 
-fn write_entry(to: &mut Writer, now: u64, entry: &Entry) {
+fn write_entry(to: &mut Writer, now: u64, entry: &Held, bounds: &mut WrittenBounds) {
     to.byte(entry.source as u8);
     to.byte(u8::from(entry.overflow));
-    to.option(entry.previous.as_ref(), |to, previous| state::write_previous(to, now, previous));
+    to.option(entry.previous.as_ref(), |to, previous| state::write_previous(to, now, previous, bounds));
     state::write_run(to, now, &entry.run);
     let none = Exemplars::default();
     let own = entry.more.as_ref().map_or(&none, |more| &more.exemplars);
     let aside = entry.more.iter().flat_map(|more| &more.aside).map(|(window, exemplars)| (window, exemplars));
     let windows: Vec<_> = entry.window.iter().map(|window| (window, own)).chain(aside).collect();
     to.list(windows.into_iter(), |to, (window, exemplars)| {
-        state::write_window(to, now, window);
+        state::write_window(to, now, window, bounds);
         state::write_exemplars(to, exemplars);
     });
 }
 
-fn read_entry(from: &mut Reader<'_>, now: u64, resource: Arc<Resource>, series: Series) -> Read<ReadSeries> {
+fn read_entry(
+    from: &mut Reader<'_>,
+    now: u64,
+    resource: Arc<Resource>,
+    series: Series,
+    bounds: &mut ReadBounds,
+) -> Read<ReadSeries> {
     let source = Source::ALL.get(usize::from(from.byte()?)).copied().ok_or(Malformed)?;
     let overflow = from.byte()? == 1;
-    let previous = from.option(|from| state::read_previous(from, now))?;
+    let previous = from.option(|from| state::read_previous(from, now, bounds))?;
     let run = state::read_run(from, now)?;
-    let windows = from.list(|from| Ok((state::read_window(from, now)?, state::read_exemplars(from)?)))?;
+    let windows = from.list(|from| Ok((state::read_window(from, now, bounds)?, state::read_exemplars(from)?)))?;
     Ok(ReadSeries { resource, series, source, overflow, previous, run, windows })
 }

@@ -1,7 +1,7 @@
 //! Open windows, runs and last totals as bytes, so that a restart goes on where the agent was.
 //!
-//! Layout: [`MAGIC`], a version, the body (`body.rs`), and the XXH3 of all before it. The body holds each resource, metric and label
-//! once, and series that point to them. Labels are those that go out; series that go out as others are there by hash alone.
+//! Layout: [`MAGIC`], a version, the body (`body.rs`), and the XXH3 of all before it. The body holds series one after the other, and
+//! each resource, metric, label and list of bounds with the first series that has it: later ones name its place. Labels are those that go out; series that go out as others are there by hash alone.
 //!
 //! Whoever keeps checkpoints sees to it that nothing leaves that the last one holds, so all that is restored was never sent. What
 //! came after the checkpoint is lost to levels and deltas; totals make up for it, since their next sample is compared with the
@@ -14,7 +14,7 @@ mod state;
 mod tests;
 
 use crate::table::Alias;
-use crate::window::More;
+use crate::window::{Entry, More};
 use crate::{Fold, seconds};
 use body::{Body, ReadSeries};
 use ollystack_record::{DropReason, Signal};
@@ -24,7 +24,10 @@ use std::sync::Arc;
 const MAGIC: &[u8] = b"ollyfold";
 
 /// Of the layout. A later version reads earlier ones or refuses them; none is guessed at.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+
+/// The first there was, which is still read.
+const FIRST_VERSION: u8 = 1;
 
 const CHECKSUM_BYTES: usize = 8;
 
@@ -46,7 +49,9 @@ pub enum CheckpointError {
     #[error("not a checkpoint of metric windows; set it aside")]
     Foreign,
     /// From another version of the agent.
-    #[error("the checkpoint has version {0}, must be {VERSION}; set it aside, or run the agent that wrote it")]
+    #[error(
+        "the checkpoint has version {0}, must be {FIRST_VERSION} to {VERSION}; set it aside, or run the agent that wrote it"
+    )]
     Version(u8),
     /// Cut off or changed.
     #[error("the checkpoint is damaged; set it aside")]
@@ -58,7 +63,9 @@ pub enum CheckpointError {
 
 impl Fold {
     /// All that a restart needs, as bytes for [`Fold::restore`]. After [`Fold::drain`] these are the last totals alone.
-    pub fn checkpoint(&self, now: u64) -> Vec<u8> {
+    /// Windows that closed before are not among it: see [`Fold::let_go`].
+    pub fn checkpoint(&mut self, now: u64) -> Vec<u8> {
+        self.sealed = self.closed.len();
         body::write(self, now)
     }
 
@@ -67,7 +74,9 @@ impl Fold {
         if self.table.len() > 0 {
             return Err(CheckpointError::NotEmpty(self.table.len()));
         }
-        let Body { watched_since, closed_until, series, aliases } = body::read(checkpoint)?;
+        let Body { watched_since, closed_until, bounds, series, aliases } = body::read(checkpoint)?;
+        self.table.memory.change(0, bounds.bytes());
+        self.table.bounds = bounds;
         self.times.begin(now);
         self.times.watched_since = watched_since.min(now);
         self.times.closed_until = closed_until;
@@ -81,6 +90,7 @@ impl Fold {
             }
         }
         self.table.disbelieve_after(now);
+        self.table.forget_unused();
         self.waiting = restored.points;
         self.ledger.carried(Signal::Metrics, restored.points + restored.refused);
         self.ledger.dropped(Signal::Metrics, DropReason::SeriesLimit, restored.refused);
@@ -93,22 +103,25 @@ impl Fold {
         let ReadSeries { resource, series, source, overflow, previous, run, mut windows } = read;
         let points = windows.len() as u64 + u64::from(run.is_held());
         let owner = self.table.resources.number(&resource);
-        let number = self.table.readmit(source, owner, Arc::new(series), overflow);
+        let new = Entry::new(source, owner.number, 0, Arc::new(series));
+        let mut entry = Entry { overflow, touched: seconds(now), previous, run, ..new };
+        if !windows.is_empty() {
+            let (window, exemplars) = windows.remove(0);
+            windows.shrink_to_fit();
+            entry.window = Some(window);
+            let more = More { exemplars, aside: windows };
+            entry.more = Some(Box::new(more)).filter(|more| !more.exemplars.is_empty() || !more.aside.is_empty());
+        }
+        let number = self.table.readmit(owner, entry);
         self.table.resources.forget_unused(owner.number);
         let Some(number) = number else {
             restored.refused += points;
             return None;
         };
-        let entry = self.table.entries.get_mut(number)?;
-        (entry.touched, entry.previous, entry.run) = (seconds(now), previous, run);
-        if !windows.is_empty() {
-            let (window, exemplars) = windows.remove(0);
-            entry.window = Some(window);
-            entry.more = Some(Box::new(More { exemplars, aside: windows }));
-        }
         restored.series += 1;
         restored.points += points;
         if points > 0
+            && let Some(entry) = self.table.entries.get(number)
             && let Some(known) = self.table.metrics.get(entry.metric)
         {
             self.next_close = self.next_close.min(self.times.next_close(now, known.window));

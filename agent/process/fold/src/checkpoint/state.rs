@@ -3,9 +3,10 @@
 //! Moments are differences to the checkpoint's own, so that they are short. Invariant: what is read has the invariants that the
 //! types promise (sorted buckets, counts that match their bounds), or is refused.
 
+use super::body::{ReadBounds, WrittenBounds};
 use super::bytes::{Malformed, Read, Reader, Writer};
 use crate::exponential::{Exponential, Summed};
-use crate::histogram::Explicit;
+use crate::histogram::{Explicit, fit};
 use crate::increase::{Previous, Total};
 use crate::run::Run;
 use crate::state::{Exemplars, Level, Number, State};
@@ -41,7 +42,7 @@ fn read_number(from: &mut Reader<'_>) -> Read<Number> {
     }
 }
 
-pub(super) fn write_previous(to: &mut Writer, now: u64, previous: &Previous) {
+pub(super) fn write_previous(to: &mut Writer, now: u64, previous: &Previous, bounds: &mut WrittenBounds) {
     write_moment(to, now, previous.time_unix_nano);
     match &previous.total {
         Total::Number(number) => {
@@ -50,7 +51,7 @@ pub(super) fn write_previous(to: &mut Writer, now: u64, previous: &Previous) {
         }
         Total::Explicit(histogram) => {
             to.byte(1);
-            write_explicit(to, histogram);
+            write_explicit(to, histogram, bounds);
         }
         Total::Exponential(histogram) => {
             to.byte(2);
@@ -59,18 +60,18 @@ pub(super) fn write_previous(to: &mut Writer, now: u64, previous: &Previous) {
     }
 }
 
-pub(super) fn read_previous(from: &mut Reader<'_>, now: u64) -> Read<Previous> {
+pub(super) fn read_previous(from: &mut Reader<'_>, now: u64, bounds: &mut ReadBounds) -> Read<Previous> {
     let time_unix_nano = read_moment(from, now)?;
     let total = match from.byte()? {
         0 => Total::Number(read_number(from)?),
-        1 => Total::Explicit(Box::new(read_explicit(from)?)),
+        1 => Total::Explicit(Box::new(read_explicit(from, bounds)?)),
         2 => Total::Exponential(Box::new(read_exponential(from)?)),
         _ => return Err(Malformed),
     };
     Ok(Previous { time_unix_nano, total })
 }
 
-pub(super) fn write_window(to: &mut Writer, now: u64, window: &Window) {
+pub(super) fn write_window(to: &mut Writer, now: u64, window: &Window, bounds: &mut WrittenBounds) {
     write_moment(to, now, window.start_unix_nano);
     write_moment(to, now, window.end_unix_nano);
     match &window.state {
@@ -87,7 +88,7 @@ pub(super) fn write_window(to: &mut Writer, now: u64, window: &Window) {
         }
         State::Explicit(histogram) => {
             to.byte(2);
-            write_explicit(to, histogram);
+            write_explicit(to, histogram, bounds);
         }
         State::Exponential(histogram) => {
             to.byte(3);
@@ -102,7 +103,7 @@ pub(super) fn write_window(to: &mut Writer, now: u64, window: &Window) {
     }
 }
 
-pub(super) fn read_window(from: &mut Reader<'_>, now: u64) -> Read<Window> {
+pub(super) fn read_window(from: &mut Reader<'_>, now: u64, bounds: &mut ReadBounds) -> Read<Window> {
     let (start_unix_nano, end_unix_nano) = (read_moment(from, now)?, read_moment(from, now)?);
     if start_unix_nano >= end_unix_nano {
         return Err(Malformed);
@@ -117,7 +118,7 @@ pub(super) fn read_window(from: &mut Reader<'_>, now: u64) -> Read<Window> {
             last_unix_nano: read_moment(from, now)?,
         }),
         1 => State::Sum(read_number(from)?),
-        2 => State::Explicit(Box::new(read_explicit(from)?)),
+        2 => State::Explicit(Box::new(read_explicit(from, bounds)?)),
         3 => State::Exponential(Box::new(read_exponential(from)?)),
         4 => State::Summary(Box::new((read_moment(from, now)?, from.message()?))),
         5 => State::Missing,
@@ -159,21 +160,21 @@ pub(super) fn read_exemplars(from: &mut Reader<'_>) -> Read<Exemplars> {
     Ok(Exemplars { worst: one()?, last: one()? })
 }
 
-fn write_explicit(to: &mut Writer, histogram: &Explicit) {
-    let Explicit { count, sum, min, max, bounds, counts } = histogram;
+fn write_explicit(to: &mut Writer, histogram: &Explicit, bounds: &mut WrittenBounds) {
+    let Explicit { count, sum, min, max, bounds: own, counts } = histogram;
     to.varint(*count);
     [sum, min, max].into_iter().for_each(|value| to.option(*value, Writer::float));
-    to.list(bounds.iter(), |to, bound| to.float(*bound));
+    bounds.place(to, own);
     to.list(counts.iter(), |to, count| to.varint(*count));
 }
 
-fn read_explicit(from: &mut Reader<'_>) -> Read<Explicit> {
+fn read_explicit(from: &mut Reader<'_>, bounds: &mut ReadBounds) -> Read<Explicit> {
     let count = from.varint()?;
     let mut float = || from.option(Reader::float);
     let (sum, min, max) = (float()?, float()?, float()?);
-    let (bounds, counts) = (from.list(Reader::float)?, from.list(Reader::varint)?);
-    let histogram = Explicit { count, sum, min, max, bounds, counts };
-    if histogram.fits() { Ok(histogram) } else { Err(Malformed) }
+    let bounds = bounds.read(from)?;
+    let counts = from.list(Reader::varint)?.into_boxed_slice();
+    if fit(&bounds, &counts) { Ok(Explicit { count, sum, min, max, bounds, counts }) } else { Err(Malformed) }
 }
 
 fn write_exponential(to: &mut Writer, histogram: &Exponential) {

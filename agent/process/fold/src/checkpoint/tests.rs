@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 const COUNTER: Kind = Kind::Sum { monotonic: true, delta: false };
 
 /// A folder that went on from another's checkpoint at `now`.
-fn resumed(from: &Bench, config: Config, now: u64) -> (Bench, Restored) {
+fn resumed(from: &mut Bench, config: Config, now: u64) -> (Bench, Restored) {
     let mut bench = Bench::new(config);
     let restored = bench.fold.restore(&from.fold.checkpoint(now), now).unwrap();
     (bench, restored)
@@ -72,16 +72,16 @@ fn full() -> (Bench, Config) {
 fn everything_that_is_held_comes_back_and_leaves_as_it_would_have() {
     let (mut bench, config) = full();
     let now = START + 122 * SECOND;
-    let (mut again, restored) = resumed(&bench, config, now);
+    let (mut again, restored) = resumed(&mut bench, config, now);
     assert_eq!((restored.points, restored.refused), (bench.fold.stats().windows, 0));
     assert!(bench.fold.stats().windows > 12, "{restored:?}");
-    let held = |bench: &Bench| bench.fold.checkpoint(now);
-    assert_eq!(held(&again), held(&bench));
-    bench.fold.drain(now, &mut bench.out);
-    again.fold.drain(now, &mut again.out);
+    let held = |bench: &mut Bench| bench.fold.checkpoint(now);
+    assert_eq!(held(&mut again), held(&mut bench));
+    bench.drain(now);
+    again.drain(now);
     assert_eq!(again.balance(), 0);
     assert_eq!(again.data(), bench.data());
-    assert_eq!(held(&again), held(&bench), "the last totals");
+    assert_eq!(held(&mut again), held(&mut bench), "the last totals");
 }
 
 #[test]
@@ -97,10 +97,10 @@ fn a_window_goes_on_across_a_restart_as_if_there_had_been_none() {
         }
     };
     feed(&mut bench, 0..30);
-    let (mut again, restored) = resumed(&bench, steady(), START + 30 * SECOND);
+    let (mut again, restored) = resumed(&mut bench, steady(), START + 30 * SECOND);
     assert_eq!((restored.series, restored.points), (2, 2));
     let late = Config { first_window_ms: 60_000, ..Config::default() };
-    let (mut alone, _) = resumed(&bench, late, START + 30 * SECOND);
+    let (mut alone, _) = resumed(&mut bench, late, START + 30 * SECOND);
     alone.tick(START + 62 * SECOND);
     assert_eq!(alone.out.len(), 1, "what was restored leaves in its time, whether anything comes after it or not");
     feed(&mut again, 30..60);
@@ -124,7 +124,7 @@ fn totals_make_up_for_what_came_between_the_checkpoint_and_the_crash() {
     let mut again = Bench::steady();
     again.fold.restore(&checkpoint, START + 56 * SECOND).unwrap();
     again.take(total(&counter, 1, START + 57 * SECOND, 21), START + 57 * SECOND);
-    again.fold.drain(START + 58 * SECOND, &mut again.out);
+    again.drain(START + 58 * SECOND);
     assert_eq!(again.balance(), 0);
     assert_eq!(sums(again.data()), vec![11.0]);
 }
@@ -142,10 +142,10 @@ fn a_run_goes_on_across_a_restart() {
     };
     bench.tick(START);
     feed(&mut bench, 0..150);
-    let (mut again, restored) = resumed(&bench, steady(), START + 150 * SECOND);
+    let (mut again, restored) = resumed(&mut bench, steady(), START + 150 * SECOND);
     assert_eq!(restored.points, 2, "a run and an open window");
     feed(&mut again, 150..240);
-    again.fold.drain(START + 240 * SECOND, &mut again.out);
+    again.drain(START + 240 * SECOND);
     assert_eq!(again.balance(), 0);
     let points: Vec<_> = histogram_points(again.data())
         .iter()
@@ -166,13 +166,13 @@ fn after_a_clean_stop_counters_go_on_exactly() {
         series.iter().for_each(|series| bench.take(total(series, 1, START + at * SECOND, value), START + at * SECOND));
     }
     let stop = START + 30 * SECOND;
-    bench.fold.drain(stop, &mut bench.out);
+    bench.drain(stop);
     let (later, mut again) = (START + 2_000 * SECOND, Bench::new(config));
     let restored = again.fold.restore(&bench.fold.checkpoint(stop), later).unwrap();
     assert_eq!((restored.series, restored.points), (2, 0));
     again.tick(later);
     series.iter().for_each(|series| again.take(total(series, 1, later, 137), later));
-    again.fold.drain(later, &mut again.out);
+    again.drain(later);
     assert_eq!(sums(again.data()), vec![7.0, 14.0]);
 }
 
@@ -186,8 +186,8 @@ fn only_an_empty_folder_is_restored() {
 
 #[test]
 fn what_is_past_the_limits_of_today_is_counted_as_dropped() {
-    let (bench, config) = full();
-    let (again, restored) = resumed(&bench, Config { series_max: 3, ..config }, START + 122 * SECOND);
+    let (mut bench, config) = full();
+    let (again, restored) = resumed(&mut bench, Config { series_max: 3, ..config }, START + 122 * SECOND);
     assert!(restored.refused > 0 && again.fold.stats().series <= 4, "{restored:?}");
     let reading = &again.ledger.read().signals[0];
     assert_eq!((reading.dropped_total(), reading.carried), (restored.refused, restored.points + restored.refused));
@@ -202,7 +202,7 @@ fn what_overflows_comes_back_whatever_labels_a_rule_keeps() {
     for label in ["a", "b"] {
         bench.take(gauge(&named("g", Kind::Gauge, label), START, 1.0), START);
     }
-    let (_, restored) = resumed(&bench, config, START);
+    let (_, restored) = resumed(&mut bench, config, START);
     assert_eq!((restored.points, restored.refused), (2, 0));
 }
 
@@ -223,7 +223,7 @@ fn what_may_not_go_out_any_more_is_not_restored() {
 
 #[test]
 fn foreign_later_and_cut_bytes_are_told_apart() {
-    let (bench, config) = full();
+    let (mut bench, config) = full();
     let bytes = bench.fold.checkpoint(START);
     let mut later = bytes.clone();
     later[MAGIC.len()] = VERSION + 1;
@@ -241,13 +241,26 @@ fn foreign_later_and_cut_bytes_are_told_apart() {
     }
 }
 
+/// Written by the first version, from what [`full`] holds.
+const FIRST: &[u8] = include_bytes!("data/version_1.checkpoint");
+
+#[test]
+fn what_an_earlier_version_wrote_is_gone_on_from() {
+    let now = START + 122 * SECOND;
+    let (mut bench, config) = full();
+    let mut again = Bench::new(config);
+    assert_eq!(FIRST[MAGIC.len()], FIRST_VERSION);
+    again.fold.restore(FIRST, now).unwrap();
+    assert_eq!(again.fold.checkpoint(now), bench.fold.checkpoint(now));
+}
+
 proptest! {
     #[test]
     fn bytes_that_nobody_wrote_change_nothing_or_are_borne(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
         cut in prop::option::of(any::<prop::sample::Index>()),
     ) {
-        let (bench, config) = full();
+        let (mut bench, config) = full();
         let mut bytes = bench.fold.checkpoint(START + 122 * SECOND);
         bytes.truncate(bytes.len() - CHECKSUM_BYTES);
         for (at, value) in changes {
@@ -271,7 +284,7 @@ proptest! {
             again.take(total(&named("total", COUNTER, "a"), START, now, 100), now);
             again.tick(now);
         }
-        again.fold.drain(START + 4_000 * SECOND, &mut again.out);
+        again.drain(START + 4_000 * SECOND);
         prop_assert_eq!(again.balance(), 0);
     }
 }

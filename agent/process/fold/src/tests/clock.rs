@@ -37,7 +37,7 @@ fn a_clock_set_back_or_forth_loses_nothing_and_stalls_nothing() {
             .sum::<f64>()
         };
         assert_eq!(counted(&mut bench), 59.0, "{what}");
-        bench.fold.drain(then + 303 * SECOND, &mut bench.out);
+        bench.drain(then + 303 * SECOND);
         assert_eq!(bench.balance(), 0, "{what}");
         let points = bench.data().into_iter().filter(|data| matches!(data, Data::Histogram(_))).collect();
         assert_eq!(histogram_points(points).iter().map(|point| point.count).sum::<u64>(), 60, "{what}");
@@ -51,7 +51,7 @@ fn a_series_that_began_after_the_clock_was_set_back_counts_in_full() {
     let now = START - HOUR;
     bench.tick(now);
     bench.take(total(&series(COUNTER), now + SECOND, now + 2 * SECOND, 7), now + 2 * SECOND);
-    bench.fold.drain(now + 3 * SECOND, &mut bench.out);
+    bench.drain(now + 3 * SECOND);
     assert_eq!(sums(bench.data()), vec![7.0]);
 }
 
@@ -65,7 +65,7 @@ fn a_total_from_a_time_that_cannot_be_does_not_silence_its_counter() {
     {
         bench.take(total(&counter, 1, time, value), START + second * SECOND);
     }
-    bench.fold.drain(START + 5 * SECOND, &mut bench.out);
+    bench.drain(START + 5 * SECOND);
     assert_eq!(bench.balance(), 0);
     assert_eq!(sums(bench.data()), vec![8.0]);
 }

@@ -28,7 +28,7 @@ fn a_constant_is_sent_at_once_then_once_in_its_time_and_its_points_tile_it() {
     bench.tick(START);
     feed(&mut bench, &series, 0..600, 7.5);
     assert_eq!(bench.ledger.read().signals[0].suppressed, 6, "three of each run of four");
-    bench.fold.drain(START + 600 * SECOND, &mut bench.out);
+    bench.drain(START + 600 * SECOND);
     assert_eq!(bench.balance(), 0);
     let points = histogram_points(bench.data());
     assert_eq!(covered(&points), vec![(0, 60, 6), (60, 60 + CONSTANT, 24), (300, 540, 24), (540, 600, 6)]);
@@ -100,7 +100,7 @@ fn plain_gauges_are_sent_as_rarely_with_the_time_of_their_last_sample() {
     let series = series(Kind::Gauge);
     bench.tick(START);
     feed(&mut bench, &series, 0..360, 3.0);
-    bench.fold.drain(START + 360 * SECOND, &mut bench.out);
+    bench.drain(START + 360 * SECOND);
     let points = bench.data().into_iter().flat_map(|data| match data {
         Data::Gauge(gauge) => gauge.data_points,
         other => panic!("expected a gauge, got {other:?}"),
@@ -148,7 +148,7 @@ fn a_sample_that_is_late_for_a_run_has_a_point_of_its_own() {
     feed(&mut bench, &series, 0..190, 1.0);
     bench.take(gauge(&series, START + 70 * SECOND, 9.0), START + 190 * SECOND);
     feed(&mut bench, &series, 200..240, 1.0);
-    bench.fold.drain(START + 240 * SECOND, &mut bench.out);
+    bench.drain(START + 240 * SECOND);
     assert_eq!(bench.balance(), 0);
     let mut points = covered(&histogram_points(bench.data()));
     points.sort_unstable();
@@ -178,7 +178,7 @@ proptest! {
                 sampled.push(now);
             }
         }
-        bench.fold.drain(now + SECOND, &mut bench.out);
+        bench.drain(now + SECOND);
         prop_assert_eq!(bench.balance(), 0);
         let (counters, levels): (Vec<Data>, Vec<Data>) =
             bench.data().into_iter().partition(|data| matches!(data, Data::Sum(_)));

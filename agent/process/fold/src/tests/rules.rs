@@ -18,7 +18,7 @@ fn a_metric_that_a_rule_drops_is_counted_as_suppressed() {
     let mut bench = with(Rule { drop: true, ..Rule::default() });
     bench.take(gauge(&named("m1", Kind::Gauge, "a"), START, 1.0), START);
     bench.take(gauge(&named("other", Kind::Gauge, "a"), START, 1.0), START);
-    bench.fold.drain(START + SECOND, &mut bench.out);
+    bench.drain(START + SECOND);
     assert_eq!((bench.balance(), bench.ledger.read().signals[0].suppressed), (0, 1));
     assert_eq!((histogram_points(bench.data()).len(), bench.fold.stats().series), (1, 1));
 }
@@ -28,7 +28,7 @@ fn gauges_alike_without_a_label_become_one_level() {
     let mut bench = with(without_label());
     bench.take(gauge(&named("m", Kind::Gauge, "a"), START, 1.0), START);
     bench.take(gauge(&named("m", Kind::Gauge, "b"), START + SECOND, 5.0), START + SECOND);
-    bench.fold.drain(START + 2 * SECOND, &mut bench.out);
+    bench.drain(START + 2 * SECOND);
     assert_eq!(bench.balance(), 0);
     let points = histogram_points(bench.data());
     assert_eq!((points.len(), points[0].attributes.len()), (1, 0));
@@ -43,7 +43,7 @@ fn only_the_labels_to_keep_stay() {
     let series = Arc::new(Series::new(Arc::default(), metric, labels));
     bench.take(gauge(&series, START, 1.0), START);
     bench.take(gauge(&named("m", Kind::Gauge, "a"), START, 1.0), START);
-    bench.fold.drain(START + SECOND, &mut bench.out);
+    bench.drain(START + SECOND);
     let points = histogram_points(bench.data());
     assert!(points.iter().all(|point| point.attributes.len() == 1 && point.attributes[0].key == "label"));
     assert_eq!(points.len(), 2);
@@ -72,7 +72,7 @@ fn past_a_metric_s_own_limit_its_series_overflow_and_others_do_not() {
         bench.take(gauge(&named(name, Kind::Gauge, label), START, 1.0), START);
     }
     assert_eq!((bench.fold.stats().series, bench.fold.stats().overflowed), (4, 2));
-    bench.fold.drain(START + SECOND, &mut bench.out);
+    bench.drain(START + SECOND);
     let points = histogram_points(bench.data());
     let overflow = points.iter().find(|point| point.attributes[0].key == OVERFLOW).unwrap();
     assert_eq!(overflow.count, 2);
@@ -84,7 +84,7 @@ fn one_metric_may_go_out_plain() {
     for name in ["m", "other"] {
         bench.take(gauge(&named(name, Kind::Gauge, "a"), START, 1.0), START);
     }
-    bench.fold.drain(START + SECOND, &mut bench.out);
+    bench.drain(START + SECOND);
     let data = bench.data();
     assert!(matches!(&data[..], [Data::Gauge(_), Data::Histogram(_)]), "{data:?}");
 }
@@ -107,7 +107,7 @@ fn a_series_goes_out_as_it_was_rewritten_and_is_asked_about_once() {
         series.iter().for_each(|series| bench.take(total(series, 1, now, second as i64), now));
     }
     assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 2);
-    bench.fold.drain(START + 10 * SECOND, &mut bench.out);
+    bench.drain(START + 10 * SECOND);
     let points = bench.data().into_iter().flat_map(|data| match data {
         Data::Sum(sum) => sum.data_points,
         other => panic!("expected a sum, got {other:?}"),
@@ -139,7 +139,7 @@ fn when_most_series_are_gone_their_memory_is_too_and_the_rest_goes_on() {
     }
     assert_eq!(bench.fold.stats().series, 2);
     assert!(bench.fold.stats().table_bytes < full / 10, "{} of {full}", bench.fold.stats().table_bytes);
-    bench.fold.drain(START + 1_300 * SECOND, &mut bench.out);
+    bench.drain(START + 1_300 * SECOND);
     assert_eq!(bench.balance(), 0);
     let counters = bench.data().into_iter().filter(|data| matches!(data, Data::Sum(_))).collect();
     assert_eq!(sums(counters).iter().sum::<f64>(), 60.0);
@@ -157,7 +157,7 @@ fn a_series_that_goes_out_as_another_is_forgotten_when_idle() {
     let now = later + 62 * SECOND;
     bench.out.clear();
     bench.take(total(&named("m", COUNTER, "a"), START, now, 7), now);
-    bench.fold.drain(now + SECOND, &mut bench.out);
+    bench.drain(now + SECOND);
     assert_eq!(sums(bench.data()), vec![0.0]);
 }
 
@@ -180,7 +180,7 @@ proptest! {
             bench.take(total(&series[which], start, now, totals[which]), now);
             bench.tick(now);
         }
-        bench.fold.drain(now + SECOND, &mut bench.out);
+        bench.drain(now + SECOND);
         prop_assert_eq!(bench.balance(), 0);
         prop_assert_eq!(bench.fold.stats().series, 1);
         prop_assert_eq!(sums(bench.data()).iter().sum::<f64>(), increase as f64);

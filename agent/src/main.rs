@@ -11,6 +11,7 @@ mod cli;
 mod config;
 mod doctor;
 mod farewell;
+mod guard;
 mod inputs;
 mod log;
 mod observe;

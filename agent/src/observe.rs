@@ -6,6 +6,7 @@ use crate::admin::{self, Account, Report, View};
 use crate::books::Books;
 use crate::budget::Budget;
 use crate::config::Config;
+use crate::guard;
 use crate::inputs::Figures;
 use crate::pipeline::Pulse;
 use crate::state::State;
@@ -15,7 +16,7 @@ use ollystack_buffer::Buffer;
 use ollystack_export as export;
 use ollystack_record::{Ledger, Resource};
 use ollystack_schema::names::semconv;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Processing ticks several times a second. When it has not for this long, only a restart helps.
@@ -58,6 +59,7 @@ pub(crate) struct Parts {
     pub(crate) pulse: Arc<Pulse>,
     pub(crate) board: Arc<Board>,
     pub(crate) figures: Arc<Figures>,
+    pub(crate) guard: Arc<Mutex<guard::Figures>>,
 }
 
 /// Who looks.
@@ -77,7 +79,7 @@ impl Observatory {
 
 impl View for Observatory {
     fn report(&self) -> Report {
-        let Parts { ledger, books, buffer, sending, pulse, board, figures } = &self.parts;
+        let Parts { ledger, books, buffer, sending, pulse, board, figures, guard } = &self.parts;
         let own = &self.identity;
         let usage = usage::read();
         // The buffer measures itself: enter its records before the ledger is read.
@@ -114,6 +116,7 @@ impl View for Observatory {
                 declared_bytes: own.declared_bytes,
                 limit_bytes: own.limit_bytes,
             },
+            guard: guard.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             cpu_seconds: usage.cpu_seconds,
             threads: usage.threads,
             stages,

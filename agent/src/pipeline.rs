@@ -8,7 +8,7 @@ use crate::books::Books;
 use crate::checkpoint::Keeper;
 use ollystack_enrich::Enricher;
 use ollystack_process::Process;
-use ollystack_record::{Ledger, Place, Received, Records, Reduced};
+use ollystack_record::{Ledger, Place, Pressure, Received, Records, Reduced};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -28,6 +28,7 @@ pub(crate) struct Pipeline {
     books: Arc<Books>,
     ledger: Arc<Ledger>,
     pulse: Arc<Pulse>,
+    pressure: Arc<Pressure>,
 }
 
 impl Pipeline {
@@ -40,7 +41,12 @@ impl Pipeline {
         ledger: Arc<Ledger>,
         pulse: Arc<Pulse>,
     ) -> Pipeline {
-        Pipeline { enricher, process, keeper, books, ledger, pulse }
+        Pipeline { enricher, process, keeper, books, ledger, pulse, pressure: Arc::default() }
+    }
+
+    /// The same, giving memory back as a guard asks for it.
+    pub(crate) fn under(self, pressure: Arc<Pressure>) -> Pipeline {
+        Pipeline { pressure, ..self }
     }
 
     /// Work until `stop`, or until the freezer is gone.
@@ -62,6 +68,7 @@ impl Pipeline {
                 () = self.keeper.written() => {}
                 _ = ticks.tick(), if goes_on => {
                     self.process.tick(now(), &mut out);
+                    self.process.relieve(self.pressure.level() as u8, now(), &mut out);
                     self.pulse.beat(&self.process);
                 }
             }
@@ -171,7 +178,9 @@ mod tests {
     use super::*;
     use crate::{books, checkpoint};
     use ollystack_record::otlp::logs::v1::{LogRecord, ScopeLogs};
-    use ollystack_record::{Ack, Batch, Intake, IntakeError, Records, Resource, Sample, Series, Source, Value, value};
+    use ollystack_record::{
+        Ack, Batch, Intake, IntakeError, Level, Records, Resource, Sample, Series, Source, Value, value,
+    };
 
     fn batch() -> Batch {
         let scope = ScopeLogs { log_records: vec![LogRecord::default()], ..ScopeLogs::default() };
@@ -227,6 +236,25 @@ mod tests {
         let (left, lost) = tokio::join!(stopping, next_run);
         assert!(left.is_err(), "nobody took the second");
         assert_eq!(lost, 2);
+    }
+
+    #[tokio::test]
+    async fn when_memory_presses_windows_leave_before_their_time() {
+        let (dir, ledger) = (tempfile::tempdir().unwrap(), Arc::new(Ledger::default()));
+        let (intake, received) = Intake::new(8, 100, Arc::clone(&ledger));
+        let (reduced, mut to_freeze) = mpsc::channel(8);
+        let (stop, pressure) = (CancellationToken::new(), Arc::new(Pressure::default()));
+        let pipeline = pipeline(dir.path(), 0, &ledger).under(Arc::clone(&pressure));
+        let running = tokio::spawn(pipeline.run(received, reduced, stop.clone()));
+        let series = Arc::new(Series::new(Arc::default(), Arc::default(), Vec::new()));
+        let records = Records::Metrics(vec![Sample::number(&series, 0, now(), Value::Int(7))]);
+        let batch = Batch { source: Source::Otlp, resource: Arc::default(), records, ack: Ack::none() };
+        intake.send(batch).await.unwrap();
+        pressure.set_level(Level::Shrink);
+        // Its window would stay open for a minute.
+        assert_eq!(to_freeze.recv().await.unwrap().records.count(), 1);
+        stop.cancel();
+        running.await.unwrap().unwrap();
     }
 
     #[tokio::test]

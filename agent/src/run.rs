@@ -9,6 +9,7 @@
 
 use crate::books::{self, Books};
 use crate::config::{Config, Loaded, Unfit};
+use crate::guard::Guard;
 use crate::observe::{Identity, Observatory, Parts};
 use crate::pipeline::{self, Pipeline, Pulse};
 use crate::stage::{Stages, within};
@@ -53,6 +54,7 @@ struct Agent {
     buffer: Buffer,
     ledger: Arc<Ledger>,
     books: Arc<Books>,
+    _guard: Guard,
     stop_inputs: CancellationToken,
     stop_pipeline: CancellationToken,
     stop_sending: CancellationToken,
@@ -94,7 +96,8 @@ impl Agent {
         let deadline = Duration::from_millis(config.limits.shutdown_deadline_ms);
         let budget = budget::check(&config)?;
         let state = state::open(&state::locate(&config)?)?;
-        let ledger = Arc::new(Ledger::default());
+        let (ledger, figures) = (Arc::new(Ledger::default()), Arc::new(inputs::Figures::default()));
+        let guard = Guard::start(&config.limits, budget.total(), Arc::clone(&figures))?;
         let options = Options {
             bytes_max: config.buffer.bytes_max,
             segment_bytes_max: config.buffer.segment_bytes_max,
@@ -133,26 +136,30 @@ impl Agent {
         });
         let limits = &config.limits;
         let (intake, received) = Intake::new(limits.queue_batches_max, limits.queue_records_max, Arc::clone(&ledger));
+        let intake = intake.under(Arc::clone(&guard.pressure));
         let pulse = Arc::new(Pulse::default());
         stages.spawn("processing", {
             let pipeline =
                 Pipeline::new(enricher, process, keeper, Arc::clone(&books), Arc::clone(&ledger), Arc::clone(&pulse));
+            let pipeline = pipeline.under(Arc::clone(&guard.pressure));
             pipeline.run(received, reduced, stop_pipeline.clone())
         });
-        let (board, figures) = (Arc::new(Board::default()), Arc::new(inputs::Figures::default()));
+        let board = Arc::new(Board::default());
         let mut supervisor = Supervisor::new(Arc::clone(&board), stop_inputs.clone());
         inputs::start(&mut supervisor, &config, &state.dir, &host, &intake, &stop_inputs, &figures);
 
         // Beside the way: what the agent says about itself.
         let identity = Identity::new(&config, &state, &host, &budget);
+        let (buffer_seen, guarded) = (buffer.clone(), Arc::clone(&guard.figures));
         let parts = Parts {
             ledger: Arc::clone(&ledger),
             books: Arc::clone(&books),
-            buffer: buffer.clone(),
+            buffer: buffer_seen,
             sending,
             pulse,
             board,
             figures,
+            guard: guarded,
         };
         let observatory = Arc::new(Observatory::new(identity, parts));
         telemetry::start(&mut supervisor, &config, &own, &observatory, &intake, &stop_inputs);
@@ -165,6 +172,7 @@ impl Agent {
             buffer,
             ledger,
             books,
+            _guard: guard,
             stop_inputs,
             stop_pipeline,
             stop_sending,

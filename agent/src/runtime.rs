@@ -39,6 +39,21 @@ pub(crate) fn tune_allocator() {
 #[cfg(not(target_env = "gnu"))]
 pub(crate) fn tune_allocator() {}
 
+/// Give what is freed back to the kernel. Allocating waits meanwhile, for some milliseconds.
+#[cfg(target_env = "gnu")]
+#[allow(
+    unsafe_code,
+    reason = "malloc_trim is a call of the C library; what is freed in the middle of the heap stays resident without"
+)]
+pub(crate) fn release_memory() {
+    // SAFETY: malloc_trim takes a number and may be called from any thread at any time.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Another C library gives back by itself, or not at all.
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn release_memory() {}
+
 /// The runtime that carries everything but the threads that stages start for themselves.
 pub(crate) fn build() -> std::io::Result<Runtime> {
     Builder::new_multi_thread()

@@ -3,12 +3,13 @@
 //! Invariant: nothing is computed here that the report does not hold; what `--json` prints and what the page says agree.
 
 use crate::admin::{Account, Report};
+use crate::guard;
 use crate::supervise::Phase;
 use crate::table::{Align, Table, bytes, duration, grouped};
 use ollystack_process::Stats as Process;
 use ollystack_process::fold::Stats as Folding;
 use ollystack_process::sample::Stats as Sampling;
-use ollystack_record::{DropReason, Place};
+use ollystack_record::{DropReason, Level, Place};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -234,6 +235,7 @@ fn rest(report: &Report, process: &Process, now: SystemTime) -> String {
             bytes(memory.declared_bytes)
         ),
     ));
+    lines.extend(pressure(&report.guard).map(|text| ("", text)));
     let share = report.cpu_seconds / report.uptime_seconds.max(1) as f64 * 100.0;
     lines.push((
         "cpu",
@@ -254,6 +256,17 @@ fn rest(report: &Report, process: &Process, now: SystemTime) -> String {
     }
     lines.push(("agent id", report.agent_id.clone()));
     lines.into_iter().map(|(name, text)| format!("{name:<9}{text}\n")).collect()
+}
+
+/// Nothing while memory never pressed.
+fn pressure(guard: &guard::Figures) -> Option<String> {
+    let pressed = Level::ALL.into_iter().skip(1).filter_map(|level| {
+        let seconds = guard.level_seconds.get(level.name()).filter(|seconds| **seconds > 0.0)?;
+        Some(format!("{} for {}", level.name(), duration(*seconds as u64)))
+    });
+    let pressed: Vec<String> = pressed.collect();
+    let (level, peak) = (guard.level.name(), bytes(guard.used_bytes_peak));
+    (!pressed.is_empty()).then(|| format!("{level} now; {}; both together {peak} at most", pressed.join(", ")))
 }
 
 fn series(fold: &Folding) -> String {
@@ -315,6 +328,17 @@ mod tests {
     fn reasons_and_places_without_records_take_no_line() {
         let page = page();
         assert!(!page.contains("queue_full") && !page.contains("sampler") && !page.contains("slow"), "{page}");
+    }
+
+    #[test]
+    fn how_hard_memory_pressed_takes_a_line_once_it_did() {
+        let mut report = example();
+        let page = |report: &Report| render(report, UNIX_EPOCH, 100);
+        assert!(!page(&report).contains("at most"));
+        report.guard.level_seconds = [("calm".to_owned(), 50.0), ("lean".to_owned(), 61.0)].into();
+        report.guard.used_bytes_peak = 90 << 20;
+        let line = "calm now; lean for 1 min 1 s; both together 90.0 MiB at most";
+        assert!(page(&report).contains(line), "{}", page(&report));
     }
 
     #[test]

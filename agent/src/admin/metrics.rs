@@ -192,6 +192,17 @@ fn process(text: &mut Text, report: &Report) {
     text.one("ollystack_kernel_map_bytes", "gauge", "Memory of the kernel programs' maps and rings.", memory.map_bytes);
     text.one("ollystack_memory_declared_bytes", "gauge", "What the stages' limits add up to.", memory.declared_bytes);
     text.one("ollystack_memory_limit_bytes", "gauge", "What the agent was granted.", memory.limit_bytes);
+    let guard = &report.guard;
+    text.one("ollystack_memory_used_bytes", "gauge", "Resident memory and kernel maps.", guard.used_bytes);
+    text.one("ollystack_memory_used_peak_bytes", "gauge", "The most it was.", guard.used_bytes_peak);
+    let help = "How hard memory presses: 0 calm, 1 slow, 2 shrink, 3 lean, 4 shed.";
+    text.one("ollystack_memory_pressure_level", "gauge", help, guard.level as u8);
+    text.family("ollystack_memory_pressure_seconds_total", "counter", "Time spent on each level.");
+    for (level, seconds) in &guard.level_seconds {
+        text.sample("ollystack_memory_pressure_seconds_total", &[("level", level)], seconds);
+    }
+    let help = "Time in which inputs rested to keep to limits.cpu_cores_max.";
+    text.one("ollystack_cpu_rest_seconds_total", "counter", help, guard.cpu_rest_seconds);
     text.one("process_cpu_seconds_total", "counter", "CPU time of all threads.", report.cpu_seconds);
     text.one("process_start_time_seconds", "gauge", "Start, since the epoch.", report.start_unix_seconds);
     text.one("process_threads", "gauge", "Threads.", report.threads);

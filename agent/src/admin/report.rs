@@ -3,6 +3,7 @@
 //!
 //! Gathered in `observe.rs`. Invariant: it reads back from its own JSON, because `status` is the same type at the other end.
 
+use crate::guard;
 use crate::supervise::InputState;
 use ollystack_process::Stats as Process;
 use ollystack_record::ledger::{Corrected, SignalReading};
@@ -27,6 +28,7 @@ pub(crate) struct Report {
     pub(crate) buffer: Buffer,
     pub(crate) export: Export,
     pub(crate) memory: Memory,
+    pub(crate) guard: guard::Figures,
     pub(crate) cpu_seconds: f64,
     pub(crate) threads: u64,
     /// Each stage's own figures, by stage, as it gives them.
@@ -211,6 +213,7 @@ pub(crate) fn example() -> Report {
             ..Export::default()
         },
         memory: Memory { rss_bytes: 20 << 20, limit_bytes: 100 << 20, ..Memory::default() },
+        guard: guard::Figures::default(),
         cpu_seconds: 0.5,
         threads: 4,
         stages: BTreeMap::from([("process".to_owned(), serde_json::json!(process()))]),

@@ -66,6 +66,11 @@ impl Config {
                 allowed,
             });
         }
+        let cores = self.limits.cpu_cores_max;
+        if !(cores == 0.0 || (0.01..=1024.0).contains(&cores)) {
+            let allowed = "0, which is no limit, or 0.01 to 1024";
+            faults.push(Unfit::Value { key: "limits.cpu_cores_max", value: cores.to_string(), allowed });
+        }
         if !self.admin.listen.is_empty() && self.admin.listen.parse::<std::net::SocketAddr>().is_err() {
             let value = format!("`{}`", self.admin.listen);
             faults.push(Unfit::Value {
@@ -258,6 +263,8 @@ mod tests {
             assert!(found.starts_with(expected), "{found}");
         };
         expect("buffer.segment_bytes_max is 7", |config| config.buffer.segment_bytes_max = 7);
+        expect("limits.cpu_cores_max is -1", |config| config.limits.cpu_cores_max = -1.0);
+        expect("limits.cpu_cores_max is NaN", |config| config.limits.cpu_cores_max = f64::NAN);
         expect("telemetry.interval_ms is 0", |config| config.telemetry.interval_ms = 0);
         expect("admin.listen is `here`", |config| config.admin.listen = "here".into());
         expect("ebpf.http_head_bytes is 1", |config| config.ebpf.http_head_bytes = 1);

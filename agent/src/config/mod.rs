@@ -118,11 +118,13 @@ impl Default for Admin {
 }
 
 /// What the agent may take.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Limits {
     /// All stages together, kernel maps included.
     pub(crate) memory_bytes_max: u64,
+    /// Of CPU time, before inputs slow down; 0: no limit.
+    pub(crate) cpu_cores_max: f64,
     /// The queue between the inputs and `process`.
     pub(crate) queue_batches_max: usize,
     pub(crate) queue_records_max: u32,
@@ -134,6 +136,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             memory_bytes_max: 100 << 20,
+            cpu_cores_max: 1.0,
             queue_batches_max: 64,
             queue_records_max: 8_192,
             shutdown_deadline_ms: 10_000,

@@ -48,6 +48,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     10 "0010_log_patterns",
     11 "0011_metric_descriptions",
     12 "0012_agent_ledger",
+    13 "0013_ingested_at",
 ];
 
 /// Where the schema is to live: what a template's placeholders become.

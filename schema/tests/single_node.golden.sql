@@ -837,3 +837,10 @@ LEFT JOIN
     SELECT TenantId, AgentId, toString(b.Signal) AS Signal, sum(Rows) AS Stored FROM agent_rows AS b GROUP BY TenantId, AgentId, Signal
 ) AS r ON l.TenantId = r.TenantId AND l.AgentId = r.AgentId AND l.Signal = r.Signal;
 
+-- 0013_ingested_at 1bc373ba02a1baa4799932c20a6bbb5b707c8a641ed1a75117e44afd75709742
+ALTER TABLE metrics_raw ADD INDEX IF NOT EXISTS idx_metrics_ingested_at IngestedAt TYPE minmax GRANULARITY 1;
+
+ALTER TABLE logs_raw ADD INDEX IF NOT EXISTS idx_logs_ingested_at IngestedAt TYPE minmax GRANULARITY 1;
+
+ALTER TABLE traces_raw ADD INDEX IF NOT EXISTS idx_traces_ingested_at IngestedAt TYPE minmax GRANULARITY 1;
+

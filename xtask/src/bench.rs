@@ -92,6 +92,11 @@ const BENCHES: &[Bench] = &[
         shows: "what redaction costs a line, a span and a series, and what it finds",
         run: stage("ollystack-redact", "redaction"),
     },
+    Bench {
+        name: "buffer",
+        shows: "what the disk buffer stores, gives and forgets a second, beside what the disk can do; starts on a full backlog",
+        run: stage("ollystack-buffer", "buffer"),
+    },
 ];
 
 /// Runs one bench, or lists all.

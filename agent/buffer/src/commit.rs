@@ -3,7 +3,7 @@
 //! Waiting puts come from the writer's thread; answers go back to it. Invariant: a put is answered with ids only if every
 //! transaction that holds an entry of it has committed; a put that failed leaves no entry behind.
 
-use crate::segment::{Segment, Totals};
+use crate::segment::{New, Segment, Totals};
 use crate::state::BLOCK_IDS;
 use crate::store::Store;
 use crate::writer::Put;
@@ -47,7 +47,7 @@ impl Store {
         places.sort_by_key(|place| Reverse(pending[place.put].put.entries[place.entry].class));
         for place in places {
             let Place { put, entry } = place;
-            let size = size(&pending[put].put.entries[entry]);
+            let size = pending[put].put.entries[entry].size();
             // The most that one transaction carries: what the cap is certain to have room for once all else is evicted.
             if bytes + size > self.options.segment_bytes_max && !group.is_empty() {
                 self.commit_group(&mut pending, &group);
@@ -82,7 +82,7 @@ impl Store {
             for (field, value, max) in [
                 ("class", u64::from(entry.class), kinds),
                 ("signal", u64::from(entry.signal), kinds),
-                ("meta + payload bytes", size(entry), max),
+                ("meta + payload bytes", entry.size(), max),
             ] {
                 if value > max {
                     return Err(Error::Entry { field, value, max });
@@ -130,7 +130,7 @@ impl Store {
                 if !matches!(segment.contains(*id), Ok(true)) || segment.delete(&[*id]).is_err() {
                     continue;
                 }
-                segment.live.subtract(&totals(entry));
+                segment.live.subtract(&entry.totals());
                 segment.unleased = segment.unleased.saturating_sub(1);
                 if segment.head == Some(*id) {
                     segment.head = segment.after(*id).unwrap_or(None);
@@ -143,11 +143,11 @@ impl Store {
     }
 
     fn commit_class(&mut self, class: u8, rows: &[(u64, Entry)]) -> Result<(), Error> {
-        let growth = space::growth_max(rows.iter().map(|(_, entry)| size(entry))) + space::SEGMENT_BYTES_MIN;
+        let growth = space::growth_max(rows.iter().map(|(_, entry)| entry.size())) + space::SEGMENT_BYTES_MIN;
         if !self.make_room(class, growth)? {
             // Nothing that is stored is worth less: these are what goes.
             let mut lost = Totals::default();
-            rows.iter().for_each(|(_, entry)| lost.add(&totals(entry)));
+            rows.iter().for_each(|(_, entry)| lost.add(&entry.totals()));
             self.lost(&lost, Loss::Evicted);
             return Ok(());
         }
@@ -156,17 +156,9 @@ impl Store {
         let Some(segment) = self.segments.get_mut(&first_id) else { return Err(Error::Closed) };
         let acked: Vec<u64> = segment.acked.iter().take(space::DELETE_ROWS_MAX).copied().collect();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
-        let borrowed: Vec<(u64, &Entry)> = rows.iter().map(|(id, entry)| (*id, entry)).collect();
-        if let Err(error) = segment.append(&borrowed, now, &acked) {
-            if !matches!(error, Error::DiskFull { .. }) {
-                // After a failed write or sync nobody knows what the file holds beyond its last commit.
-                tracing::error!(%error, "a segment cannot be written and is closed for writing");
-                segment.writable = false;
-                segment.disconnect();
-                if segment.live.entries == 0 {
-                    self.drop_segment(first_id);
-                }
-            }
+        let new: Vec<New<'_>> = rows.iter().map(|(id, entry)| New { id: *id, put_unix_nano: now, entry }).collect();
+        if let Err(error) = segment.write(&acked, &new) {
+            self.write_failed(first_id, &error);
             return Err(error);
         }
         segment.acked.drain(..acked.len());
@@ -174,7 +166,7 @@ impl Store {
             segment.oldest_unix_nano = now;
         }
         for (id, entry) in rows {
-            segment.live.add(&totals(entry));
+            segment.live.add(&entry.totals());
             segment.unleased += 1;
             segment.head.get_or_insert(*id);
             segment.last = *id;
@@ -183,6 +175,19 @@ impl Store {
         self.note(first_id);
         self.settle(first_id);
         Ok(())
+    }
+
+    /// After a failed write or sync nobody knows what the file holds beyond its last commit: it is never written to again.
+    pub(crate) fn write_failed(&mut self, first_id: u64, error: &Error) {
+        let Some(segment) = self.segments.get_mut(&first_id) else { return };
+        if !matches!(error, Error::DiskFull { .. }) {
+            tracing::error!(%error, "a segment cannot be written and is closed for writing");
+            segment.writable = false;
+            segment.disconnect();
+            if segment.live.entries == 0 {
+                self.drop_segment(first_id);
+            }
+        }
     }
 
     /// After a commit: keep the WAL short, and close a segment that is full.
@@ -257,12 +262,4 @@ impl Store {
         }
         Ok(true)
     }
-}
-
-fn size(entry: &Entry) -> u64 {
-    (entry.meta.len() + entry.payload.len()) as u64
-}
-
-fn totals(entry: &Entry) -> Totals {
-    Totals::one(entry.signal, u64::from(entry.records), size(entry))
 }

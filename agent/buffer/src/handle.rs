@@ -5,7 +5,7 @@
 
 use crate::recovery::{self, Opened};
 use crate::writer::{self, Call, Command, Put, Shared};
-use crate::{Entry, EntryId, Error, KINDS, Observer, Options, Recovery, Stats, Stored};
+use crate::{Entry, EntryId, Error, KINDS, Observer, Options, Recovery, Stats, Stored, Waiting};
 use std::sync::{Arc, mpsc};
 use tokio::sync::{Semaphore, oneshot, watch};
 
@@ -55,6 +55,31 @@ impl Buffer {
         let (answer, answered) = oneshot::channel();
         self.call(Command::Next { answer, calls: self.calls.clone() }).await?;
         answered.await.map_err(|_| Error::Closed)?.map(|lease| lease.and_then(Lease::keep))
+    }
+
+    /// Entries of a class and signal above `after` that nobody has ever leased, this process or an earlier one: `count` at most, of
+    /// one segment, oldest first. They stay where they are.
+    pub async fn waiting(&self, class: u8, signal: u8, after: EntryId, count: usize) -> Result<Vec<Waiting>, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.call(Command::Waiting { class, signal, after, count, answer }).await?;
+        answered.await.map_err(|_| Error::Closed)?
+    }
+
+    /// What waits there; none once it is gone or leased.
+    pub async fn peek(&self, waiting: &Waiting) -> Result<Option<Entry>, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.call(Command::Peek { waiting: waiting.clone(), answer }).await?;
+        answered.await.map_err(|_| Error::Closed)?
+    }
+
+    /// Put `entries` in the place of `old`, in one synced transaction: after a crash there are either the ones or the others. They must be
+    /// no more than `old`, at least one, of their class, and `old` of one call of [`waiting`](Buffer::waiting). They take the
+    /// highest of the ids, which is no harm: nobody ever saw those. False, and nothing is changed, if one of `old` was leased or is gone
+    /// meanwhile, or if the transaction does not fit under the cap.
+    pub async fn replace(&self, old: Vec<Waiting>, entries: Vec<Entry>) -> Result<bool, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.call(Command::Replace { old, entries, answer }).await?;
+        answered.await.map_err(|_| Error::Closed)?
     }
 
     /// Give a lease back: the entry is again where its age puts it, and its next lease is marked as redelivered.

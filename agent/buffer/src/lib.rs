@@ -60,6 +60,7 @@ mod error;
 pub mod fuzz;
 mod handle;
 mod recovery;
+mod replace;
 mod segment;
 pub mod space;
 mod state;
@@ -141,6 +142,27 @@ pub struct Stored {
     pub entry: Entry,
 }
 
+/// An entry that nobody has ever leased, as [`Buffer::waiting`] found it: what it is worth looking at, without its payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// First id of its segment.
+    pub(crate) segment: u64,
+    /// Its identity.
+    pub id: EntryId,
+    /// As it was put.
+    pub class: u8,
+    /// As it was put.
+    pub signal: u8,
+    /// As it was put.
+    pub records: u32,
+    /// When it was put.
+    pub put_unix_nano: u64,
+    /// Of payload and meta.
+    pub bytes: u64,
+    /// As it was put.
+    pub meta: Bytes,
+}
+
 /// Why stored entries are gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Loss {
@@ -198,6 +220,8 @@ pub struct Stats {
     pub payload_bytes: u64,
     /// All files together, counted as large as they become at the next checkpoint.
     pub disk_bytes: u64,
+    /// The cap.
+    pub disk_bytes_max: u64,
     /// Segment files.
     pub segments: u64,
     /// When the oldest entry was put; 0 when there is none. Exact to a second or so while acks are under way.

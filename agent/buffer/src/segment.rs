@@ -3,7 +3,7 @@
 //! `store` appends to it, reads from it and deletes what was acked. Invariant: a row that this module returns is the row
 //! that was put: id, class, signal, records, meta and payload are all under the checksum.
 
-use crate::{Entry, EntryId, Error, KINDS, Stored};
+use crate::{Entry, EntryId, Error, KINDS, Stored, Waiting, space};
 use bytes::Bytes;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use std::path::{Path, PathBuf};
@@ -55,6 +55,25 @@ impl Totals {
         totals.records[usize::from(signal) % KINDS] = records;
         totals
     }
+}
+
+impl Entry {
+    /// What is limited and counted.
+    pub(crate) fn size(&self) -> u64 {
+        (self.meta.len() + self.payload.len()) as u64
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        Totals::one(self.signal, u64::from(self.records), self.size())
+    }
+}
+
+/// An entry as it is written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct New<'a> {
+    pub(crate) id: u64,
+    pub(crate) put_unix_nano: u64,
+    pub(crate) entry: &'a Entry,
 }
 
 /// A segment as the store keeps it: fixed size, whatever it holds.
@@ -127,7 +146,9 @@ impl Segment {
     pub(crate) fn create(&mut self) -> Result<(), Error> {
         let created = (|| {
             let connection = connect(&self.path, OpenFlags::SQLITE_OPEN_CREATE)?;
-            connection.pragma_update(None, "page_size", crate::space::PAGE_BYTES.cast_signed())?;
+            connection.pragma_update(None, "page_size", space::PAGE_BYTES.cast_signed())?;
+            // Segments of the first release were made without, and stay so: what is free in them is used again or goes with them.
+            connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
             connection.pragma_update(None, "application_id", APPLICATION_ID)?;
             connection.pragma_update(None, "user_version", FORMAT)?;
             wal(&connection)?;
@@ -172,7 +193,7 @@ impl Segment {
         let file = length(&self.path).unwrap_or(self.file_bytes);
         let pages = self.connection.as_ref().and_then(|c| integer(c, "PRAGMA page_count").ok());
         self.file_bytes = match pages {
-            Some(pages) => file.max(pages.unsigned_abs() * crate::space::PAGE_BYTES),
+            Some(pages) => file.max(pages.unsigned_abs() * space::PAGE_BYTES),
             None if self.wal_bytes > 0 => file.max(self.file_bytes),
             None => file,
         };
@@ -212,19 +233,20 @@ impl Segment {
         scanned.map_err(|error| Error::sqlite(path, &error))
     }
 
-    /// Insert rows and delete acked ones in one synced transaction; all or nothing.
-    pub(crate) fn append(&mut self, rows: &[(u64, &Entry)], now_unix_nano: u64, delete: &[u64]) -> Result<(), Error> {
+    /// Delete rows, acked or replaced, and insert new ones in one synced transaction; all or nothing.
+    pub(crate) fn write(&mut self, delete: &[u64], new: &[New<'_>]) -> Result<(), Error> {
         let class = self.class;
         let path = self.path.clone();
         let connection = self.connection()?;
-        let appended = (|| {
+        let written = (|| {
             let transaction = connection.unchecked_transaction()?;
+            delete_rows(&transaction, delete)?;
             {
                 let mut insert = transaction.prepare("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)")?;
-                for (id, entry) in rows {
+                for New { id, put_unix_nano, entry } in new {
                     insert.execute(params![
                         id.cast_signed(),
-                        now_unix_nano.cast_signed(),
+                        put_unix_nano.cast_signed(),
                         entry.signal,
                         entry.records,
                         checksum(*id, class, entry).cast_signed(),
@@ -233,12 +255,11 @@ impl Segment {
                     ])?;
                 }
             }
-            delete_rows(&transaction, delete)?;
             // Not committed, it rolls back when it goes out of scope.
             transaction.commit()
         })();
         self.measure();
-        appended.map_err(|error| Error::sqlite(&path, &error))?;
+        written.map_err(|error| Error::sqlite(&path, &error))?;
         self.name_wal()
     }
 
@@ -254,7 +275,7 @@ impl Segment {
 
     /// Delete acked rows in a transaction of their own.
     pub(crate) fn delete(&mut self, ids: &[u64]) -> Result<(), Error> {
-        self.append(&[], 0, ids)
+        self.write(ids, &[])
     }
 
     /// Move the WAL into the file and empty it.
@@ -296,6 +317,58 @@ impl Segment {
             return Ok(damaged);
         }
         Ok(Row::Good(Box::new(Stored { id: EntryId(id), redelivered: false, entry })))
+    }
+
+    /// What rows of a signal say of themselves, `count` at most from `from` on.
+    pub(crate) fn list(&mut self, signal: u8, from: u64, count: usize) -> Result<Vec<Waiting>, Error> {
+        let (path, first_id, class, last) = (self.path.clone(), self.first_id, self.class, self.last);
+        let connection = self.connection()?;
+        let listed = (|| {
+            let mut statement = connection.prepare(
+                "SELECT id, put_unix_nano, records, length(meta) + length(payload), meta FROM entries
+                 WHERE id >= ? AND id <= ? AND signal = ? ORDER BY id LIMIT ?",
+            )?;
+            let range = params![from.cast_signed(), last.cast_signed(), signal, count as i64];
+            let rows = statement.query_map(range, |row| {
+                let number = |index| row.get::<_, i64>(index).map(i64::cast_unsigned);
+                Ok(Waiting {
+                    segment: first_id,
+                    id: EntryId(number(0)?),
+                    class,
+                    signal,
+                    records: u32::try_from(number(2)?).unwrap_or(u32::MAX),
+                    put_unix_nano: number(1)?,
+                    bytes: number(3)?,
+                    meta: Bytes::copy_from_slice(row.get_ref(4)?.as_blob()?),
+                })
+            })?;
+            rows.collect::<rusqlite::Result<Vec<Waiting>>>()
+        })();
+        listed.map_err(|error| Error::sqlite(path, &error))
+    }
+
+    /// Give pages that nothing uses back to the file system.
+    pub(crate) fn shrink(&mut self) -> Result<(), Error> {
+        self.checkpoint()?;
+        loop {
+            let path = self.path.clone();
+            let connection = self.connection()?;
+            let shrunk = (|| {
+                let pages = integer(connection, "PRAGMA page_count")?;
+                let mut vacuum = connection.prepare(&format!("PRAGMA incremental_vacuum({})", space::VACUUM_PAGES))?;
+                let mut steps = vacuum.query([])?;
+                while steps.next()?.is_some() {}
+                Ok(integer(connection, "PRAGMA page_count")? < pages)
+            })();
+            let shrunk = shrunk.map_err(|error: rusqlite::Error| Error::sqlite(path, &error))?;
+            self.measure();
+            if !shrunk || self.wal_bytes > space::FLUSH_BYTES_MAX / 2 {
+                self.checkpoint()?;
+            }
+            if !shrunk {
+                return Ok(());
+            }
+        }
     }
 
     /// The first committed id above `id`.

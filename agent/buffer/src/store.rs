@@ -75,6 +75,7 @@ impl Store {
             records: totals.records,
             payload_bytes: totals.bytes,
             disk_bytes: self.disk_bytes(),
+            disk_bytes_max: self.options.bytes_max,
             segments: self.segments.len() as u64,
             oldest_unix_nano: alive.map(|segment| segment.oldest_unix_nano).min().unwrap_or(0),
             leased: self.leased.len() as u64,

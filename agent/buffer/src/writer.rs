@@ -5,7 +5,7 @@
 
 use crate::handle::Lease;
 use crate::store::Store;
-use crate::{Entry, EntryId, Error, Stats};
+use crate::{Entry, EntryId, Error, Stats, Waiting};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -37,6 +37,22 @@ pub(crate) enum Command {
     Ack {
         ids: Vec<EntryId>,
         answer: oneshot::Sender<()>,
+    },
+    Waiting {
+        class: u8,
+        signal: u8,
+        after: EntryId,
+        count: usize,
+        answer: oneshot::Sender<Result<Vec<Waiting>, Error>>,
+    },
+    Peek {
+        waiting: Waiting,
+        answer: oneshot::Sender<Result<Option<Entry>, Error>>,
+    },
+    Replace {
+        old: Vec<Waiting>,
+        entries: Vec<Entry>,
+        answer: oneshot::Sender<Result<bool, Error>>,
     },
     /// Leases were given back: look at [`Shared`].
     Wake,
@@ -139,6 +155,15 @@ impl Writer {
                 Command::Ack { ids, answer } => {
                     self.store.ack(&ids);
                     acks.push(answer);
+                }
+                Command::Waiting { class, signal, after, count, answer } => {
+                    let _ = answer.send(self.store.waiting(class, signal, after, count));
+                }
+                Command::Peek { waiting, answer } => drop(answer.send(self.store.peek(&waiting))),
+                Command::Replace { old, entries, answer } => {
+                    let replaced = self.store.replace(&old, &entries);
+                    self.publish();
+                    let _ = answer.send(replaced);
                 }
                 Command::Wake => {}
                 Command::Close { answer } => closers.push(answer),

@@ -16,6 +16,8 @@ enum Operation {
     /// The lease at this place, modulo how many there are.
     Ack(usize),
     Release(usize),
+    /// Of the waiting ones of a class so many become one of this size, or two.
+    Replace(u8, usize, usize),
     Restart,
     Kill,
 }
@@ -27,6 +29,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         5 => Just(Operation::Lease),
         4 => any::<usize>().prop_map(Operation::Ack),
         2 => any::<usize>().prop_map(Operation::Release),
+        3 => (0..3_u8, 1..12_usize, 0..60_000_usize).prop_map(|(class, count, bytes)| Operation::Replace(class, count, bytes)),
         1 => Just(Operation::Restart),
         1 => Just(Operation::Kill),
     ]
@@ -117,6 +120,7 @@ impl World {
                     self.model.waiting.insert(id, (entry, true));
                 }
             }
+            Operation::Replace(class, count, bytes) => self.replace(*class, *count, *bytes).await,
             Operation::Restart => {
                 self.stop().await;
                 let fresh = support::directory();
@@ -133,6 +137,37 @@ impl World {
         }
         let used = disk_bytes(self.directory.path());
         assert!(used <= 4 << 20, "{used} bytes on disk");
+    }
+
+    async fn replace(&mut self, class: u8, count: usize, bytes: usize) {
+        let old = self.buffer.waiting(class, class % 3, EntryId(0), count).await.unwrap();
+        // Those that nobody may have seen: of an earlier process all are marked.
+        let fresh = self.model.waiting.iter().filter(|(_, (entry, seen))| entry.class == class && !seen);
+        let fresh: Vec<(EntryId, u32)> = fresh.map(|(id, (entry, _))| (*id, entry.records)).take(count).collect();
+        let found: Vec<(EntryId, u32)> = old.iter().map(|waiting| (waiting.id, waiting.records)).collect();
+        assert!(fresh.starts_with(&found) && found.is_empty() == fresh.is_empty(), "{found:?} of {fresh:?}");
+        if let Some(first) = old.first() {
+            let entry = self.buffer.peek(first).await.unwrap();
+            assert_eq!(entry.as_ref(), Some(&self.model.waiting[&first.id].0));
+        }
+        let entries: Vec<Entry> = old.iter().take(2).map(|_| self.entry(class, bytes)).collect();
+        let (held, lost) = (self.buffer.stats(), self.losses.total());
+        let kept: Vec<EntryId> = found[found.len() - entries.len()..].iter().map(|(id, _)| *id).collect();
+        if !self.buffer.replace(old, entries.clone()).await.unwrap() {
+            let room = held.disk_bytes_max - held.disk_bytes;
+            assert!(found.is_empty() || room < 2 << 20, "{} entries not replaced with {room} bytes free", found.len());
+            assert_eq!(self.buffer.stats(), held);
+            return;
+        }
+        for (id, records) in found {
+            self.model.waiting.remove(&id);
+            self.model.put_records -= u64::from(records);
+        }
+        for (id, entry) in kept.into_iter().zip(entries) {
+            self.model.put_records += u64::from(entry.records);
+            self.model.waiting.insert(id, (entry, false));
+        }
+        assert_eq!(self.losses.total(), lost, "replaced is not lost");
     }
 
     async fn stop(&mut self) {

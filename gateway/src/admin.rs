@@ -1,4 +1,5 @@
-//! The admin port: `/metrics`, `/healthz` (the process lives) and `/readyz` (send it telemetry, or why not).
+//! The admin port: `/metrics`, `/status` (the ledger as JSON), `/healthz` (the process lives) and `/readyz` (send it telemetry, or why
+//! not).
 //!
 //! Ready means that what is accepted will be kept: the tables have been there once and the spill takes rows. While ClickHouse is
 //! away a gateway stays ready and says what waits; one that has never reached it is not. Invariant: nothing here shows a secret
@@ -6,6 +7,7 @@
 
 use crate::admit::Admission;
 use crate::batch::budget::Budget;
+use crate::telemetry::ledger;
 use crate::telemetry::metrics::SharedMetrics;
 use crate::write::Writer;
 use bytes::Bytes;
@@ -82,7 +84,15 @@ impl Status {
         (ready, notes)
     }
 
+    /// What became of every record.
+    fn ledger(&self) -> ledger::Reading {
+        let [spill, set_aside] = self.writer.waiting_records();
+        self.metrics.ledger.read(spill, set_aside)
+    }
+
     fn metrics(&self) -> Result<String, std::fmt::Error> {
+        // Enters what waits and the balance.
+        self.ledger();
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         let (blocks, bytes, set_aside) = self.writer.waiting();
         self.metrics.spill_entries.set(gauge(blocks));
@@ -108,23 +118,27 @@ impl Status {
                 let notes: String = notes.iter().map(|note| format!("{note}\n")).collect();
                 text(status, format!("{word}\n{notes}"))
             }
-            "/metrics" => match self.metrics() {
-                Ok(body) => {
-                    let mut response = text(StatusCode::OK, body);
-                    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS));
-                    response
-                }
+            "/status" => match serde_json::to_string(&self.ledger()) {
+                Ok(json) => of_type(StatusCode::OK, "application/json", json),
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
             },
-            _ => text(StatusCode::NOT_FOUND, "served here: /metrics /healthz /readyz\n".to_owned()),
+            "/metrics" => match self.metrics() {
+                Ok(body) => of_type(StatusCode::OK, OPEN_METRICS, body),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            },
+            _ => text(StatusCode::NOT_FOUND, "served here: /metrics /status /healthz /readyz\n".to_owned()),
         }
     }
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    of_type(status, "text/plain; charset=utf-8", body)
+}
+
+fn of_type(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 

@@ -10,7 +10,7 @@ use crate::keys::file::{self, KeyFile, TenantEntry};
 use crate::keys::{Key, KeyHash};
 use hashbrown::HashMap;
 use http::HeaderMap;
-use ollystack_receive::Refusal;
+use ollystack_receive::{Allowance, Refusal};
 use quota::Bucket;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -33,6 +33,7 @@ pub(crate) struct Tenant {
     pub(crate) retention_days: u32,
     limits: Tenants,
     bucket: Bucket,
+    allowance: Allowance,
 }
 
 /// Who may come in.
@@ -74,6 +75,11 @@ impl Tenant {
         })
     }
 
+    /// What its requests in progress may hold.
+    pub(crate) fn allowance(&self) -> &Allowance {
+        &self.allowance
+    }
+
     /// Undo [`take`](Tenant::take) for a request that was refused after all.
     pub(crate) fn give_back(&self, records: u64) {
         self.bucket.give_back(records, Instant::now());
@@ -90,9 +96,14 @@ impl Admission {
 
     /// The tenant of a request, from its headers.
     pub(crate) fn tenant(&self, headers: &HeaderMap) -> Result<Arc<Tenant>, Refusal> {
-        let shown = headers.get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let mut shown = headers.get_all(http::header::AUTHORIZATION).iter();
+        let first = shown.next().and_then(|value| value.to_str().ok());
+        if shown.next().is_some() {
+            // Whoever stands between may have looked at the other one.
+            return Err(Refusal::Unauthenticated("more than one authorization header: send one".to_owned()));
+        }
         let bearer =
-            shown.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+            first.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         let Some((_, text)) = bearer else {
             let message = "no API key: send the header `authorization: Bearer <key>`";
             return Err(Refusal::Unauthenticated(message.to_owned()));
@@ -207,6 +218,7 @@ impl Tenant {
             name: name.into(),
             retention_days: limits.retention_days,
             limits,
+            allowance: Allowance::new(limits.in_flight_bytes_max, limits.requests_in_flight_max),
             bucket: Bucket::new(limits.records_per_second, limits.burst_seconds, Instant::now()),
         }
     }
@@ -218,6 +230,8 @@ fn limits(entry: Option<&TenantEntry>, defaults: Tenants) -> Tenants {
         records_per_second: entry.records_per_second.unwrap_or(defaults.records_per_second),
         burst_seconds: entry.burst_seconds.unwrap_or(defaults.burst_seconds),
         retention_days: entry.retention_days.unwrap_or(defaults.retention_days),
+        in_flight_bytes_max: entry.in_flight_bytes_max.unwrap_or(defaults.in_flight_bytes_max),
+        requests_in_flight_max: entry.requests_in_flight_max.unwrap_or(defaults.requests_in_flight_max),
     }
 }
 
@@ -227,7 +241,13 @@ mod tests {
     use std::path::Path;
     use std::time::SystemTime;
 
-    const DEFAULTS: Tenants = Tenants { records_per_second: 10, burst_seconds: 1, retention_days: 7 };
+    const DEFAULTS: Tenants = Tenants {
+        records_per_second: 10,
+        burst_seconds: 1,
+        retention_days: 7,
+        in_flight_bytes_max: 1 << 20,
+        requests_in_flight_max: 1,
+    };
 
     fn bearer(key: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -254,6 +274,9 @@ mod tests {
         let mut basic = HeaderMap::new();
         basic.insert("authorization", format!("Basic {}", key.expose()).parse().unwrap());
         assert_eq!(admission.tenant(&basic).unwrap_err().reason(), "unauthenticated");
+        let mut two = bearer(key.expose());
+        two.append("authorization", two["authorization"].clone());
+        assert_eq!(admission.tenant(&two).unwrap_err().reason(), "unauthenticated");
     }
 
     #[test]

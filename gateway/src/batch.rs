@@ -13,6 +13,7 @@ pub(crate) mod share;
 use crate::config;
 use crate::delivered::UnderWay;
 use crate::delivered::deadline::Deadline;
+use crate::telemetry::ledger::Held;
 use block::{Block, Head};
 use budget::Hold;
 use bytes::{Bytes, BytesMut};
@@ -50,6 +51,8 @@ pub(crate) struct Rows {
     pub(crate) bytes: Vec<u8>,
     /// Their share of the memory budget.
     pub(crate) hold: Hold,
+    /// The records they are, in the ledger; none of labels.
+    pub(crate) held: Option<Held>,
 }
 
 /// What a request hands in.
@@ -90,6 +93,7 @@ pub(crate) struct Frozen {
     /// Set for a block of agents' rows: its insert must have begun by then.
     pub(crate) begin_by: Option<Deadline>,
     waiting: Vec<Share>,
+    held: Vec<Held>,
     /// Freed with the block.
     _holds: Vec<Hold>,
     /// Held while it is being written.
@@ -99,7 +103,18 @@ pub(crate) struct Frozen {
 impl Frozen {
     /// Answer the requests. A block dropped without this leaves them in doubt.
     pub(crate) fn settle(self, fate: Fate) {
+        self.held.into_iter().for_each(|held| match fate {
+            Fate::Safe => held.stored(),
+            Fate::Untouched => held.refused("unavailable"),
+            Fate::Doubtful => held.doubtful(),
+        });
         self.waiting.into_iter().for_each(|share| share.settle(fate));
+    }
+
+    /// On a synced disk: as safe as in ClickHouse.
+    pub(crate) fn settle_on_disk(self) {
+        self.held.into_iter().for_each(Held::on_disk);
+        self.waiting.into_iter().for_each(|share| share.settle(Fate::Safe));
     }
 
     /// Let other blocks of the table be written before this one is settled.
@@ -155,6 +170,7 @@ impl Batcher {
                     format: "RowBinary".into(),
                     token: String::new(),
                     count: 0,
+                    tenants: BTreeMap::new(),
                 },
                 rows_max: config.rows_max,
                 wait,
@@ -224,6 +240,7 @@ struct Open {
     count: u32,
     bytes: BytesMut,
     holds: Vec<Hold>,
+    held: Vec<Held>,
     waiting: Vec<Share>,
 }
 
@@ -285,6 +302,7 @@ impl<S: Sink> Gatherer<S> {
             count: 0,
             bytes: BytesMut::new(),
             holds: Vec::new(),
+            held: Vec::new(),
             waiting: Vec::new(),
         });
         // A block that one delivery is too late for is too late for all: the first one's time counts.
@@ -292,6 +310,7 @@ impl<S: Sink> Gatherer<S> {
         open.count = open.count.saturating_add(rows.count);
         open.bytes.extend_from_slice(&rows.bytes);
         open.holds.push(rows.hold);
+        open.held.extend(rows.held.map(Held::set_out));
         open.waiting.push(share);
     }
 
@@ -301,10 +320,14 @@ impl<S: Sink> Gatherer<S> {
         // Never closed.
         let turn = Arc::clone(&self.turns).acquire_owned().await.ok();
         let token = token.unwrap_or_else(|| self.tokens.next());
-        let head = Head { token, count: open.count, ..self.head.clone() };
+        let mut tenants = BTreeMap::new();
+        for held in &open.held {
+            *tenants.entry(held.tenant().to_string()).or_default() += held.records();
+        }
+        let head = Head { token, count: open.count, tenants, ..self.head.clone() };
         let block = Block { head, rows: Bytes::from(open.bytes) };
-        let Open { begin_by, waiting, holds: _holds, .. } = open;
-        let frozen = Frozen { table: self.table, block, begin_by, waiting, _holds, turn };
+        let Open { begin_by, waiting, held, holds: _holds, .. } = open;
+        let frozen = Frozen { table: self.table, block, begin_by, waiting, held, _holds, turn };
         let sink = Arc::clone(&self.sink);
         writes.spawn(async move { sink.write(frozen).await });
     }

@@ -59,6 +59,10 @@ pub(crate) struct Server {
     tls_key_file: PathBuf,
     tls_client_ca_file: PathBuf,
     connections_max: usize,
+    connections_per_address_max: usize,
+    requests_in_flight_max: usize,
+    header_timeout_ms: u64,
+    body_timeout_ms: u64,
     wire_bytes_max: usize,
     decoded_bytes_max: usize,
     in_flight_bytes_max: usize,
@@ -82,6 +86,8 @@ pub(crate) struct Tenants {
     pub(crate) records_per_second: u64,
     pub(crate) burst_seconds: u64,
     pub(crate) retention_days: u32,
+    pub(crate) in_flight_bytes_max: usize,
+    pub(crate) requests_in_flight_max: usize,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -204,6 +210,7 @@ impl Config {
         };
         let positive = [
             ("tenants.burst_seconds", self.tenants.burst_seconds),
+            ("tenants.requests_in_flight_max", self.tenants.requests_in_flight_max as u64),
             ("clickhouse.connect_timeout_ms", self.clickhouse.connect_timeout_ms),
             ("clickhouse.insert_timeout_ms", self.clickhouse.insert_timeout_ms),
             ("clickhouse.inserts_in_flight_max", self.clickhouse.inserts_in_flight_max as u64),
@@ -289,6 +296,10 @@ impl Server {
             decoded_bytes_max: self.decoded_bytes_max,
             in_flight_bytes_max: self.in_flight_bytes_max,
             connections_max: self.connections_max,
+            connections_per_address_max: self.connections_per_address_max,
+            requests_in_flight_max: self.requests_in_flight_max,
+            header_timeout_ms: self.header_timeout_ms,
+            body_timeout_ms: self.body_timeout_ms,
             drain_timeout_ms: DRAIN_TIMEOUT_MS,
             ..Limits::gateway()
         }

@@ -11,7 +11,7 @@ pub(crate) mod series;
 mod sink;
 mod traces;
 
-pub(crate) use sink::{LABELS, Overflow, Sink, tables};
+pub(crate) use sink::{LABELS, Overflow, Sink, signal, tables};
 
 use hashbrown::HashSet;
 use ollystack_receive::Message;

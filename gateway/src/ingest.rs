@@ -13,10 +13,13 @@ use crate::convert::series::Seen;
 use crate::convert::{Delivery, LABELS, Outcome, Overflow, Sink, convert, count};
 use crate::delivered::deadline::{Deadline, Terms};
 use crate::delivered::{Arrivals, Deliveries, Identity};
+use crate::telemetry::ledger::Held;
 use crate::telemetry::metrics::SharedMetrics;
-use http::{HeaderMap, HeaderValue};
-use ollystack_receive::{Accepted, Event, Export, Message, OtlpService, Refusal, RequestHead};
-use ollystack_schema::names::{HEADER_AGENT, HEADER_REDELIVERED, HEADER_SEQUENCE};
+pub(crate) use caller::Caller;
+use caller::{Denial, Effect};
+use http::HeaderMap;
+use ollystack_receive::{Accepted, Allowance, Event, Export, Message, OtlpService, Refusal, RequestHead};
+use ollystack_schema::names::HEADER_AGENT;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -48,20 +51,13 @@ impl<A: Arrivals> OtlpService for Ingest<A> {
     type Caller = Caller;
 
     fn admit(&self, head: &RequestHead<'_>) -> Result<Caller, Refusal> {
-        let tenant = self.admission.tenant(head.headers)?;
-        let agent = header(head.headers, HEADER_AGENT)?.unwrap_or_default();
-        let plain = |c: char| c.is_ascii_hexdigit() || c == '-';
-        if agent.len() > AGENT_BYTES_MAX || !agent.chars().all(plain) {
-            return Err(Refusal::Invalid(format!("header {HEADER_AGENT} must be a UUID")));
-        }
-        let sequence = match header(head.headers, HEADER_SEQUENCE)? {
-            None => 0,
-            Some(text) => text
-                .parse()
-                .map_err(|_| Refusal::Invalid(format!("header {HEADER_SEQUENCE} must be a whole number below 2^64")))?,
-        };
-        let redelivered = header(head.headers, HEADER_REDELIVERED)? == Some("1");
-        Ok(Caller { tenant, agent: agent.into(), sequence, redelivered })
+        let of_agent = head.headers.contains_key(HEADER_AGENT);
+        let caller = Caller::new(head.headers, &self.admission, self.terms);
+        caller.map_err(|denial| if of_agent { denial.to_agent() } else { denial.refusal })
+    }
+
+    fn allowance<'a>(&'a self, caller: &'a Caller) -> Option<&'a Allowance> {
+        Some(caller.tenant.allowance())
     }
 
     async fn export(&self, caller: Caller, request: Export) -> Result<Accepted, Refusal> {
@@ -73,16 +69,24 @@ impl<A: Arrivals> OtlpService for Ingest<A> {
             return Ok(Accepted { headers, ..Accepted::default() });
         }
         let tenant = Arc::clone(&caller.tenant);
+        let mut held = self.metrics.ledger.receive(&tenant.name, signal, records);
         let taken = tenant.take(records).map_err(|refusal| {
             self.metrics.reject(signal, "quota", records);
             Denial::from(refusal)
         });
         let ingested = match taken {
-            Ok(()) => self.ingest(caller, request.message, request.decoded_bytes).await.inspect_err(|denial| {
-                tenant.give_back(records);
-                self.metrics.reject(signal, denial.refusal.reason(), records);
-            }),
-            Err(denial) => Err(denial),
+            Ok(()) => {
+                let ingested = self.ingest(caller, request.message, request.decoded_bytes, &mut held).await;
+                ingested.inspect_err(|denial| {
+                    tenant.give_back(records);
+                    self.metrics.reject(signal, denial.refusal.reason(), records);
+                    held.split(records).refused(denial.refusal.reason());
+                })
+            }
+            Err(denial) => {
+                held.refused("quota");
+                Err(denial)
+            }
         };
         let outcome = ingested.map_err(|denial| if of_agent { denial.to_agent() } else { denial.refusal })?;
         self.metrics.accept(&tenant.name, signal, outcome.accepted);
@@ -99,7 +103,8 @@ impl<A: Arrivals> OtlpService for Ingest<A> {
 }
 
 impl<A: Arrivals> Ingest<A> {
-    async fn ingest(&self, caller: Caller, message: Message, bytes: u64) -> Result<Outcome, Denial> {
+    /// What of `held` is left after a denial, nobody has taken.
+    async fn ingest(&self, caller: Caller, message: Message, bytes: u64, held: &mut Held) -> Result<Outcome, Denial> {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let now = u32::try_from(seconds).unwrap_or(u32::MAX);
         let identity = caller.identity(message.signal());
@@ -123,15 +128,26 @@ impl<A: Arrivals> Ingest<A> {
             expires_at: now.saturating_add(caller.tenant.retention_days.saturating_mul(SECONDS_PER_DAY)),
         };
         let (mut outcome, mut rows) = self.convert(message, delivery, bytes).await?;
+        let begin_by = caller.agent.map(|agent| agent.begin_by);
         if known {
             // The records are there; whether labels that came with them are, nobody knows, and twice does not show.
             rows.retain(|rows| rows.table == LABELS);
         }
+        if !rows.is_empty() {
+            self.in_time(begin_by)?;
+        }
+        for (reason, records) in &outcome.rejected {
+            held.split(*records).rejected(reason.name());
+        }
+        if known {
+            held.split(outcome.accepted).repeated();
+        }
+        for rows in rows.iter_mut().filter(|rows| rows.table != LABELS) {
+            rows.held = Some(held.split(u64::from(rows.count)));
+        }
         if rows.is_empty() {
             return Ok(outcome);
         }
-        let begin_by = caller.agent.map(|agent| agent.begin_by);
-        self.in_time(begin_by)?;
         let kept = under_way.zip(begin_by);
         let kept = kept.map(|(under_way, begin_by)| Kept { under_way, begin_by, repeated: age.is_some() });
         let verdict =

@@ -16,8 +16,9 @@ use crate::migrate;
 use crate::signals::Signals;
 use crate::telemetry::metrics::Metrics;
 use crate::write::clickhouse::{ClickHouse, SetUpError};
-use crate::write::{Disks, Losses, Writer};
+use crate::write::{Disks, Losses, Writer, by_signal};
 use ollystack_buffer::{Buffer, Options, Recovery, WhenFull};
+use ollystack_receive::Signal;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -172,11 +173,23 @@ fn disks(config: &Config, metrics: &Arc<Metrics>) -> Result<Disks, Error> {
         opened.map_err(|source| Error::Spill { directory, source })
     };
     let (spill, recovery) = open(config.spill_dir(), config.spill.bytes_max)?;
+    carry(&recovery, metrics);
     report("spill", &recovery);
     let set_aside_bytes_max = config.spill.segment_bytes_max * config::SET_ASIDE_SEGMENTS;
     let (set_aside, recovery) = open(config.set_aside_dir(), set_aside_bytes_max)?;
+    carry(&recovery, metrics);
     report("set-aside", &recovery);
     Ok(Disks { spill, set_aside })
+}
+
+/// Enter in the ledger what a disk held, that of damaged segments included, of which the observer has heard.
+fn carry(recovery: &Recovery, metrics: &Metrics) {
+    let damaged = recovery.quarantined.iter().map(|segment| &segment.records_by_signal);
+    for records in damaged.chain([&recovery.records_by_signal]).map(|by_table| by_signal(by_table)) {
+        for (signal, records) in [Signal::Metrics, Signal::Logs, Signal::Traces].into_iter().zip(records) {
+            metrics.ledger.carry(signal, records);
+        }
+    }
 }
 
 fn report(place: &str, recovery: &Recovery) {

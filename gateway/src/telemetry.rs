@@ -1,5 +1,6 @@
 //! What the gateway says about itself: log lines on standard error, and [`metrics`].
 
+pub(crate) mod ledger;
 pub(crate) mod metrics;
 
 use crate::config::{Log, LogFormat};

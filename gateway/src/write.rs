@@ -10,10 +10,11 @@ pub(crate) mod clickhouse;
 pub(crate) mod replay;
 mod settle;
 
-use crate::batch::block::Block;
+use crate::batch::block::{Block, Head};
 use crate::batch::share::Fate;
 use crate::batch::{Frozen, Sink, Table};
 use crate::config::STOP_INSERT_TIMEOUT;
+use crate::convert::signal;
 use crate::delivered::deadline::{Deadline, Terms};
 use crate::delivered::{Arrivals, Identity};
 use crate::telemetry::metrics::{OfTable, SharedMetrics, TableKind};
@@ -101,6 +102,11 @@ impl Writer {
         (spill.entries, spill.disk_bytes, self.set_aside.stats().entries)
     }
 
+    /// Records that wait in the spill, and that are set aside, by signal.
+    pub(crate) fn waiting_records(&self) -> [[u64; 3]; 2] {
+        [&self.spill, &self.set_aside].map(|disk| by_signal(&disk.stats().records))
+    }
+
     /// Close both places on disk.
     pub(crate) async fn close(&self) {
         self.spill.close().await;
@@ -144,6 +150,17 @@ impl Writer {
         result
     }
 
+    /// A block that waited on disk is in ClickHouse.
+    fn count_replayed(&self, head: &Head) {
+        let table = self.tables.iter().position(|known| known.name == head.table);
+        let Some(signal) = table.and_then(signal) else { return };
+        for (tenant, records) in &head.tenants {
+            self.metrics.ledger.replayed(tenant, signal, *records);
+        }
+        let known: u64 = head.tenants.values().sum();
+        self.metrics.ledger.replayed("", signal, u64::from(head.count).saturating_sub(known));
+    }
+
     /// The table's name for counters: one of ours, never text from a file.
     fn label(&self, table: &str) -> &'static str {
         self.tables.iter().find(|known| known.name == table).map_or("unknown", |known| known.name)
@@ -183,9 +200,12 @@ impl Writer {
                 self.set_spill_trouble(None);
                 let table = self.label(&frozen.block.head.table);
                 self.metrics.spilled.get_or_create(&OfTable { table }).inc();
-                frozen.settle(Fate::Safe);
+                frozen.settle_on_disk();
             }
-            Err(problem) => self.set_spill_trouble(Some(problem)),
+            Err(problem) => {
+                self.set_spill_trouble(Some(problem));
+                frozen.settle(Fate::Doubtful);
+            }
         }
     }
 
@@ -255,8 +275,9 @@ impl Writer {
     }
 
     async fn refused(&self, frozen: Frozen, error: &Error) {
-        if self.set_aside(frozen.table, &frozen.block, error).await {
-            frozen.settle(Fate::Safe);
+        match self.set_aside(frozen.table, &frozen.block, error).await {
+            true => frozen.settle_on_disk(),
+            false => frozen.settle(Fate::Doubtful),
         }
     }
 }
@@ -279,6 +300,17 @@ impl Arrivals for Writer {
     }
 }
 
+/// What a disk counts by table, by signal.
+pub(crate) fn by_signal(by_table: &[u64]) -> [u64; 3] {
+    let mut by_signal = [0; 3];
+    for (table, records) in by_table.iter().enumerate() {
+        if let Some(signal) = signal(table) {
+            by_signal[signal as usize] += records;
+        }
+    }
+    by_signal
+}
+
 /// Counts what the disks lose: blocks whose bytes are damaged. They were answered as safe, so this is an error in the log.
 #[derive(Debug)]
 pub(crate) struct Losses {
@@ -287,13 +319,16 @@ pub(crate) struct Losses {
 }
 
 impl Observer for Losses {
-    fn lost(&self, signal: u8, records: u64, bytes: u64, reason: Loss) {
-        let table = self.tables.get(usize::from(signal)).copied().unwrap_or("unknown");
+    fn lost(&self, number: u8, records: u64, bytes: u64, reason: Loss) {
+        let table = self.tables.get(usize::from(number)).copied().unwrap_or("unknown");
         let kind = match reason {
             Loss::Evicted => "evicted",
             Loss::Corrupt => "corrupt",
         };
         self.metrics.add_lost(table, kind, records);
+        if let Some(signal) = signal(usize::from(number)) {
+            self.metrics.ledger.lose(signal, kind, records);
+        }
         tracing::error!(table, rows = records, bytes, reason = kind, "rows in the spill are gone; check the disk");
     }
 }

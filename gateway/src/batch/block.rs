@@ -7,6 +7,7 @@ use bytes::Bytes;
 use ollystack_buffer::Entry;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 /// Fast, and as small as row-wise text gets at this speed: about a sixth.
 const SPILL_ZSTD_LEVEL: i32 = 1;
@@ -36,6 +37,9 @@ pub(crate) struct Head {
     pub(crate) token: String,
     /// How many.
     pub(crate) count: u32,
+    /// Whose, for the ledger; empty for labels, and in blocks of a version that did not say.
+    #[serde(default)]
+    pub(crate) tenants: BTreeMap<String, u64>,
 }
 
 /// A stored block that cannot be read back: damage, or written by a version that is not this one's ancestor.
@@ -85,6 +89,7 @@ mod tests {
                 format: "RowBinary".into(),
                 token: "gateway-1".into(),
                 count: 3,
+                tenants: [("acme".to_owned(), 3)].into(),
             },
             rows,
         }

@@ -38,7 +38,7 @@ fn rig(rows_max: usize, wait_ms: u64) -> Rig {
 
 impl Rig {
     fn rows(&self, table: usize, count: u32, bytes: &[u8]) -> Rows {
-        Rows { table, count, bytes: bytes.to_vec(), hold: self.budget.hold(bytes.len()).unwrap() }
+        Rows { table, count, bytes: bytes.to_vec(), hold: self.budget.hold(bytes.len()).unwrap(), held: None }
     }
 }
 

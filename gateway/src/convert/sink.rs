@@ -5,6 +5,7 @@
 
 use crate::batch::budget::{Budget, Hold};
 use crate::batch::{Rows, Table, rowbinary};
+use ollystack_receive::Signal;
 use ollystack_schema::rows::{LogRow, MetricRow, SeriesRow, SpanRow, Table as RowTable};
 use serde::Serialize;
 
@@ -18,6 +19,16 @@ pub(crate) fn tables() -> [Table; 4] {
 
 /// The table of series' labels among [`tables`]: the only one whose rows replace each other.
 pub(crate) const LABELS: usize = <SeriesRow as Indexed>::INDEX;
+
+/// Whose records the rows of a table are, by its index among [`tables`]; labels are nobody's.
+pub(crate) fn signal(table: usize) -> Option<Signal> {
+    match table {
+        <MetricRow as Indexed>::INDEX => Some(Signal::Metrics),
+        <LogRow as Indexed>::INDEX => Some(Signal::Logs),
+        <SpanRow as Indexed>::INDEX => Some(Signal::Traces),
+        _ => None,
+    }
+}
 
 fn table<T: RowTable>() -> Table {
     let columns: Vec<String> = T::COLUMN_NAMES.iter().map(|name| format!("`{name}`")).collect();
@@ -92,7 +103,7 @@ impl Sink {
         if count > 0 {
             self.total += bytes.len();
             let hold = self.hold(bytes.len())?;
-            self.chunks.push(Rows { table, count, bytes, hold });
+            self.chunks.push(Rows { table, count, bytes, hold, held: None });
         }
         Ok(())
     }

@@ -108,6 +108,13 @@ impl Rig {
         )
     }
 
+    /// What became of the records of a signal; all of them are accounted for.
+    fn ledger(&self, signal: Signal) -> crate::telemetry::ledger::Outcomes {
+        let reading = self.ingest.metrics.ledger.read([0; 3], [0; 3]).signals[signal as usize].clone();
+        assert_eq!(reading.balance, 0, "{reading:?}");
+        reading.outcomes
+    }
+
     async fn send(&self, message: Message, more: &[(&'static str, &str)]) -> Result<Accepted, Refusal> {
         let headers = self.headers(more);
         let peer: SocketAddr = "127.0.0.1:1".parse().unwrap();
@@ -312,4 +319,41 @@ async fn a_delivery_that_is_under_way_is_told_to_come_back() {
     assert_eq!((refusal.reason(), said(&refusal, HEADER_UNTOUCHED).as_str()), ("unavailable", UNTOUCHED_THIS));
     drop(under_way);
     assert!(rig.send(logs(3), &AGAIN).await.is_ok());
+}
+
+#[tokio::test]
+async fn every_record_of_every_request_is_in_the_ledger_once_whatever_became_of_it() {
+    let rig = rig(30);
+    rig.send(logs(3), &FRESH).await.unwrap();
+    // Known to be there already.
+    *rig.ingest.arrivals.0.lock().unwrap() = Ok(true);
+    rig.send(logs(3), &AGAIN).await.unwrap();
+    // Not to be known now.
+    *rig.ingest.arrivals.0.lock().unwrap() = Err("ClickHouse is away".to_owned());
+    rig.send(logs(3), &AGAIN).await.unwrap_err();
+    // Lost on the way, nobody knows how far.
+    rig.disk.loses.store(true, Ordering::Relaxed);
+    rig.send(logs(4), &[]).await.unwrap_err();
+    rig.disk.loses.store(false, Ordering::Relaxed);
+    // Its share of the next seconds, and more.
+    rig.send(logs(1_000), &[]).await.unwrap();
+    rig.send(logs(5), &[]).await.unwrap_err();
+    let outcomes = rig.ledger(Signal::Logs);
+    assert_eq!((outcomes.received, outcomes.stored, outcomes.repeated), (1_018, 1_003, 3));
+    assert_eq!((outcomes.refused["unavailable"], outcomes.refused["quota"], outcomes.doubtful), (3, 5, 4));
+}
+
+#[tokio::test]
+async fn a_record_that_is_left_out_is_rejected_in_the_ledger_and_the_others_are_stored() {
+    let rig = rig(1_000);
+    let spans = vec![valid_times(), Span { trace_id: vec![1; 16], span_id: vec![1; 8], ..valid_times() }];
+    let scope_spans = vec![ScopeSpans { spans, ..ScopeSpans::default() }];
+    let resource_spans = vec![ResourceSpans { scope_spans, ..ResourceSpans::default() }];
+    rig.send(Message::Traces(ExportTraceServiceRequest { resource_spans }), &[]).await.unwrap();
+    let outcomes = rig.ledger(Signal::Traces);
+    assert_eq!((outcomes.received, outcomes.stored, outcomes.rejected["trace_id"]), (2, 1, 1));
+}
+
+fn valid_times() -> Span {
+    Span { start_time_unix_nano: 1, end_time_unix_nano: 2, ..Span::default() }
 }

@@ -23,6 +23,8 @@ const HEADER: &str = "\
 #   records_per_second = 100000
 #   burst_seconds = 10
 #   retention_days = 30
+#   in_flight_bytes_max = 134217728
+#   requests_in_flight_max = 2048
 ";
 
 /// What the file says.
@@ -42,6 +44,8 @@ pub(crate) struct TenantEntry {
     pub(crate) records_per_second: Option<u64>,
     pub(crate) burst_seconds: Option<u64>,
     pub(crate) retention_days: Option<u32>,
+    pub(crate) in_flight_bytes_max: Option<usize>,
+    pub(crate) requests_in_flight_max: Option<usize>,
 }
 
 /// One key.
@@ -100,8 +104,13 @@ impl KeyFile {
             if tenant.retention_days.is_some_and(|days| !(1..=36_500).contains(&days)) {
                 return Err(content(format!("tenants.{name}.retention_days: 1 to 36500 is allowed")));
             }
-            if tenant.burst_seconds == Some(0) {
-                return Err(content(format!("tenants.{name}.burst_seconds is 0; at least 1 is allowed")));
+            let zeroes = [
+                ("burst_seconds", tenant.burst_seconds == Some(0)),
+                ("in_flight_bytes_max", tenant.in_flight_bytes_max == Some(0)),
+                ("requests_in_flight_max", tenant.requests_in_flight_max == Some(0)),
+            ];
+            if let Some((key, _)) = zeroes.iter().find(|(_, zero)| *zero) {
+                return Err(content(format!("tenants.{name}.{key} is 0; at least 1 is allowed")));
             }
         }
         Ok(file)

@@ -3,6 +3,7 @@
 //! Stages count here as things happen; gauges of state that lives elsewhere (spill, memory, process) are read when somebody
 //! asks. Invariant: labels take values of ours or tenant names from the key file, never anything a sender wrote.
 
+use super::ledger::Ledger;
 use ollystack_receive::{Event, Signal};
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -68,6 +69,7 @@ type RealCounter = Counter<f64, AtomicU64>;
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
+    pub(crate) ledger: Ledger,
     /// Records accepted: their rows are in ClickHouse or on a synced disk.
     points: Family<TenantSignal, Counter>,
     /// Records refused, by reason.
@@ -111,6 +113,7 @@ impl Metrics {
         let seconds: fn() -> Histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 16));
         let mut metrics = Metrics {
             registry: Registry::default(),
+            ledger: Ledger::default(),
             points: Family::default(),
             rejected: Family::default(),
             accepted: Default::default(),
@@ -176,6 +179,7 @@ impl Metrics {
         ours.register("spill_entries", "Blocks waiting in the spill", self.spill_entries.clone());
         ours.register("spill_bytes", "Bytes of the spill on disk", self.spill_bytes.clone());
         ours.register("set_aside_entries", "Blocks that ClickHouse refused for good", self.set_aside_entries.clone());
+        self.ledger.register(ours);
         ours.register("keys", "Valid API keys", self.keys.clone());
 
         let process = self.registry.sub_registry_with_prefix("process");

@@ -69,6 +69,7 @@ impl Writer {
         let settled = match self.insert(&block, None).await {
             Ok(()) => {
                 self.metrics.replayed.get_or_create(&OfTable { table: self.label(&block.head.table) }).inc();
+                self.count_replayed(&block.head);
                 true
             }
             Err(error) if never(&error, last_try) => {
@@ -86,7 +87,13 @@ impl Writer {
             let lease = Lease { buffer: &self.set_aside, stored: Some(stored) };
             let block = lease.stored.as_ref().and_then(|stored| Block::from_entry(&stored.entry).ok());
             let inserted = match &block {
-                Some(block) => self.insert(block, None).await.is_ok(),
+                Some(block) => {
+                    let inserted = self.insert(block, None).await.is_ok();
+                    if inserted {
+                        self.count_replayed(&block.head);
+                    }
+                    inserted
+                }
                 None => false,
             };
             match inserted {

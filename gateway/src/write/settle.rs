@@ -26,7 +26,7 @@ const WAIT_MAX: Duration = Duration::from_secs(300);
 impl Writer {
     /// Bring a block to an end; on `stop`, or when it takes too long, leave it in doubt.
     pub(super) async fn settle(&self, frozen: Frozen, begin_by: Deadline) {
-        let Ok(_place) = self.settling.try_acquire() else { return };
+        let Ok(_place) = self.settling.try_acquire() else { return frozen.settle(Fate::Doubtful) };
         let over = begin_by.plus(self.terms.settled_within() - self.terms.begin_within);
         let give_up = Deadline::after(WAIT_MAX);
         let fate = async {

@@ -161,14 +161,14 @@ impl Rig {
     /// A block of one row of logs.
     async fn add(&self, bytes: Vec<u8>) -> Verdict {
         let hold = self.budget.hold(bytes.len()).unwrap();
-        let rows = vec![Rows { table: 2, count: 1, bytes, hold }];
+        let rows = vec![Rows { table: 2, count: 1, bytes, hold, held: None }];
         self.batcher.as_ref().unwrap().add(batch::Request { rows, kept: None }).await.unwrap()
     }
 
     /// The same, of an agent.
     async fn add_kept(&self, bytes: Vec<u8>, left: Duration) -> Verdict {
         let hold = self.budget.hold(bytes.len()).unwrap();
-        let rows = vec![Rows { table: 2, count: 1, bytes, hold }];
+        let rows = vec![Rows { table: 2, count: 1, bytes, hold, held: None }];
         let identity = Identity { tenant: "t".into(), agent: "a".into(), sequence: 1, signal: Signal::Logs };
         let under_way = Deliveries::default().begin(&identity, 7).unwrap();
         let kept = Some(Kept { under_way, begin_by: Deadline::after(left), repeated: false });

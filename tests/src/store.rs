@@ -22,6 +22,7 @@ pub struct StoreConfig {
 /// A running store.
 #[derive(Debug)]
 pub struct Store {
+    binaries: Binaries,
     config: StoreConfig,
     process: Process,
 }
@@ -32,15 +33,19 @@ impl StoreConfig {
         Ok(Self { folder: folder.to_owned(), port: free_port()? })
     }
 
-    /// Starts the store and returns at once.
-    pub fn spawn(&self, binaries: &Binaries) -> Result<Store> {
+    fn run(&self, binaries: &Binaries) -> Result<Process> {
         std::fs::create_dir_all(&self.folder).with_context(|| format!("make {}", self.folder.display()))?;
         let mut command = binaries.command("ollystack-gateway")?;
         // Half a gigabyte of engine must not be left behind when this process is killed.
         command.args(["store", "--until-stdin-ends"]).arg("--listen").arg(format!("127.0.0.1:{}", self.port));
         command.arg("--dir").arg(self.folder.join("data"));
-        let process = Process::start("store", command, &self.folder.join("store.log"))?;
-        Ok(Store { config: self.clone(), process })
+        Process::start("store", command, &self.folder.join("store.log"))
+    }
+
+    /// Starts the store and returns at once.
+    pub fn spawn(&self, binaries: &Binaries) -> Result<Store> {
+        let process = self.run(binaries)?;
+        Ok(Store { binaries: binaries.clone(), config: self.clone(), process })
     }
 
     /// Starts the store and waits until it answers.
@@ -65,6 +70,15 @@ impl Store {
     /// The process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
+    }
+
+    /// Starts again, with the same data, after it was stopped or killed.
+    pub fn restart(&mut self) -> Result<()> {
+        if self.process.try_wait()?.is_none() {
+            bail!("the store still runs: stop or kill it before a restart");
+        }
+        self.process = self.config.run(&self.binaries)?;
+        self.wait_until_it_answers()
     }
 
     /// Waits until `/ping` answers.

@@ -6,6 +6,7 @@
 mod cardinality;
 mod corrupt;
 mod disk;
+mod duplicates;
 mod io;
 mod oracle;
 #[path = "../e2e/otlp.rs"]
@@ -65,6 +66,13 @@ const TORTURES: &[Torture] = &[
         short: 2,
         full: 50,
         run: cardinality::run,
+    },
+    Torture {
+        name: "duplicates",
+        shows: "answers lost at every place between ClickHouse and the agent: nothing shows twice, in tables and in views",
+        short: 2,
+        full: 256,
+        run: duplicates::run,
     },
 ];
 

@@ -3,7 +3,7 @@
 //! What is not set is at its default; a test turns off what it does not ask for.
 
 use crate::gateway::sum_of;
-use crate::process::{Binaries, Process, SmallDisk, free_port};
+use crate::process::{Binaries, Process, SmallDisk, free_port, through};
 use crate::wait::until;
 use crate::{Answer, get, post};
 use anyhow::{Context, Result, bail};
@@ -26,6 +26,8 @@ pub struct AgentConfig {
     pub settings: Vec<(String, String)>,
     /// A small disk to run with.
     pub disk: Option<SmallDisk>,
+    /// A program to start it by, such as a tracer, with its arguments.
+    pub through: Vec<String>,
 }
 
 /// A running agent.
@@ -41,7 +43,15 @@ impl AgentConfig {
     pub fn new(folder: &Path, endpoint: &str, api_key: &str) -> Result<Self> {
         let ports = [free_port()?, free_port()?, free_port()?];
         let (endpoint, api_key) = (endpoint.to_owned(), api_key.to_owned());
-        Ok(Self { folder: folder.to_owned(), endpoint, api_key, ports, settings: Vec::new(), disk: None })
+        Ok(Self {
+            folder: folder.to_owned(),
+            endpoint,
+            api_key,
+            ports,
+            settings: Vec::new(),
+            disk: None,
+            through: Vec::new(),
+        })
     }
 
     /// Sets a key, its value as TOML; the last word on a key counts.
@@ -107,7 +117,7 @@ impl AgentConfig {
     fn run(&self, binaries: &Binaries) -> Result<Process> {
         let command = self.command(binaries, &["run"])?;
         let command = self.disk.as_ref().map(|disk| disk.around(&command)).unwrap_or(command);
-        Process::start("agent", command, &self.folder.join("agent.log"))
+        Process::start("agent", through(&self.through, command), &self.folder.join("agent.log"))
     }
 
     /// Writes the configuration, starts the agent and returns at once.
@@ -168,9 +178,13 @@ impl Agent {
     /// One signal's ledger of `/status`.
     pub fn account(&self, signal: &str) -> Result<Value> {
         let status = self.status()?;
-        let account =
-            status["signals"].as_array().and_then(|all| all.iter().find(|account| account["signal"] == signal));
-        account.cloned().with_context(|| format!("/status has no ledger of {signal}: {status}"))
+        account_of(&status["signals"], signal)
+    }
+
+    /// The same over all runs with this state.
+    pub fn account_in_all(&self, signal: &str) -> Result<Value> {
+        let status = self.status()?;
+        account_of(&status["in_all"]["signals"], signal)
     }
 
     /// Waits until every record is accounted for: a reading is off by what moves while it is made.
@@ -207,4 +221,9 @@ impl Agent {
         self.process = self.config.run(&self.binaries)?;
         self.wait_until_it_runs()
     }
+}
+
+fn account_of(signals: &Value, signal: &str) -> Result<Value> {
+    let account = signals.as_array().and_then(|all| all.iter().find(|account| account["signal"] == signal));
+    account.cloned().with_context(|| format!("/status has no ledger of {signal}: {signals}"))
 }

@@ -1,6 +1,6 @@
 //! A gateway of its own: configuration file, key file, three ports, one database.
 
-use crate::process::{Binaries, Process, SmallDisk, free_port};
+use crate::process::{Binaries, Process, SmallDisk, free_port, through};
 use crate::wait::until;
 use crate::{Answer, get, post};
 use anyhow::{Context, Result, bail, ensure};
@@ -22,6 +22,8 @@ pub struct GatewayConfig {
     pub settings: Vec<(String, String)>,
     /// A small disk to run with.
     pub disk: Option<SmallDisk>,
+    /// A program to start it by, such as a tracer, with its arguments.
+    pub through: Vec<String>,
 }
 
 /// An API key and the tenant it stands for.
@@ -46,7 +48,15 @@ impl GatewayConfig {
     pub fn new(folder: &Path, clickhouse: &str, database: &str) -> Result<Self> {
         let ports = [free_port()?, free_port()?, free_port()?];
         let (clickhouse, database) = (clickhouse.to_owned(), database.to_owned());
-        Ok(Self { folder: folder.to_owned(), clickhouse, database, ports, settings: Vec::new(), disk: None })
+        Ok(Self {
+            folder: folder.to_owned(),
+            clickhouse,
+            database,
+            ports,
+            settings: Vec::new(),
+            disk: None,
+            through: Vec::new(),
+        })
     }
 
     /// Sets a key, its value as TOML; the last word on a key counts.
@@ -101,7 +111,7 @@ impl GatewayConfig {
     fn run(&self, binaries: &Binaries) -> Result<Process> {
         let command = self.command(binaries, &["run"])?;
         let command = self.disk.as_ref().map(|disk| disk.around(&command)).unwrap_or(command);
-        Process::start("gateway", command, &self.folder.join("gateway.log"))
+        Process::start("gateway", through(&self.through, command), &self.folder.join("gateway.log"))
     }
 
     /// Writes the configuration, starts the gateway and returns at once.

@@ -20,7 +20,7 @@ pub use gateway::{Gateway, GatewayConfig, Key};
 pub use http::{Answer, get, post};
 pub use link::Link;
 pub use memory::{MemoryWatch, resident_bytes};
-pub use process::{Binaries, Process, SmallDisk, free_port, port_or_free};
+pub use process::{Binaries, Process, SmallDisk, free_port, port_or_free, through};
 pub use store::{Store, StoreConfig};
 pub use wait::{until, within};
 pub use world::{Outcome, World};

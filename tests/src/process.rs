@@ -82,13 +82,26 @@ impl SmallDisk {
             .arg(&self.folder)
             .arg(command.get_program())
             .args(command.get_args());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => wrapped.env(name, value),
-                None => wrapped.env_remove(name),
-            };
-        }
+        keep_environment(&mut wrapped, command);
         wrapped
+    }
+}
+
+/// The command, started by another program, such as a tracer, that is given as its words.
+pub fn through(words: &[String], command: Command) -> Command {
+    let Some((program, arguments)) = words.split_first() else { return command };
+    let mut wrapped = Command::new(program);
+    wrapped.args(arguments).arg(command.get_program()).args(command.get_args());
+    keep_environment(&mut wrapped, &command);
+    wrapped
+}
+
+fn keep_environment(wrapped: &mut Command, command: &Command) {
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => wrapped.env(name, value),
+            None => wrapped.env_remove(name),
+        };
     }
 }
 

@@ -161,6 +161,12 @@ impl Disk {
         }
     }
 
+    /// Whether all of a file is on disk, whatever becomes of its name.
+    pub(crate) fn is_synced(&self, path: &Path) -> bool {
+        let file = self.relative(path).and_then(|name| self.names.get(&name));
+        file.is_none_or(|file| self.files[*file].changes.is_empty())
+    }
+
     fn relative(&self, path: &Path) -> Option<PathBuf> {
         Some(path.strip_prefix(&self.root).ok()?.to_owned())
     }

@@ -3,6 +3,8 @@
 //! What fails is not acknowledged, what was acknowledged is there, also after a loss of power (a page whose sync failed counts as
 //! clean, and no later sync brings it to the disk), the process lives, and what comes after the fault works.
 
+mod programs;
+
 use crate::disk::Disk;
 use crate::power::{in_memory, said, settled};
 use crate::report::Report;
@@ -18,6 +20,8 @@ use std::path::Path;
 const STEPS: u64 = 25;
 /// States of lost power that are made behind each fault, beside the directory as it is.
 const STATES: u64 = 4;
+/// Faults of the buffer alone for one of a whole agent and a whole gateway each.
+const FAULTS_PER_PROGRAM: u64 = 20;
 /// What can fail. `write` is that of the reserve; the others go to segments and state.
 const CALLS: &[&str] = &["pwrite64", "write", "ftruncate", "fsync", "fdatasync"];
 const ERRORS: &[&str] = &["EIO", "ENOSPC"];
@@ -57,6 +61,7 @@ pub(crate) fn run(run: &Run) -> Result<Report> {
         }
         std::fs::remove_dir_all(&place)?;
     }
+    programs::run(run, run.count().div_ceil(FAULTS_PER_PROGRAM), &mut report)?;
     Ok(report)
 }
 
@@ -97,7 +102,7 @@ fn work(run: &Run, round: u64, inject: Option<String>, place: &Path) -> Result<(
     let record = place.join("calls");
     let command = workload::command(&place.join("disk/buffer"), plan(run, round))?;
     std::fs::create_dir(place.join("disk"))?;
-    let output = Strace { record: Some(record.clone()), inject }.around(&command).output()?;
+    let output = Strace { record: Some(record.clone()), inject, ..Strace::default() }.around(command).output()?;
     let error = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "the process ended with {}: {error}", output.status);
     let events = settled(&record)?;

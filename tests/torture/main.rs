@@ -6,6 +6,7 @@
 mod cardinality;
 mod corrupt;
 mod disk;
+mod full;
 mod duplicates;
 mod io;
 mod oracle;
@@ -18,6 +19,7 @@ mod run;
 #[path = "../overload/sink.rs"]
 mod sink;
 mod strace;
+mod subject;
 mod workload;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -41,21 +43,28 @@ struct Torture {
 const TORTURES: &[Torture] = &[
     Torture {
         name: "power",
-        shows: "the buffer after every loss of power that its calls to the disk allow",
-        short: 250,
+        shows: "buffer and agent after every loss of power that their calls to the disk allow",
+        short: 200,
         full: 10_000,
         run: power::run,
     },
     Torture {
         name: "io",
-        shows: "the buffer after each write and each sync has failed in turn, and the power went then",
+        shows: "the buffer after each write and each sync has failed in turn, and the power went then; agent and gateway, too",
         short: 15,
         full: 1_000,
         run: io::run,
     },
     Torture {
+        name: "full",
+        shows: "agent and gateway on a disk without a byte left, and with room again",
+        short: 2,
+        full: 100,
+        run: full::run,
+    },
+    Torture {
         name: "corrupt",
-        shows: "the buffer after any damage to any of its files",
+        shows: "the buffer after any damage to any of its files; the agent, too",
         short: 100,
         full: 10_000,
         run: corrupt::run,

@@ -4,6 +4,8 @@
 //! Killing a process cannot show a sync that is missing, as the page cache outlives it. So the calls of a working process are
 //! recorded, cut anywhere, and turned into states ([`Disk`]). Every other recording begins on such a state.
 
+pub(crate) mod agent;
+
 use crate::disk::Disk;
 use crate::report::Report;
 use crate::run::{Cycle, Run};
@@ -43,6 +45,7 @@ pub(crate) fn run(run: &Run) -> Result<Report> {
         replay(run, &recording, states, folder.path(), &mut report)?;
         former = Some((number, recording));
     }
+    agent::run(run, run.count().div_ceil(STATES), &mut report)?;
     Ok(report)
 }
 
@@ -77,7 +80,7 @@ fn record(run: &Run, number: u64, former: Option<(u64, Recording)>, folder: &Pat
         Plan { seed: run.seed().wrapping_add(number), steps: STEPS, first: books.next(), overfill: number % 4 >= 2 };
     let record = place("calls");
     let command = workload::command(&directory.join("buffer"), plan)?;
-    let output = Strace { record: Some(record.clone()), ..Strace::default() }.around(&command).output()?;
+    let output = Strace { record: Some(record.clone()), ..Strace::default() }.around(command).output()?;
     ensure!(output.status.success(), "the workload: {}", String::from_utf8_lossy(&output.stderr));
     let events = settled(&record)?;
     std::fs::remove_dir_all(&directory)?;
@@ -85,16 +88,15 @@ fn record(run: &Run, number: u64, former: Option<(u64, Recording)>, folder: &Pat
     Ok(Recording { events, before, directory, books })
 }
 
-/// The tracer ends after what it traces: its file is whole once the last line was said.
+/// The tracer ends after what it traces: its file is whole once the first thread's end is in it.
 pub(crate) fn settled(record: &Path) -> Result<Vec<Event>> {
-    let last = |event: &Event| said(event).is_some_and(|text| text == b"end\n");
     ollystack_tests::until("the recording is whole", || {
         let text = std::fs::read_to_string(record).unwrap_or_default();
-        // Its last line may be half written.
-        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        let events = strace::events(whole)?;
-        Ok(events.iter().any(last).then_some(events))
+        let first = text.split(' ').next().unwrap_or_default();
+        let ended = |line: &str| line.strip_prefix(first).is_some_and(|rest| rest.trim_start().starts_with("+++ "));
+        Ok(text.lines().any(ended).then_some(text))
     })
+    .and_then(|text| strace::events(&text))
 }
 
 /// What the process said of itself.

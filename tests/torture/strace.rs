@@ -12,7 +12,7 @@ use std::process::Command;
 /// says of itself.
 const FOLLOWED: &str = "openat,close,lseek,write,writev,pwrite64,pwritev,ftruncate,fallocate,fsync,fdatasync,\
                         sync_file_range,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,rmdir,link,linkat,\
-                        copy_file_range,sendfile";
+                        copy_file_range,sendfile,sendto";
 /// Nothing that is written in one call is longer.
 const STRING_BYTES_MAX: &str = "16777216";
 
@@ -21,6 +21,8 @@ const STRING_BYTES_MAX: &str = "16777216";
 pub(crate) struct Event {
     /// How many events had come back when it was called.
     pub(crate) began: usize,
+    /// Which thread called.
+    pub(crate) thread: u32,
     /// What it did.
     pub(crate) call: Call,
 }
@@ -85,31 +87,31 @@ pub(crate) struct Strace {
     pub(crate) record: Option<PathBuf>,
     /// Which call fails, and how: `fsync:error=EIO:when=3`.
     pub(crate) inject: Option<String>,
+    /// Only calls on these files.
+    pub(crate) paths: Vec<PathBuf>,
 }
 
 impl Strace {
-    /// The command, traced. It keeps its process id: the tracer is the grandchild.
-    pub(crate) fn around(&self, command: &Command) -> Command {
-        let mut traced = Command::new("strace");
-        traced.args(["-D", "-f", "-qq"]);
+    /// What to start a program by. It keeps its process id: the tracer is the grandchild.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let mut words: Vec<String> = ["strace", "-D", "-f", "-q"].map(str::to_owned).to_vec();
         match &self.record {
             Some(record) => {
-                traced.args(["--seccomp-bpf", "-xx", "-s", STRING_BYTES_MAX, "-e", &format!("trace={FOLLOWED}"), "-o"]);
-                traced.arg(record);
+                let followed = format!("trace={FOLLOWED}");
+                words
+                    .extend(["--seccomp-bpf", "-xx", "-s", STRING_BYTES_MAX, "-e", &followed, "-o"].map(str::to_owned));
+                words.push(record.display().to_string());
             }
-            None => drop(traced.args(["-o", "/dev/null"])),
+            None => words.extend(["-o", "/dev/null"].map(str::to_owned)),
         }
-        if let Some(inject) = &self.inject {
-            traced.args(["-e", &format!("inject={inject}")]);
-        }
-        traced.arg(command.get_program()).args(command.get_args());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => traced.env(name, value),
-                None => traced.env_remove(name),
-            };
-        }
-        traced
+        words.extend(self.inject.iter().flat_map(|inject| ["-e".to_owned(), format!("inject={inject}")]));
+        words.extend(self.paths.iter().flat_map(|path| ["-P".to_owned(), path.display().to_string()]));
+        words
+    }
+
+    /// The command, traced.
+    pub(crate) fn around(&self, command: Command) -> Command {
+        ollystack_tests::through(&self.words(), command)
     }
 }
 
@@ -132,11 +134,12 @@ pub(crate) fn events(text: &str) -> Result<Vec<Event>> {
             Some((_, rest)) => {
                 let (began, first) =
                     begun.remove(thread).with_context(|| format!("resumed, never begun: {said:.80}"))?;
-                call(&format!("{first}{rest}"))?.map(|call| Event { began, call })
+                call(&format!("{first}{rest}"))?.map(|call| (began, call))
             }
-            None => call(said)?.map(|call| Event { began: events.len(), call }),
+            None => call(said)?.map(|call| (events.len(), call)),
         };
-        events.extend(call);
+        let thread = thread.parse().with_context(|| format!("no thread: {line:.80}"))?;
+        events.extend(call.map(|(began, call)| Event { began, thread, call }));
     }
     Ok(events)
 }
@@ -167,7 +170,7 @@ fn call(said: &str) -> Result<Option<Call>> {
             }
             "close" => Call::Close { fd: fd? },
             "lseek" => Call::Seek { fd: fd?, position: result.parse().ok()? },
-            "write" | "writev" | "pwrite64" => {
+            "write" | "writev" | "pwrite64" | "sendto" => {
                 let mut bytes: Vec<u8> = Vec::new();
                 for string in arguments.get(1)?.split('"').skip(1).step_by(2) {
                     bytes.extend(unhex(string)?);
@@ -231,10 +234,14 @@ pub(crate) fn check() -> Result<()> {
                 7  +++ exited with 0 +++\n";
     let found = events(text)?;
     let expected = vec![
-        Event { began: 0, call: Call::Open { path: "/a".into(), fd: 3, create: true, truncate: false, append: false } },
-        Event { began: 1, call: Call::Sync { fd: 3, failed: true } },
-        Event { began: 1, call: Call::Write { fd: 3, at: Some(8), bytes: b"ok".to_vec() } },
-        Event { began: 3, call: Call::Write { fd: 1, at: None, bytes: b"ok".to_vec() } },
+        Event {
+            began: 0,
+            thread: 7,
+            call: Call::Open { path: "/a".into(), fd: 3, create: true, truncate: false, append: false },
+        },
+        Event { began: 1, thread: 7, call: Call::Sync { fd: 3, failed: true } },
+        Event { began: 1, thread: 8, call: Call::Write { fd: 3, at: Some(8), bytes: b"ok".to_vec() } },
+        Event { began: 3, thread: 7, call: Call::Write { fd: 1, at: None, bytes: b"ok".to_vec() } },
     ];
     ensure!(found == expected, "the reader of traces is wrong: {found:?}");
     Ok(())

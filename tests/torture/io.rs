@@ -3,7 +3,7 @@
 //! What fails is not acknowledged, what was acknowledged is there, also after a loss of power (a page whose sync failed counts as
 //! clean, and no later sync brings it to the disk), the process lives, and what comes after the fault works.
 
-mod programs;
+pub(crate) mod programs;
 
 use crate::disk::Disk;
 use crate::power::{in_memory, said, settled};
@@ -20,8 +20,6 @@ use std::path::Path;
 const STEPS: u64 = 25;
 /// States of lost power that are made behind each fault, beside the directory as it is.
 const STATES: u64 = 4;
-/// Faults of the buffer alone for one of a whole agent and a whole gateway each.
-const FAULTS_PER_PROGRAM: u64 = 20;
 /// What can fail. `write` is that of the reserve; the others go to segments and state.
 const CALLS: &[&str] = &["pwrite64", "write", "ftruncate", "fsync", "fdatasync"];
 const ERRORS: &[&str] = &["EIO", "ENOSPC"];
@@ -61,7 +59,6 @@ pub(crate) fn run(run: &Run) -> Result<Report> {
         }
         std::fs::remove_dir_all(&place)?;
     }
-    programs::run(run, run.count().div_ceil(FAULTS_PER_PROGRAM), &mut report)?;
     Ok(report)
 }
 

@@ -43,17 +43,31 @@ struct Torture {
 const TORTURES: &[Torture] = &[
     Torture {
         name: "power",
-        shows: "buffer and agent after every loss of power that their calls to the disk allow",
+        shows: "the buffer after every loss of power that its calls to the disk allow",
         short: 200,
         full: 10_000,
         run: power::run,
     },
     Torture {
+        name: "power-agent",
+        shows: "the whole agent after any loss of power: what it answered and the lines of a file are there once",
+        short: 1,
+        full: 50,
+        run: power::agent::run,
+    },
+    Torture {
         name: "io",
-        shows: "the buffer after each write and each sync has failed in turn, and the power went then; agent and gateway, too",
+        shows: "the buffer after each write and each sync has failed in turn, and the power went then",
         short: 15,
         full: 1_000,
         run: io::run,
+    },
+    Torture {
+        name: "io-programs",
+        shows: "agent and gateway after a write or a sync has failed",
+        short: 1,
+        full: 100,
+        run: io::programs::run,
     },
     Torture {
         name: "full",
@@ -64,10 +78,17 @@ const TORTURES: &[Torture] = &[
     },
     Torture {
         name: "corrupt",
-        shows: "the buffer after any damage to any of its files; the agent, too",
+        shows: "the buffer after any damage to any of its files",
         short: 100,
         full: 10_000,
         run: corrupt::run,
+    },
+    Torture {
+        name: "corrupt-agent",
+        shows: "the whole agent after damage to any of its files",
+        short: 2,
+        full: 200,
+        run: corrupt::agent::run,
     },
     Torture {
         name: "cardinality",

@@ -45,7 +45,6 @@ pub(crate) fn run(run: &Run) -> Result<Report> {
         replay(run, &recording, states, folder.path(), &mut report)?;
         former = Some((number, recording));
     }
-    agent::run(run, run.count().div_ceil(STATES), &mut report)?;
     Ok(report)
 }
 

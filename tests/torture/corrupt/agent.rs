@@ -7,21 +7,20 @@ use super::{OPEN_MAX, spoil};
 use crate::otlp::{PROTOBUF, Signal};
 use crate::power::{agent::work, copy_folder, in_memory};
 use crate::report::Report;
-use crate::run::Run;
+use crate::run::{Cycle, Run};
 use anyhow::{Context, Result, ensure};
-use fastrand::Rng;
 use ollystack_tests::{AgentConfig, Binaries, until};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-pub(super) fn run(run: &Run, damages: u64, report: &mut Report) -> Result<()> {
+pub(crate) fn run(run: &Run) -> Result<Report> {
+    let mut report = Report::default();
     let (folder, world) = (in_memory()?, run.world("agent")?);
     let (state, image) = (folder.path().join("state"), folder.path().join("image"));
     let (mut agent, config) = work(&world, &state, &folder.path().join("written.log"), Vec::new())?;
     agent.process().kill()?;
     copy_folder(&state, &image)?;
-    for number in 0..damages {
-        let mut random = Rng::with_seed(run.seed() ^ number);
+    for Cycle { number, mut random } in run.cycles() {
         std::fs::remove_dir_all(&state)?;
         copy_folder(&image, &state)?;
         let mut files = Vec::new();
@@ -32,16 +31,16 @@ pub(super) fn run(run: &Run, damages: u64, report: &mut Report) -> Result<()> {
         let what = format!("{}: {}", file.strip_prefix(&state)?.display(), spoil(&mut bytes, &mut random));
         std::fs::write(file, bytes)?;
         run.progress(number, &what);
-        if let Err(error) = start(&config, run.binaries(), file, report) {
-            report.violation(format!("an agent of seed {}, {what}: {error:#}", run.seed()));
+        if let Err(error) = start(&config, run.binaries(), file, &mut report) {
+            report.violation(format!("{what}: {error:#}; {}", run.replay_of(number)));
         }
-        report.add("damages_to_an_agent", 1);
+        report.add("damages", 1);
         let log = config.folder.join("agent.log");
         let said = std::fs::read_to_string(&log).unwrap_or_default();
         report.must(!said.contains("panicked at"), || format!("{what}: the agent panicked: {said:.2000}"));
         std::fs::remove_file(&log).with_context(|| format!("remove {}", log.display()))?;
     }
-    Ok(())
+    Ok(report)
 }
 
 fn list(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {

@@ -5,8 +5,8 @@
 
 use super::ERRORS;
 use crate::report::Report;
-use crate::run::Run;
-use crate::strace::Strace;
+use crate::run::{Cycle, Run};
+use crate::strace::{self, Strace};
 use crate::subject::Subject;
 use anyhow::{Context, Result};
 use fastrand::Rng;
@@ -20,23 +20,26 @@ const CALLS: [(&str, u32); 4] = [("pwrite64", 120), ("fsync", 12), ("fdatasync",
 /// Files of an agent that are written without a position, on the disk; `write` goes to sockets, too.
 const REPLACED: [&str; 4] = ["windows.checkpoint.new", "agent-id.new", "logs/log-offsets.new", "buffer/reserve"];
 
-/// One program of each kind for each number, beginning with the agent.
-pub(super) fn run(run: &Run, programs: u64, report: &mut Report) -> Result<()> {
+/// In each cycle an agent and a gateway.
+pub(crate) fn run(run: &Run) -> Result<Report> {
+    let mut report = Report::default();
+    if let Some(why) = strace::impossible() {
+        report.note(format!("skipped: {why}"));
+        return Ok(report);
+    }
     let folder = crate::power::in_memory()?;
-    for number in 0..programs {
+    for Cycle { number, mut random } in run.cycles() {
         for name in ["agent", "gateway"] {
-            let mut random = Rng::with_seed(run.seed() ^ number);
             let disk = folder.path().join(format!("{name}-{number}"));
             let strace = fault(name, &disk, &mut random);
-            let what = format!("{name} {number} of seed {}, {strace:?}", run.seed());
-            run.progress(number, &what);
+            run.progress(number, &format!("{name}: {strace:?}"));
             let world = run.world(&format!("{name}_{number}"))?;
-            let met = meet(&world, name, &disk, &strace, report);
-            met.with_context(|| format!("{what}\n{}", world.logs()))?;
+            let met = meet(&world, name, &disk, &strace, &mut report);
+            met.with_context(|| format!("{name}, {strace:?}; {}\n{}", run.replay_of(number), world.logs()))?;
             report.add("programs", 1);
         }
     }
-    Ok(())
+    Ok(report)
 }
 
 fn fault(name: &str, disk: &Path, random: &mut Rng) -> Strace {

@@ -9,8 +9,8 @@ use crate::disk::Disk;
 use crate::oracle::{Ids, Oracle, line};
 use crate::otlp::{PROTOBUF, Signal, total};
 use crate::report::Report;
-use crate::run::Run;
-use crate::strace::{Call, Event, Strace};
+use crate::run::{Cycle, Run};
+use crate::strace::{self, Call, Event, Strace};
 use anyhow::{Context, Result, ensure};
 use ollystack_tests::{Agent, AgentConfig, World, free_port, until};
 use std::fs::File;
@@ -52,27 +52,29 @@ impl Books {
     }
 }
 
-pub(super) fn run(run: &Run, states: u64, report: &mut Report) -> Result<()> {
+pub(crate) fn run(run: &Run) -> Result<Report> {
+    let mut report = Report::default();
+    if let Some(why) = strace::impossible() {
+        report.note(format!("skipped: {why}"));
+        return Ok(report);
+    }
     let folder = super::in_memory()?;
     let recording = record(run, folder.path())?;
     for broken in renames_unsynced(&recording) {
         report.violation(broken);
     }
-    report.figure("calls_of_an_agent", recording.events.len());
-    for number in 0..states {
-        let mut random = fastrand::Rng::with_seed(run.seed() ^ number);
+    report.figure("calls", recording.events.len());
+    for Cycle { number, mut random } in run.cycles() {
         let cut = random.usize(..=recording.events.len());
         let state = folder.path().join(format!("state-{number}"));
         let (answered, how) = recording.lose_power(cut, &mut random, &state)?;
-        run.progress(number, &format!("an agent: {how}"));
-        let world = run.world(&format!("agent_{number}"))?;
-        let restarted = restart(&world, &recording, &state, answered, report);
-        restarted.with_context(|| {
-            format!("an agent's state {number} of seed {}, after {cut} calls, {how}\n{}", run.seed(), world.logs())
-        })?;
-        report.add("states_of_an_agent", 1);
+        run.progress(number, &how);
+        let world = run.world(&number.to_string())?;
+        let restarted = restart(&world, &recording, &state, answered, &mut report);
+        restarted.with_context(|| format!("after {cut} calls, {how}; {}\n{}", run.replay_of(number), world.logs()))?;
+        report.add("states", 1);
     }
-    Ok(())
+    Ok(report)
 }
 
 /// With everything on that keeps something on disk.

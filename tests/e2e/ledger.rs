@@ -1,8 +1,9 @@
-//! The ledger: what an agent says became of every record, in one query in ClickHouse and over every end that the agent comes to.
+//! The ledger: what an agent says became of every record, in one query in ClickHouse and over every end that the agent comes to; and the
+//! gateway's, against what ClickHouse holds.
 
 use crate::otlp::{PROTOBUF, Signal, gauge, logs, now, span, spans};
 use anyhow::{Context, Result, ensure};
-use ollystack_tests::{Agent, AgentConfig, Outcome, World, until};
+use ollystack_tests::{Agent, AgentConfig, Gateway, Outcome, World, get, until};
 use serde_json::Value;
 
 /// Longer than any test: what closes so late only a stop brings out.
@@ -138,5 +139,58 @@ pub(crate) fn closes_over_kills_and_stops_and_never_goes_down(world: &World) -> 
     }
     let acknowledged = 600;
     ensure!(before[Signal::Logs as usize]["seen"].as_u64() >= Some(acknowledged), "{}", before[Signal::Logs as usize]);
+    Ok(Outcome::Held)
+}
+
+/// The gateway's ledger of log records; what is not accounted for is a failure once nothing moves any more.
+fn of_gateway(gateway: &Gateway) -> Result<Value> {
+    until("the gateway's ledger closes", || {
+        let answer = get(&format!("http://127.0.0.1:{}/status", gateway.config().ports[2]))?;
+        let status: Value = serde_json::from_slice(&answer.body)?;
+        let logs = status["signals"][Signal::Logs as usize].clone();
+        Ok((logs["balance"] == 0 && logs["waiting"]["memory"] == 0).then_some(logs))
+    })
+}
+
+pub(crate) fn of_the_gateway_says_what_clickhouse_holds(world: &World) -> Result<Outcome> {
+    let link = world.link_to_store()?;
+    let config = world.gateway_behind(&format!("http://127.0.0.1:{}", link.port()))?;
+    let mut gateway = config.set("clickhouse.connect_timeout_ms", "500").start(world.binaries())?;
+    gateway.wait_until_the_schema_is_there()?;
+    let key = gateway.new_key("acme")?;
+    let post = |gateway: &Gateway, records: u64| -> Result<()> {
+        let body = logs("shop", (0..records).map(|n| format!("record {n}")));
+        let answer = gateway.post(Signal::Logs.path(), Some(&key), &[PROTOBUF], &body)?;
+        ensure!(answer.status == 200, "{} {}", answer.status, answer.text());
+        Ok(())
+    };
+    let stored = |gateway: &Gateway, expected: u64| -> Result<Value> {
+        until("all is stored", || {
+            let ledger = of_gateway(gateway)?;
+            Ok((ledger["stored"] == expected).then_some(ledger))
+        })
+    };
+    post(&gateway, 30)?;
+    stored(&gateway, 30)?;
+    // ClickHouse takes a block and its answer is lost: stored once all the same.
+    link.swallow_answers(1);
+    post(&gateway, 7)?;
+    stored(&gateway, 37)?;
+    ensure!(link.swallowed() > 0, "no answer was swallowed");
+    // Away, what comes waits on disk, over the end of the process, too.
+    link.cut()?;
+    post(&gateway, 50)?;
+    let ledger = of_gateway(&gateway)?;
+    ensure!(ledger["waiting"]["spill"] == 50 && ledger["received"] == 87, "{ledger}");
+    gateway.process().kill()?;
+    gateway.restart()?;
+    let ledger = of_gateway(&gateway)?;
+    ensure!(ledger["carried"] == 50 && ledger["received"] == 0, "{ledger}");
+    link.mend()?;
+    stored(&gateway, 50)?;
+    let rows = world.count("SELECT count() FROM {db}.logs_raw WHERE TenantId = 'acme'")?;
+    ensure!(rows == 87, "37 and 50 records are stored by the gateway's ledger, ClickHouse holds {rows}");
+    let tenants = gateway.metric("ollystack_ledger_records_total", &["tenant=\"acme\"", "outcome=\"stored\""])?;
+    ensure!(tenants == 50.0, "{tenants} of the tenant's records are stored by /metrics");
     Ok(Outcome::Held)
 }

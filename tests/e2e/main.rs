@@ -48,6 +48,7 @@ const PROPERTIES: &[(&str, Property)] = properties![
     restart::a_kill_takes_what_came_after_the_checkpoint_and_no_total,
     ledger::is_one_query_that_says_what_was_seen_sent_stored_and_lost_and_why,
     ledger::closes_over_kills_and_stops_and_never_goes_down,
+    ledger::of_the_gateway_says_what_clickhouse_holds,
     sdk::reaches_the_gateway_by_grpc,
     sdk::reaches_the_gateway_by_http,
     sdk::reaches_the_agent_by_grpc,

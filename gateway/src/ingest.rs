@@ -53,7 +53,7 @@ impl<A: Arrivals> OtlpService for Ingest<A> {
     fn admit(&self, head: &RequestHead<'_>) -> Result<Caller, Refusal> {
         let of_agent = head.headers.contains_key(HEADER_AGENT);
         let caller = Caller::new(head.headers, &self.admission, self.terms);
-        caller.map_err(|denial| if of_agent { denial.to_agent() } else { denial.refusal })
+        caller.map_err(|denial| if of_agent { denial.for_agent() } else { denial.refusal })
     }
 
     fn allowance<'a>(&'a self, caller: &'a Caller) -> Option<&'a Allowance> {
@@ -88,7 +88,7 @@ impl<A: Arrivals> OtlpService for Ingest<A> {
                 Err(denial)
             }
         };
-        let outcome = ingested.map_err(|denial| if of_agent { denial.to_agent() } else { denial.refusal })?;
+        let outcome = ingested.map_err(|denial| if of_agent { denial.for_agent() } else { denial.refusal })?;
         self.metrics.accept(&tenant.name, signal, outcome.accepted);
         for (reason, records) in &outcome.rejected {
             self.metrics.reject(signal, reason.name(), *records);

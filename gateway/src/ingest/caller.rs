@@ -103,7 +103,7 @@ impl Denial {
     }
 
     /// As an agent is answered.
-    pub(super) fn to_agent(self) -> Refusal {
+    pub(super) fn for_agent(self) -> Refusal {
         let mut headers = clock();
         let untouched = match self.effect {
             Effect::None => Some(UNTOUCHED_ALL),

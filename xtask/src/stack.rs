@@ -138,6 +138,8 @@ impl Stack {
             ports: [port_or_free(14_317)?, port_or_free(14_318)?, port_or_free(8888)?],
             settings: Vec::new(),
             disk: None,
+            through: Vec::new(),
+            through: Vec::new(),
         };
         gateway.write()?;
         let key = gateway.new_key(binaries, "demo")?;
@@ -149,6 +151,8 @@ impl Stack {
             ports: [port_or_free(4317)?, port_or_free(4318)?, port_or_free(8889)?],
             settings: Vec::new(),
             disk: None,
+            through: Vec::new(),
+            through: Vec::new(),
         };
         let agent = settings(agent).start(binaries)?;
         Ok(Self { agent, gateway, store, start, _folder: folder })

@@ -139,7 +139,6 @@ impl Stack {
             settings: Vec::new(),
             disk: None,
             through: Vec::new(),
-            through: Vec::new(),
         };
         gateway.write()?;
         let key = gateway.new_key(binaries, "demo")?;
@@ -151,7 +150,6 @@ impl Stack {
             ports: [port_or_free(4317)?, port_or_free(4318)?, port_or_free(8889)?],
             settings: Vec::new(),
             disk: None,
-            through: Vec::new(),
             through: Vec::new(),
         };
         let agent = settings(agent).start(binaries)?;

@@ -233,6 +233,25 @@ async fn tls_speaks_both_protocols_and_asks_for_the_client_certificate_that_was_
 }
 
 #[tokio::test]
+async fn a_handshake_that_stalls_is_given_up_and_counted() {
+    let files = tempfile::tempdir().unwrap();
+    let path = |name: &str| files.path().join(name);
+    let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    std::fs::write(path("cert.pem"), certified.cert.pem()).unwrap();
+    std::fs::write(path("key.pem"), certified.signing_key.serialize_pem()).unwrap();
+    let tls = Tls { cert_file: path("cert.pem"), key_file: path("key.pem"), client_ca_file: None };
+    let server = start(Limits { handshake_timeout_ms: 50, ..Limits::default() }, Some(&tls)).await;
+    for begun in [&[][..], &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(begun).await.unwrap();
+        assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0, "closed");
+        server.service.closed.notified().await;
+    }
+    let failed = server.service.events.lock().unwrap().iter().filter(|event| *event == "HandshakeFailed").count();
+    assert_eq!(failed, 2);
+}
+
+#[tokio::test]
 async fn a_certificate_that_cannot_be_read_is_named() {
     let missing = Tls { cert_file: "/nowhere/c.pem".into(), key_file: "/nowhere/k.pem".into(), client_ca_file: None };
     let service = Arc::new(Recorder::default());

@@ -59,17 +59,22 @@ pub(crate) fn freeze(packer: &mut Packer, signal: Signal, class: Class, records:
     }
 }
 
+/// Bytes of the message before compression, by an entry's description.
+pub(crate) fn plain_bytes(meta: &[u8]) -> Option<usize> {
+    let [version, _, length @ ..] = <[u8; 6]>::try_from(meta).ok()?;
+    let plain_bytes = u32::from_le_bytes(length) as usize;
+    (version == VERSION && plain_bytes <= 2 * MESSAGE_BYTES_MAX).then_some(plain_bytes)
+}
+
 impl Frozen {
     /// Understand an entry; None when it is none of ours.
     pub(crate) fn parse(entry: Entry) -> Option<Frozen> {
-        let [version, encoding, length @ ..] = <[u8; 6]>::try_from(entry.meta.as_ref()).ok()?;
-        let encoding = match encoding {
+        let plain_bytes = plain_bytes(&entry.meta)?;
+        let encoding = match *entry.meta.get(1)? {
             0 => Encoding::Identity,
             1 => Encoding::Zstd,
             _ => return None,
         };
-        let plain_bytes = u32::from_le_bytes(length) as usize;
-        (version == VERSION && plain_bytes <= 2 * MESSAGE_BYTES_MAX).then_some(())?;
         let signal = Signal::from_u8(entry.signal)?;
         Some(Frozen { signal, records: u64::from(entry.records), encoding, plain_bytes, payload: entry.payload })
     }

@@ -4,9 +4,6 @@
 //! Invariant: a frozen batch never changes: every attempt sends the same message under the same identity (agent and sequence), so
 //! that a gateway can tell a repetition from news.
 
-#[cfg(feature = "fuzz")]
-#[path = "../fuzz/targets.rs"]
-pub mod fuzz;
 mod backoff;
 mod books;
 mod call;
@@ -15,11 +12,15 @@ mod config;
 mod deferred;
 mod freeze;
 mod frozen;
+#[cfg(feature = "fuzz")]
+#[path = "../fuzz/targets.rs"]
+pub mod fuzz;
 mod gather;
 mod pack;
 mod send;
 mod split;
 mod status;
+mod thin;
 
 pub use books::{measure, open_buffer};
 pub use config::{ApiKey, Config};
@@ -27,6 +28,7 @@ pub use freeze::freeze;
 pub use gather::{Gather, Gathered, TooLarge};
 pub use send::send;
 pub use status::{Status, StatusReading};
+pub use thin::{THIN_BYTES_MAX, thin};
 
 use std::path::PathBuf;
 

@@ -2,7 +2,8 @@
 //!
 //! Rules as the comments in opentelemetry-proto have them. Rejected: a span without a valid trace and span id; a point without a value, of a
 //! metric without name or temporality, or whose buckets do not fit its bounds. A log record or exemplar with an invalid id is taken
-//! without that id, a span without an invalid parent or link. Invariant: accepted plus rejected records are all that came.
+//! without that id, a span without an invalid parent or link. A time that no clock shows, as of one that was never set, is no reason to
+//! lose a record: another time of it, or that of its coming, stands for it. Invariant: accepted plus rejected records are all that came.
 
 use crate::series::{Description, Interner};
 use ollystack_record::otlp::collector::logs::v1::ExportLogsServiceRequest;
@@ -16,6 +17,10 @@ use ollystack_record::otlp::trace::v1::Span;
 use ollystack_record::value::sort_attributes;
 use ollystack_record::{Kind, Metric, Records, Resource, Sample, Scope, Value};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Nanoseconds since the epoch, up to 2262: what signed numbers hold, and with them every store.
+const TIME_MAX: u64 = i64::MAX as u64;
 
 /// A request, taken apart.
 #[derive(Debug, Default)]
@@ -73,7 +78,21 @@ fn mend(span: &mut Span) -> bool {
     span.links.retain(|link| is_id::<16>(&link.trace_id) && is_id::<8>(&link.span_id));
     let gone = u32::try_from(links - span.links.len()).unwrap_or(u32::MAX);
     span.dropped_links_count = span.dropped_links_count.saturating_add(gone);
+    span.end_time_unix_nano = time(span.end_time_unix_nano, span.start_time_unix_nano);
+    span.start_time_unix_nano = time(span.start_time_unix_nano, span.end_time_unix_nano);
+    for event in &mut span.events {
+        event.time_unix_nano = time(event.time_unix_nano, span.end_time_unix_nano);
+    }
     is_id::<16>(&span.trace_id) && is_id::<8>(&span.span_id)
+}
+
+/// The first of these that is a time, or now.
+fn time(unix_nano: u64, instead: u64) -> u64 {
+    let is_time = |unix_nano: &u64| (1..=TIME_MAX).contains(unix_nano);
+    [unix_nano, instead]
+        .into_iter()
+        .find(is_time)
+        .unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_nanos() as u64))
 }
 
 /// Log records.
@@ -84,6 +103,9 @@ pub(crate) fn logs(request: ExportLogsServiceRequest) -> Converted {
             inherit(&mut scope.schema_url, &resource.schema_url);
             for record in &mut scope.log_records {
                 mend_ids(&mut record.trace_id, &mut record.span_id);
+                // A record need not say when it was written; when it was seen, it must.
+                record.time_unix_nano = Some(record.time_unix_nano).filter(|time| *time <= TIME_MAX).unwrap_or(0);
+                record.observed_time_unix_nano = time(record.observed_time_unix_nano, record.time_unix_nano);
             }
         }
         resource.scope_logs.retain(|scope| !scope.log_records.is_empty());
@@ -235,6 +257,8 @@ impl Points<'_> {
         value: Value,
     ) {
         let series = self.interner.series(self.scope, self.metric, attributes);
+        let time_unix_nano = time(time_unix_nano, 0);
+        let start_unix_nano = Some(start_unix_nano).filter(|start| *start <= TIME_MAX).unwrap_or(0);
         self.samples.push(Sample { series, start_unix_nano, time_unix_nano, flags, value, exemplars: Vec::new() });
     }
 

@@ -11,11 +11,33 @@ use ollystack_record::otlp::trace::v1::{ResourceSpans, ScopeSpans, span::Link};
 use ollystack_record::value::{int, string};
 
 fn span(trace_id: &[u8], span_id: &[u8]) -> Span {
-    Span { trace_id: trace_id.to_vec(), span_id: span_id.to_vec(), ..Span::default() }
+    let (trace_id, span_id) = (trace_id.to_vec(), span_id.to_vec());
+    Span { trace_id, span_id, start_time_unix_nano: 1, end_time_unix_nano: 2, ..Span::default() }
 }
 
 fn resource(name: &str) -> Option<ResourceProto> {
     Some(ResourceProto { attributes: vec![string("service.name", name)], ..ResourceProto::default() })
+}
+
+#[test]
+fn a_time_that_no_clock_shows_costs_no_record() {
+    let of = |start, end| Span { start_time_unix_nano: start, end_time_unix_nano: end, ..span(&[1; 16], &[2; 8]) };
+    let mended = |start, end| {
+        let mut span = of(start, end);
+        assert!(mend(&mut span));
+        (span.start_time_unix_nano, span.end_time_unix_nano)
+    };
+    assert_eq!([mended(5, 7), mended(0, 7), mended(5, u64::MAX)], [(5, 7), (7, 7), (5, 5)]);
+    let (start, end) = mended(u64::MAX, 0);
+    assert!(start == end && (1_700_000_000_000_000_000..=TIME_MAX).contains(&start), "{start}");
+    let record =
+        |time, observed| LogRecord { time_unix_nano: time, observed_time_unix_nano: observed, ..LogRecord::default() };
+    let log_records = vec![record(5, u64::MAX), record(u64::MAX, 7)];
+    let scope_logs = vec![ScopeLogs { log_records, ..ScopeLogs::default() }];
+    let request =
+        ExportLogsServiceRequest { resource_logs: vec![ResourceLogs { scope_logs, ..ResourceLogs::default() }] };
+    let Some((_, Records::Logs(scopes))) = logs(request).batches.pop() else { unreachable!() };
+    assert_eq!(scopes[0].log_records, [record(5, 5), record(0, 7)]);
 }
 
 #[test]

@@ -103,16 +103,23 @@ impl Store {
                     let (signal, records) = (stored.entry.signal, u64::from(stored.entry.records));
                     let bytes = (stored.entry.meta.len() + stored.entry.payload.len()) as u64;
                     let (class, totals) = (stored.entry.class, Totals::one(signal, records, bytes));
-                    self.leave_queue(first_id, id)?;
+                    // On lease first: if its segment proves damaged now, this one is not among the lost.
                     self.leased.insert(id, Held { segment: first_id, class, totals, orphaned: None });
+                    if let Err(error) = self.leave_queue(first_id, id) {
+                        self.leased.remove(&id);
+                        return Err(error);
+                    }
                     self.leases += 1;
                     return Ok(Some(*stored));
                 }
                 Ok(Row::Damaged(totals)) => {
                     tracing::error!(id, segment = first_id, "an entry is damaged and is dropped");
                     self.leave_queue(first_id, id)?;
-                    self.lost(&totals, Loss::Corrupt);
-                    self.forget(first_id, id, &totals);
+                    // Unless its segment went with it, which has told of all that it held.
+                    if self.segments.contains_key(&first_id) {
+                        self.lost(&totals, Loss::Corrupt);
+                        self.forget(first_id, id, &totals);
+                    }
                 }
                 Ok(Row::Missing) => self.set_aside(first_id, "a row is missing"),
                 Err(error) => {

@@ -3,14 +3,19 @@
 use super::{Mutation, Test};
 
 const fn test(package: &'static str, target: &'static [&'static str]) -> Test {
-    Test { package, target, arguments: &[] }
+    Test { package, target, programs: &[], arguments: &[] }
 }
 
 const fn torture(arguments: &'static [&'static str]) -> Test {
-    Test { package: "ollystack-tests", target: &["--test", "torture"], arguments }
+    Test { package: "ollystack-tests", target: &["--test", "torture"], programs: &[], arguments }
 }
 
 const POWER: Test = torture(&["power", "--cycles", "1000", "--seed", "1"]);
+/// Every rename of an agent, and a state of its disk.
+const POWER_AGENT: Test = Test {
+    programs: &["ollystack-agent", "ollystack-gateway"],
+    ..torture(&["power-agent", "--cycles", "1", "--seed", "1"])
+};
 /// Every fault of one workload.
 const IO: Test = torture(&["io", "--cycles", "600", "--seed", "1"]);
 const BUFFER: &str = "ollystack-buffer";
@@ -161,6 +166,30 @@ pub(super) const MUTATIONS: &[Mutation] = &[
         caught_by: LOGS,
     },
     Mutation {
+        name: "offsets-name-not-synced",
+        breaks: "the power takes the latest log offsets, and lines are read again",
+        file: "agent/inputs/logs/src/offsets.rs",
+        text: "        File::open(&self.folder)?.sync_all()\n",
+        replacement: "        Ok(())\n",
+        caught_by: POWER_AGENT,
+    },
+    Mutation {
+        name: "checkpoint-not-synced",
+        breaks: "the power leaves a checkpoint of zeros",
+        file: "agent/src/state.rs",
+        text: "    file.sync_all()?;\n",
+        replacement: "",
+        caught_by: POWER_AGENT,
+    },
+    Mutation {
+        name: "checkpoint-name-not-synced",
+        breaks: "the power brings back a checkpoint of windows that have left",
+        file: "agent/src/state.rs",
+        text: "    File::open(dir)?.sync_all()\n",
+        replacement: "    Ok(())\n",
+        caught_by: POWER_AGENT,
+    },
+    Mutation {
         name: "gateway-answers-first",
         breaks: "the gateway answers before a row is written",
         file: "gateway/src/ingest.rs",
@@ -196,8 +225,8 @@ pub(super) const MUTATIONS: &[Mutation] = &[
         name: "spill-failure-safe",
         breaks: "rows that neither ClickHouse nor the disk took are answered as safe",
         file: "gateway/src/write.rs",
-        text: "Err(problem) => self.set_spill_trouble(Some(problem)),",
-        replacement: "Err(problem) => { self.set_spill_trouble(Some(problem)); frozen.settle(Fate::Safe) }",
+        text: "                frozen.settle(Fate::Doubtful);\n            }\n        }\n    }\n\n    /// Keep a block",
+        replacement: "                frozen.settle_on_disk();\n            }\n        }\n    }\n\n    /// Keep a block",
         caught_by: GATEWAY,
     },
 ];

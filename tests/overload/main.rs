@@ -25,8 +25,8 @@ const OTHER_CORE: usize = 1;
 /// Lines a second that go into each of the files beside one request a second and signal.
 const LINES_PER_REQUEST: f64 = 20.0;
 const FILES: usize = 4;
-/// What their names begin with, which the agent takes for the services that write them.
-const FILE: &str = "shop-";
+/// What their names begin with before a number, and so the service that the agent takes them to be of.
+const FILE: &str = "shop";
 /// A step of the search, the part of it that counts, and how much the load grows from one to the next.
 const STEP: Duration = Duration::from_secs(6);
 const STEP_COUNTED: Duration = Duration::from_secs(4);
@@ -83,15 +83,20 @@ fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let binaries = Binaries::at(arguments.next().context("the folder of the agent to measure is missing")?);
     let seconds = arguments.next().map_or(Ok(60), |seconds| seconds.parse()).context("seconds")?;
+    // To repeat one case, at a known rate.
     let only = arguments.next();
+    let rate = arguments.next().map(|rate| rate.parse()).transpose().context("requests a second")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let report = runtime.block_on(bench(&binaries, Duration::from_secs(seconds), only.as_deref()))?;
+    let report = runtime.block_on(bench(&binaries, Duration::from_secs(seconds), only.as_deref(), rate))?;
     println!("{report}");
     Ok(())
 }
 
-async fn bench(binaries: &Binaries, time: Duration, only: Option<&str>) -> Result<Value> {
-    let sustained = sustained(binaries).await?;
+async fn bench(binaries: &Binaries, time: Duration, only: Option<&str>, rate: Option<f64>) -> Result<Value> {
+    let sustained = match rate {
+        Some(rate) => rate,
+        None => sustained(binaries).await?,
+    };
     eprintln!("sustained: {sustained:.0} requests a second of each signal");
     let (mut rows, mut figures) = (Vec::new(), Map::new());
     figures.insert("sustained_requests_per_second".to_owned(), json!(sustained.round()));
@@ -133,9 +138,13 @@ async fn sustained(binaries: &Binaries) -> Result<f64> {
         tokio::time::sleep(STEP - STEP_COUNTED).await;
         let (before, start) = (read(&load.tally.accepted), Instant::now());
         tokio::time::sleep(STEP_COUNTED).await;
-        let taken = read(&load.tally.accepted).iter().zip(before).map(|(now, before)| now - before).min();
-        let taken = taken.unwrap_or(0) as f64 / start.elapsed().as_secs_f64();
-        eprintln!("offered {rate:.0} requests a second of each signal, the least taken of one: {taken:.0}");
+        let seconds = start.elapsed().as_secs_f64();
+        let mut each = [0.0; 3];
+        for (rate, (now, before)) in each.iter_mut().zip(read(&load.tally.accepted).into_iter().zip(before)) {
+            *rate = (now - before) as f64 / seconds;
+        }
+        let taken = each.into_iter().fold(f64::INFINITY, f64::min);
+        eprintln!("offered {rate:.0} requests a second of each signal; taken of metrics, logs, traces {each:.0?}");
         if taken < rate * SUSTAINED {
             break;
         }
@@ -233,15 +242,16 @@ fn silent_loss(last_word: &str, counted: &Counted, tally: &Tally, lines_written:
     for (at, signal) in ["metrics: ", "logs: ", "traces: "].into_iter().enumerate() {
         let account = last_word.split(signal).nth(1).and_then(|rest| rest.split(';').next()).unwrap_or_default();
         let of = |name: &str| -> Result<i64> {
-            let number = account.split(", ").find_map(|part| part.trim().strip_prefix(name)?.trim().parse().ok());
+            // The last of all is followed by how long the stop took.
+            let rest = account.split(", ").find_map(|part| part.trim().strip_prefix(name));
+            let number = rest.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
             number.with_context(|| format!("the agent's last word has no {name} of {signal}in {last_word}"))
         };
         loss += of("unaccounted")?.abs() + (of("sent")? - counted.records[at] as i64).abs();
         if signal == "logs: " {
             let explained = of("dropped")? + of("kept on disk")?;
             let of_applications = counted.lines.get(SERVICE).copied().unwrap_or(0);
-            let of_files: u64 =
-                counted.lines.iter().filter(|(service, _)| service.starts_with(FILE)).map(|(_, lines)| lines).sum();
+            let of_files = counted.lines.get(FILE).copied().unwrap_or(0);
             let owed = read(&tally.accepted)[1] * RECORDS[1];
             let lost = owed.saturating_sub(of_applications) + lines_written.saturating_sub(of_files);
             loss += (lost as i64 - explained).max(0);
@@ -272,7 +282,7 @@ async fn settle(stage: &Stage, lines_written: u64) -> Result<Value> {
 fn write_lines(folder: &Path, per_second: f64, written: &AtomicU64, over: &AtomicBool) -> Result<()> {
     let mut files = Vec::new();
     for number in 0..FILES {
-        files.push(std::fs::File::create(folder.join(format!("{FILE}{number}.log")))?);
+        files.push(std::fs::File::create(folder.join(format!("{FILE}-{number}.log")))?);
     }
     let start = Instant::now();
     while !over.load(Relaxed) {

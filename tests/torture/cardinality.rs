@@ -60,7 +60,10 @@ impl Stage {
         let (sink, address) = runtime.block_on(Sink::start())?;
         let mut config = AgentConfig::new(&folder.path().join("agent"), &format!("http://{address}"), "olly_torture")?
             .set("export.retry_max_ms", "500")
+            .set("export.batch_interval_ms", "50")
+            .set("patterns.answer_ms", "50")
             .set("metrics.window_ms", "2000")
+            .set("metrics.first_window_ms", "1000")
             .set("metrics.checkpoint_ms", "1000")
             .set("logs.include", &format!("[\"{}/log/*.log\"]", folder.path().display()));
         for (key, value) in settings {

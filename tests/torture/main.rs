@@ -93,7 +93,7 @@ const TORTURES: &[Torture] = &[
     Torture {
         name: "cardinality",
         shows: "memory within its grant, whatever grows with what others send, and with a full backlog",
-        short: 2,
+        short: 1,
         full: 50,
         run: cardinality::run,
     },

@@ -127,7 +127,41 @@ async fn work(directory: &Path, plan: Plan) -> Result<()> {
                 buffer.ack(acked.iter().map(|(id, _)| *id).collect()).await?;
                 waiting_bytes = waiting_bytes.saturating_sub(acked.iter().map(|(_, bytes)| bytes).sum());
             }
-            90..94 => {
+            90..92 => {
+                let class = random.u8(..3);
+                let Ok(old) = buffer.waiting(class, class, EntryId(0), 4).await else { continue };
+                let count = random.usize(..old.len().max(1));
+                if count == 0 {
+                    continue;
+                }
+                let numbers: Vec<u64> = (next..).filter(|number| entry(*number).class == class).take(count).collect();
+                next = numbers[count - 1] + 1;
+                // They take the highest of the ids.
+                let ids = old.iter().map(|old| old.id.0);
+                let pairs =
+                    ids.clone().skip(old.len() - count).zip(&numbers).map(|(id, number)| format!(" {id} {number}"));
+                let gone = ids.take(old.len() - count).map(|id| format!(" {id}")).collect::<String>();
+                say(&format!("gone{gone}"));
+                say(&format!("replacing{}", pairs.collect::<String>()));
+                match buffer.replace(old, numbers.iter().map(|number| entry(*number)).collect()).await {
+                    Ok(true) => say("replaced"),
+                    Ok(false) => say("kept"),
+                    Err(error) => say(&format!("unreplaced {error}")),
+                }
+                waiting_bytes = buffer.stats().payload_bytes;
+            }
+            92..96 => {
+                // Each class has a segment that goes when it is empty.
+                for class in 0..3 {
+                    let large = |number: &u64| entry(*number).class == class && size(&entry(*number)) > 36 << 10;
+                    let number = (next..).find(large).unwrap_or(next);
+                    next = number + 1;
+                    say(&format!("put {number} 1"));
+                    match buffer.put(vec![entry(number)]).await {
+                        Ok(ids) => say(&format!("stored {} {number}", ids[0].0)),
+                        Err(error) => say(&format!("refused {error}")),
+                    }
+                }
                 while let Ok(Some(stored)) = buffer.next().await {
                     leased.push((stored.id, size(&stored.entry)));
                 }
@@ -135,7 +169,7 @@ async fn work(directory: &Path, plan: Plan) -> Result<()> {
                 buffer.ack(leased.drain(..).map(|(id, _)| id).collect()).await?;
                 waiting_bytes = 0;
             }
-            94..97 => {
+            96..98 => {
                 if !leased.is_empty() {
                     buffer.release(leased.swap_remove(random.usize(..leased.len())).0);
                 }
@@ -208,6 +242,8 @@ pub(crate) struct Books {
     acked: BTreeMap<u64, u64>,
     /// Put, and not answered or refused: these may be there.
     open: BTreeSet<u64>,
+    /// Entries that took the place of others, or did not: one or the other is there.
+    replacements: Vec<Replacement>,
     /// Evicted, by class.
     evicted: [u64; 3],
     highest_id: Option<u64>,
@@ -220,6 +256,13 @@ pub(crate) struct Books {
     /// Records that were told to be damaged.
     pub(crate) damaged: u64,
     pub(crate) ended: bool,
+}
+
+/// Entries put in the place of others; number by id.
+#[derive(Clone, Debug, Default)]
+struct Replacement {
+    old: BTreeMap<u64, u64>,
+    new: BTreeMap<u64, u64>,
 }
 
 /// What a directory held.
@@ -257,6 +300,18 @@ impl Books {
                         self.acked.insert(*id, number);
                     }
                 }),
+                ("gone", ids) => {
+                    let old = ids.iter().filter_map(|id| Some((*id, *self.owed.get(id)?))).collect();
+                    self.replacements.push(Replacement { old, new: BTreeMap::new() });
+                }
+                ("replacing", pairs) => self.replacing(pairs),
+                ("replaced", _) => {
+                    if let Some(Replacement { old, new }) = self.replacements.pop() {
+                        old.keys().for_each(|id| drop(self.owed.remove(id)));
+                        self.owed.extend(new);
+                    }
+                }
+                ("kept", _) => drop(self.replacements.pop()),
                 ("evicted", &[class, records]) => self.evicted[class as usize % 3] += records,
                 ("damaged", &[_, records]) => self.damaged += records,
                 ("refused", _) => self.refused += 1,
@@ -264,6 +319,29 @@ impl Books {
                 _ => {}
             }
         }
+    }
+
+    fn replacing(&mut self, pairs: &[u64]) {
+        let Some(replacement) = self.replacements.last_mut() else { return };
+        for pair in pairs.chunks_exact(2) {
+            let old = self.owed.get(&pair[0]).map(|number| (pair[0], *number));
+            replacement.old.extend(old);
+            replacement.new.insert(pair[0], pair[1]);
+            self.next = self.next.max(pair[1] + 1);
+        }
+    }
+
+    /// What is owed, with each open replacement as it was found: all of it, or none.
+    fn owed_as_found(&self, there: &BTreeMap<u64, u64>) -> BTreeMap<u64, u64> {
+        let mut owed = self.owed.clone();
+        for Replacement { old, new } in &self.replacements {
+            if new.iter().any(|(id, number)| there.get(id) == Some(number)) {
+                let acked: Vec<u64> = old.keys().filter(|id| !owed.contains_key(id)).copied().collect();
+                old.keys().for_each(|id| drop(owed.remove(id)));
+                owed.extend(new.iter().filter(|(id, _)| !acked.contains(id)));
+            }
+        }
+        owed
     }
 
     /// The first number that was never put.
@@ -306,18 +384,19 @@ impl Books {
             recovery.entries,
             found.entries
         );
+        let owed = self.owed_as_found(&there.iter().copied().collect());
         for (id, number) in &there {
-            match self.owed.get(id).or(self.acked.get(id)) {
+            match owed.get(id).or(self.acked.get(id)) {
                 Some(known) => ensure!(known == number, "id {id} holds {number}, was given for {known}"),
                 None => ensure!(self.open.contains(number), "id {id} holds {number}, which was never put"),
             }
-            found.beyond += u64::from(!self.owed.contains_key(id));
+            found.beyond += u64::from(!owed.contains_key(id));
         }
         let numbers: BTreeSet<u64> = there.iter().map(|(_, number)| *number).collect();
         ensure!(numbers.len() == there.len(), "{} entries are there twice", there.len() - numbers.len());
         let mut missing = [0; 3];
         let ids: BTreeSet<u64> = there.iter().map(|(id, _)| *id).collect();
-        let gone: Vec<(&u64, &u64)> = self.owed.iter().filter(|(id, _)| !ids.contains(id)).collect();
+        let gone: Vec<(&u64, &u64)> = owed.iter().filter(|(id, _)| !ids.contains(id)).collect();
         gone.iter().for_each(|(_, number)| missing[usize::from(entry(**number).class)] += 1);
         let allowed = missing.iter().zip(self.evicted).all(|(missing, evicted)| *missing <= evicted);
         ensure!(

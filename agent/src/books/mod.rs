@@ -107,7 +107,7 @@ fn correct(last: &mut SignalReading, clean: bool, on_disk: i64, carried: i64) {
             signal = last.signal.name(),
             buffer,
             memory,
-            "the ledger's last entry is corrected by what moved after it, or is taken again"
+            "the last run ended without its last entry in the ledger: put right by what was found there less what it said"
         );
     }
 }

@@ -3,12 +3,18 @@
 //! One file a torture, each a line in [`TORTURES`]. Everything random comes from a seed that is printed, so that a failing cycle
 //! is one command away. Without a name all run, as briefly as the gate does; `cargo xtask torture` runs them in release.
 
+mod bombs;
 mod cardinality;
+mod client;
+mod connections;
 mod corrupt;
 mod disk;
+mod evil;
+mod frames;
 mod full;
 mod duplicates;
 mod io;
+mod junk;
 mod oracle;
 #[path = "../e2e/otlp.rs"]
 #[allow(dead_code, reason = "the end-to-end tests use the rest of it")]
@@ -20,6 +26,7 @@ mod run;
 mod sink;
 mod strace;
 mod subject;
+mod tenancy;
 mod workload;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -103,6 +110,34 @@ const TORTURES: &[Torture] = &[
         short: 2,
         full: 256,
         run: duplicates::run,
+    },
+    Torture {
+        name: "bombs",
+        shows: "what is small on the wire and large behind it, and endpoints that answer without end",
+        short: 1,
+        full: 50,
+        run: bombs::run,
+    },
+    Torture {
+        name: "junk",
+        shows: "a million mutated requests to gateway and agent: each its exact answer, and what is stored is what was said",
+        short: 4,
+        full: 4_000,
+        run: junk::run,
+    },
+    Torture {
+        name: "connections",
+        shows: "a thousand slow, broken and flooding connections from one address, and honest senders at another",
+        short: 1,
+        full: 60,
+        run: connections::run,
+    },
+    Torture {
+        name: "tenancy",
+        shows: "one tenant that says in every way it is another",
+        short: 3,
+        full: 100,
+        run: tenancy::run,
     },
 ];
 

@@ -33,6 +33,10 @@ use tower::{Service, ServiceExt};
 
 /// A success is a few bytes, a partial one has a message for people.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
+/// What an endpoint may send ahead of being read, over all answers on a connection; HTTP/2 knows no less.
+const WINDOW_BYTES: u32 = 64 << 10;
+/// Headers, or trailers, of one answer.
+const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// Of an endpoint's message, this much is shown.
 const MESSAGE_CHARS_MAX: usize = 300;
 
@@ -114,6 +118,10 @@ impl Client {
             .connect_timeout(Duration::from_millis(config.connect_timeout_ms))
             .http2_keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(20))
+            // Answers are a few bytes: no endpoint makes us hold more of them ahead of being read.
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES)
+            .http2_max_header_list_size(HEADER_BYTES_MAX)
             .user_agent(concat!("ollystack-agent/", env!("CARGO_PKG_VERSION")))
             .map_err(tls)?;
         if secure {

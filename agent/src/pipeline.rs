@@ -1,8 +1,8 @@
 //! The middle of the way: takes batches from the intake, completes their resource, reduces them, hands the result on.
 //!
-//! One task owns `enrich` and `process`, so neither needs a lock. Windows that close pass by the [`Keeper`], which lets them go
-//! once the disk does not hold them open any more. Invariant: after `stop`, whatever the intake still holds is taken, the open
-//! state of `process` is drained, and only then does the way to the freezer close.
+//! One task owns `enrich` and `process`, so neither needs a lock. Windows that close stay in `process` until the
+//! [`Keeper`] says that the disk does not hold them open any more. Invariant: after `stop`, whatever the intake still holds is taken,
+//! the open state of `process` is drained, and only then does the way to the freezer close.
 
 use crate::books::Books;
 use crate::checkpoint::Keeper;
@@ -61,11 +61,11 @@ impl Pipeline {
         let mut out = Vec::new();
         loop {
             // As when the freezer waits for the disk: the intake fills, and the inputs hold back or count what they drop.
-            let goes_on = !self.keeper.is_stuck(tokio::time::Instant::now());
+            let goes_on = !self.keeper.is_stuck(self.process.sheltered(), tokio::time::Instant::now());
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(batch) = received.recv(), if goes_on => self.take(batch, &mut out),
-                () = self.keeper.written() => {}
+                () = self.keeper.written() => self.process.let_go(),
                 _ = ticks.tick(), if goes_on => {
                     self.process.tick(now(), &mut out);
                     self.process.relieve(self.pressure.level() as u8, now(), &mut out);
@@ -73,7 +73,7 @@ impl Pipeline {
                 }
             }
             self.hand_on(&mut out, &reduced).await?;
-            if self.keeper.is_due(tokio::time::Instant::now()) {
+            if self.keeper.is_due(self.process.sheltered(), tokio::time::Instant::now()) {
                 self.keeper.begin(self.process.checkpoint(now()), &self.ledger);
             }
             self.note();
@@ -84,13 +84,15 @@ impl Pipeline {
             self.take(batch, &mut out);
             self.hand_on(&mut out, &reduced).await?;
         }
+        // What closes of metrics stays until the next checkpoint, which holds none of it: what is killed after that and before the disk
+        // has it is lost, and that must be written down.
         self.process.drain(now(), &mut out);
-        // The next checkpoint holds none of it: what is killed before the disk has it is lost, and that must be written down.
-        self.enter(&out);
+        let left = self.hand_on(&mut out, &reduced).await;
         self.note();
         self.keeper.finish(self.process.checkpoint(now()), &self.ledger).await;
+        self.process.hold_closed(false);
         self.note();
-        let left = self.send(&mut out, &reduced).await;
+        let left = left.and(self.hand_on(&mut out, &reduced).await);
         self.note();
         left
     }
@@ -104,31 +106,27 @@ impl Pipeline {
         self.process.take(batch, now(), out);
     }
 
+    /// Hand on what `process` let go of, a portion at a time. Waits while the disk is slow; the intake fills meanwhile, and the inputs
+    /// hold back or count what they drop.
     async fn hand_on(&mut self, out: &mut Vec<Reduced>, reduced: &mpsc::Sender<Reduced>) -> Result<(), Broken> {
-        self.enter(out);
-        self.send(out, reduced).await
+        loop {
+            let more = self.process.hand_out(now(), out);
+            for batch in out.iter() {
+                // In the books, too, it waits for the freezer from here on.
+                self.ledger.waiting_add(batch.records.signal(), Place::Freezer, batch.records.count() as i64);
+            }
+            for batch in out.drain(..) {
+                reduced.send(batch).await.map_err(|_| Broken)?;
+            }
+            if !more {
+                return Ok(());
+            }
+        }
     }
 
     /// Write down where everything is, and what a crash would take of it.
     fn note(&self) {
-        self.books.note(self.keeper.risk());
-    }
-
-    /// What `process` let go of waits for the freezer from here on, in the books too.
-    fn enter(&self, out: &[Reduced]) {
-        for batch in out {
-            self.ledger.waiting_add(batch.records.signal(), Place::Freezer, batch.records.count() as i64);
-        }
-    }
-
-    /// Hand on what may leave. Waits while the disk is slow; the intake fills meanwhile, and the inputs hold back or count what
-    /// they drop.
-    async fn send(&mut self, out: &mut Vec<Reduced>, reduced: &mpsc::Sender<Reduced>) -> Result<(), Broken> {
-        self.keeper.pass(out);
-        for batch in out.drain(..) {
-            reduced.send(batch).await.map_err(|_| Broken)?;
-        }
-        Ok(())
+        self.books.note(self.keeper.risk(self.process.sheltered()));
     }
 }
 
@@ -192,7 +190,7 @@ mod tests {
         let mut process = Process::new(Default::default(), Arc::new(Resource::default()), Arc::clone(ledger));
         let last = books::open(dir);
         let keeper = checkpoint::open(dir, checkpoint_ms, 1 << 20, &mut process, ledger, last.lost(), now());
-        let books = Arc::new(last.settle(ledger, [0; 3], false, keeper.risk()));
+        let books = Arc::new(last.settle(ledger, [0; 3], false, keeper.risk(0)));
         let enricher = Enricher::new(&Default::default());
         Pipeline::new(enricher, process, keeper, books, Arc::clone(ledger), Arc::new(Pulse::default()))
     }

@@ -114,7 +114,7 @@ impl Agent {
         let (every_ms, bytes_max) = (config.metrics.checkpoint_ms, config.limits.memory_bytes_max);
         let keeper =
             checkpoint::open(&state.dir, every_ms, bytes_max, &mut process, &ledger, last_run.lost(), pipeline::now());
-        let books = Arc::new(last_run.settle(&ledger, on_disk, damaged, keeper.risk()));
+        let books = Arc::new(last_run.settle(&ledger, on_disk, damaged, keeper.risk(0)));
         tokio::spawn(Arc::clone(&books).keep());
 
         // From the end of the way to its beginning: whoever starts finds the next stage there.

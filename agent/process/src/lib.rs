@@ -33,7 +33,8 @@ pub struct Stats {
     pub logs: logs::Stats,
 }
 
-/// What is made of what waits at once, in bytes of OTLP: all of it would take several times what it takes while it waits.
+/// What is made of what waits at once, in bytes of memory: all of it would take several times what it takes while it waits. Of metrics
+/// so much, of spans half as much.
 pub const PORTION_BYTES: usize = 512 << 10;
 
 /// From this level of the ladder on memory is given back.
@@ -99,9 +100,8 @@ impl Process {
 
     /// Let time pass: close windows, decide traces. Call several times a second.
     pub fn tick(&mut self, now: u64, out: &mut Vec<Reduced>) {
-        self.sampler.tick(now, out);
+        self.sampler.tick(now);
         self.fold.tick(now);
-        while self.hand_out(now, out) {}
         self.logs.tick(now, out);
     }
 
@@ -118,15 +118,31 @@ impl Process {
 
     /// Hand out everything that is held: the agent stops.
     pub fn drain(&mut self, now: u64, out: &mut Vec<Reduced>) {
-        self.sampler.drain(out);
+        self.sampler.drain();
         self.fold.drain(now);
-        while self.hand_out(now, out) {}
         self.logs.drain(now, out);
     }
 
     /// Append the next portion of what closed and was decided to `out`. False: there is no more.
     pub fn hand_out(&mut self, now: u64, out: &mut Vec<Reduced>) -> bool {
-        self.fold.hand_out(now, PORTION_BYTES, out)
+        let more = self.sampler.hand_out(PORTION_BYTES / 2, out);
+        self.fold.hand_out(now, PORTION_BYTES, out) | more
+    }
+
+    /// Whether windows of metrics that closed leave only after a checkpoint without them is where it was to go: see
+    /// [`Process::let_go`]. At first they do not wait.
+    pub fn hold_closed(&mut self, hold: bool) {
+        self.fold.hold_closed(hold);
+    }
+
+    /// The last checkpoint is there: what had closed before it may leave.
+    pub fn let_go(&mut self) {
+        self.fold.let_go();
+    }
+
+    /// Points that wait for that, which the checkpoint before still has.
+    pub fn sheltered(&self) -> u64 {
+        self.fold.sheltered()
     }
 
     /// What is held of metrics, as bytes for [`Process::restore`]: open windows and last totals, after [`Process::drain`] the totals
@@ -191,6 +207,7 @@ mod tests {
             process.take(batch, NOW, &mut out);
         }
         process.drain(NOW, &mut out);
+        while process.hand_out(NOW, &mut out) {}
         let kept: u64 = out.iter().filter(|r| r.records.signal() == Signal::Traces).map(|r| r.records.count()).sum();
         assert!(kept < 300, "{kept} of 300 kept: sampling let nothing go");
         assert_eq!(requests(&out), 300);
@@ -207,6 +224,7 @@ mod tests {
         process.relieve(RELIEF_LEVEL - 1, NOW, &mut out);
         assert!(out.is_empty());
         process.relieve(RELIEF_LEVEL, NOW, &mut out);
+        while process.hand_out(NOW, &mut out) {}
         assert_eq!((requests(&out), process.stats().sample.waiting_spans), (1, 0));
     }
 }

@@ -115,6 +115,7 @@ fn through_one(gauges: Gauges, batches: Vec<(Resource, Records)>) -> Vec<u8> {
     }
     process.tick(NOW + 1, &mut out);
     process.drain(NOW + 2, &mut out);
+    while process.hand_out(NOW + 2, &mut out) {}
     out.iter().flat_map(encoded).collect()
 }
 

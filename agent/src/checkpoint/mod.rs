@@ -1,7 +1,7 @@
 //! Open metric windows outlive the process: a clean stop, a crash and a power cut.
 //!
 //! What `process` holds of metrics is written to `windows.checkpoint` every interval by a thread of its own. Windows that
-//! close wait here until a checkpoint without them is on disk, and only then go on to the freezer. Invariant: nothing has
+//! close wait in `process` until a checkpoint without them is on disk, and only then go on to the freezer. Invariant: nothing has
 //! left that the checkpoint on disk still holds, so whatever is restored from it was never sent, and nothing shows twice.
 //!
 //! What a crash takes is therefore what came after the last checkpoint, and what had left but was not in the disk buffer yet;
@@ -13,7 +13,7 @@ use crate::books::{Lost, Risk};
 use file::CheckpointFile;
 use ollystack_process::Process;
 use ollystack_process::fold::Restored;
-use ollystack_record::{DropReason, Ledger, Place, Reduced, ReducedRecords, Signal};
+use ollystack_record::{DropReason, Ledger, Place, Signal};
 use std::path::Path;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -29,15 +29,11 @@ const STUCK_AFTER: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Keeper {
     file: CheckpointFile,
-    /// Zero: no checkpoints, and nothing is kept back.
+    /// Zero: no checkpoints, and nothing is held back.
     every: Duration,
     /// When the last one was begun; before the first, when this began.
     last: Instant,
     writing: Option<Writing>,
-    /// What may leave after the next checkpoint.
-    held: Vec<Reduced>,
-    /// What may leave now.
-    free: Vec<Reduced>,
     /// What the file holds, and what came since. None: there is no checkpoint.
     safe: Option<Safe>,
 }
@@ -55,8 +51,6 @@ struct Safe {
 #[derive(Debug)]
 struct Writing {
     task: JoinHandle<bool>,
-    /// What may leave once it is there.
-    held: Vec<Reduced>,
     /// As it will be then.
     safe: Safe,
 }
@@ -102,7 +96,8 @@ pub(crate) fn open(
         file.remove();
     }
     let safe = (!every.is_zero()).then_some(Safe { points, samples_since: 0 });
-    Keeper { file, every, last: Instant::now(), writing: None, held: Vec::new(), free: Vec::new(), safe }
+    process.hold_closed(!every.is_zero());
+    Keeper { file, every, last: Instant::now(), writing: None, safe }
 }
 
 /// What the last run had in memory only when it ended without a stop.
@@ -134,48 +129,38 @@ impl Keeper {
         }
     }
 
-    /// Of what `process` let go of, what may leave stays in `out`.
-    pub(crate) fn pass(&mut self, out: &mut Vec<Reduced>) {
-        if !self.every.is_zero() {
-            self.held.extend(out.extract_if(.., |reduced| matches!(reduced.records, ReducedRecords::Metrics(_))));
-        }
-        out.append(&mut self.free);
-    }
-
-    /// Whether [`Keeper::begin`] should be called.
-    pub(crate) fn is_due(&self, now: Instant) -> bool {
-        let wait = if self.held.is_empty() { self.every } else { self.every / SOONER };
+    /// Whether [`Keeper::begin`] should be called. Sooner if something waits for it.
+    pub(crate) fn is_due(&self, sheltered: u64, now: Instant) -> bool {
+        let wait = if sheltered == 0 { self.every } else { self.every / SOONER };
         !self.every.is_zero() && self.writing.is_none() && now.duration_since(self.last) >= wait
     }
 
     /// Whether nothing more should be taken before [`Keeper::written`].
-    pub(crate) fn is_stuck(&self, now: Instant) -> bool {
-        self.writing.is_some() && !self.held.is_empty() && now.duration_since(self.last) >= STUCK_AFTER
+    pub(crate) fn is_stuck(&self, sheltered: u64, now: Instant) -> bool {
+        self.writing.is_some() && sheltered > 0 && now.duration_since(self.last) >= STUCK_AFTER
     }
 
     /// Write what `process` holds now, as these bytes.
     pub(crate) fn begin(&mut self, bytes: Vec<u8>, ledger: &Ledger) {
         let points = u64::try_from(ledger.waiting(Signal::Metrics, Place::Window)).unwrap_or(0);
         self.last = Instant::now();
-        let (file, held) = (self.file.clone(), std::mem::take(&mut self.held));
+        let file = self.file.clone();
         let task = tokio::task::spawn_blocking(move || file.write(&bytes));
-        self.writing = Some(Writing { task, held, safe: Safe { points, samples_since: 0 } });
+        self.writing = Some(Writing { task, safe: Safe { points, samples_since: 0 } });
     }
 
-    /// Wait for the checkpoint that is being written; for ever if there is none. Can be cancelled and called again.
+    /// Wait for the checkpoint that is being written; for ever if there is none. Then [`Process::let_go`] is due: if it is not there,
+    /// the former one is gone too, and nothing on disk holds what leaves. Can be cancelled and called again.
     pub(crate) async fn written(&mut self) {
         let Some(Writing { task, .. }) = &mut self.writing else { return std::future::pending().await };
         // A thread that panicked has not written.
         let is_there = task.await.unwrap_or(false);
-        if let Some(Writing { held, safe, .. }) = self.writing.take() {
+        if let Some(Writing { safe, .. }) = self.writing.take() {
             self.safe = is_there.then_some(safe);
-            // If it is not there, the former one is gone too: nothing on disk holds what leaves now.
-            self.free.extend(held);
         }
     }
 
-    /// The agent stops: write what `process`, drained, still knows. What [`Keeper::pass`] is given next leaves at once, and
-    /// with it everything that was held.
+    /// The agent stops: write what `process`, drained, still knows. After that nothing needs to be held back any more.
     pub(crate) async fn finish(&mut self, bytes: Vec<u8>, ledger: &Ledger) {
         if self.writing.is_some() {
             self.written().await;
@@ -188,11 +173,10 @@ impl Keeper {
     }
 
     /// What a crash at this moment would take besides what waits for the freezer, in it, and in traces.
-    pub(crate) fn risk(&self) -> Risk {
+    pub(crate) fn risk(&self, sheltered: u64) -> Risk {
         let Some(Safe { points: kept, samples_since }) = self.safe else { return Risk::default() };
         // While a checkpoint is being written nobody knows whether the former one, which has them, is still there.
-        let sheltered =
-            if self.writing.is_some() { 0 } else { self.held.iter().map(|held| held.records.count()).sum() };
+        let sheltered = if self.writing.is_some() { 0 } else { sheltered };
         Risk { checkpointed: true, samples_since, kept, sheltered }
     }
 }
@@ -201,20 +185,10 @@ impl Keeper {
 mod tests {
     use super::*;
     use crate::books::{self, Books};
-    use ollystack_record::otlp::logs::v1::ResourceLogs;
-    use ollystack_record::otlp::metrics::v1::ResourceMetrics;
-    use ollystack_record::{Ack, Batch, Class, Kind, Metric, Records, Sample, Scope, Series, Source, Value, value};
+    use ollystack_record::{Ack, Batch, Kind, Metric, Records, Reduced, Sample, Scope, Series, Source, Value, value};
     use std::sync::Arc;
 
     const NOW: u64 = 1_800_000_000_000_000_000;
-
-    fn reduced(records: ReducedRecords) -> Reduced {
-        Reduced { class: Class::Normal, records, acks: Vec::new() }
-    }
-
-    fn metrics() -> Reduced {
-        reduced(ReducedRecords::Metrics(ResourceMetrics::default()))
-    }
 
     const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -230,12 +204,8 @@ mod tests {
         let (ledger, last) = (Arc::new(Ledger::default()), books::open(dir));
         let mut process = Process::new(Default::default(), Arc::default(), Arc::clone(&ledger));
         let keeper = open(dir, every.as_millis() as u64, 1 << 20, &mut process, &ledger, last.lost(), NOW);
-        let books = last.settle(&ledger, [0; 3], false, keeper.risk());
+        let books = last.settle(&ledger, [0; 3], false, keeper.risk(0));
         Run { process, keeper, ledger, books }
-    }
-
-    fn keeper(dir: &Path, every: Duration) -> Keeper {
-        run(dir, every).keeper
     }
 
     impl Run {
@@ -258,11 +228,27 @@ mod tests {
         async fn checkpoint(&mut self) {
             self.keeper.begin(self.process.checkpoint(NOW), &self.ledger);
             self.keeper.written().await;
+            self.process.let_go();
             self.note();
         }
 
+        /// Close everything, and hand out what may leave: so many points.
+        fn drain(&mut self) -> u64 {
+            let mut out = Vec::new();
+            self.process.drain(NOW, &mut out);
+            self.leave(out)
+        }
+
+        /// Hand out what may leave, as the pipeline does.
+        fn leave(&mut self, mut out: Vec<Reduced>) -> u64 {
+            while self.process.hand_out(NOW, &mut out) {}
+            let points: u64 = out.iter().map(|reduced| reduced.records.count()).sum();
+            self.ledger.waiting_add(Signal::Metrics, Place::Freezer, points as i64);
+            points
+        }
+
         fn note(&self) {
-            self.books.note(self.keeper.risk());
+            self.books.note(self.keeper.risk(self.process.sheltered()));
         }
 
         /// What metrics carried over, lost to the crash, and hold now; none of it is unaccounted for, now or in all.
@@ -282,30 +268,32 @@ mod tests {
     #[tokio::test]
     async fn closed_windows_leave_only_after_a_checkpoint_without_them_is_on_disk() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut keeper, ledger) = (keeper(dir.path(), HOUR), Ledger::default());
-        let soon = keeper.last + HOUR / SOONER;
-        assert!(!keeper.is_due(soon) && keeper.is_due(keeper.last + HOUR), "nothing is held");
-        let mut out = vec![metrics(), reduced(ReducedRecords::Logs(ResourceLogs::default()))];
-        keeper.pass(&mut out);
-        assert_eq!(out.drain(..).map(|r| r.records.signal()).collect::<Vec<_>>(), [Signal::Logs], "logs do not wait");
-        assert!(keeper.is_due(soon), "something is held");
-        keeper.begin(b"without".to_vec(), &ledger);
+        let mut run = run(dir.path(), HOUR);
+        let soon = run.keeper.last + HOUR / SOONER;
+        assert!(!run.keeper.is_due(0, soon) && run.keeper.is_due(0, run.keeper.last + HOUR), "nothing is held");
+        run.take(2);
+        assert_eq!((run.drain(), run.process.sheltered()), (0, 2));
+        assert!(run.keeper.is_due(2, soon), "something is held");
+        run.keeper.begin(run.process.checkpoint(NOW), &run.ledger);
         // These close while it is being written: it still holds them.
-        let mut later = vec![metrics(), metrics()];
-        keeper.pass(&mut later);
-        assert!(later.is_empty() && !keeper.is_due(keeper.last + HOUR));
-        let stuck = keeper.last + STUCK_AFTER;
-        assert!(keeper.is_stuck(stuck) && !keeper.is_stuck(keeper.last), "what closes does not gather without end");
-        keeper.written().await;
-        assert!(!keeper.is_stuck(stuck));
-        assert_eq!(keeper.file.read().unwrap().as_deref(), Some(&b"without"[..]));
-        keeper.pass(&mut out);
-        assert_eq!(out.len(), 1);
-        out.push(metrics());
-        keeper.finish(b"totals".to_vec(), &ledger).await;
-        keeper.pass(&mut out);
-        assert_eq!(out.len(), 4);
-        assert_eq!(keeper.file.read().unwrap().as_deref(), Some(&b"totals"[..]));
+        run.take(3);
+        assert_eq!((run.drain(), run.process.sheltered()), (0, 5));
+        assert!(!run.keeper.is_due(5, run.keeper.last + HOUR));
+        let stuck = run.keeper.last + STUCK_AFTER;
+        assert!(
+            run.keeper.is_stuck(5, stuck) && !run.keeper.is_stuck(5, run.keeper.last),
+            "nothing gathers without end"
+        );
+        run.keeper.written().await;
+        run.process.let_go();
+        assert!(!run.keeper.is_stuck(5, stuck));
+        assert_eq!((run.leave(Vec::new()), run.process.sheltered()), (2, 3));
+        run.keeper.finish(run.process.checkpoint(NOW), &run.ledger).await;
+        run.process.hold_closed(false);
+        assert_eq!((run.leave(Vec::new()), run.process.sheltered()), (3, 0));
+        let bytes = run.keeper.file.read().unwrap().unwrap();
+        let mut next = Process::new(Default::default(), Arc::default(), Arc::default());
+        assert_eq!(next.restore(&bytes, NOW).unwrap().points, 0);
     }
 
     #[tokio::test]
@@ -318,10 +306,11 @@ mod tests {
         drop(first);
         let mut second = run(dir.path(), HOUR);
         assert_eq!(second.account(), (8, 3, 5));
-        let mut out = Vec::new();
-        second.process.drain(NOW, &mut out);
-        assert_eq!(out.iter().map(|reduced| reduced.records.count()).sum::<u64>(), 5);
+        assert_eq!(second.drain(), 0);
         second.keeper.finish(second.process.checkpoint(NOW), &second.ledger).await;
+        second.process.hold_closed(false);
+        assert_eq!(second.leave(Vec::new()), 5);
+        second.ledger.waiting_add(Signal::Metrics, Place::Freezer, -5);
         second.ledger.sent(Signal::Metrics, 5);
         second.books.close().await;
         let third = run(dir.path(), HOUR);
@@ -373,43 +362,37 @@ mod tests {
         let mut run = run(dir.path(), HOUR);
         run.take(5);
         run.checkpoint().await;
-        let mut out = Vec::new();
-        run.process.drain(NOW, &mut out);
-        let points: u64 = out.iter().map(|reduced| reduced.records.count()).sum();
-        run.ledger.waiting_add(Signal::Metrics, Place::Freezer, points as i64);
-        run.keeper.pass(&mut out);
-        assert_eq!((points, run.at_risk(dir.path()).points), (5, 0), "the checkpoint on disk has them");
+        assert_eq!((run.drain(), run.process.sheltered()), (0, 5));
+        assert_eq!(run.at_risk(dir.path()).points, 0, "the checkpoint on disk has them");
         run.keeper.begin(run.process.checkpoint(NOW), &run.ledger);
         assert_eq!(run.at_risk(dir.path()).points, 5, "that checkpoint may be gone by now");
         run.keeper.written().await;
-        run.keeper.pass(&mut out);
+        run.process.let_go();
+        assert_eq!(run.leave(Vec::new()), 5);
         assert_eq!(run.at_risk(dir.path()).points, 5, "they are on their way, and no checkpoint has them");
     }
 
     #[tokio::test]
     async fn without_a_disk_nothing_is_held_for_ever_and_nothing_outdated_stays() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut keeper, ledger) = (keeper(dir.path(), HOUR), Ledger::default());
-        keeper.begin(b"former".to_vec(), &ledger);
-        keeper.written().await;
+        let mut run = run(dir.path(), HOUR);
+        run.keeper.begin(b"former".to_vec(), &run.ledger);
+        run.keeper.written().await;
         std::fs::create_dir(dir.path().join("windows.checkpoint.new")).unwrap();
-        let mut out = vec![metrics()];
-        keeper.pass(&mut out);
-        keeper.begin(b"latter".to_vec(), &ledger);
-        keeper.written().await;
-        keeper.pass(&mut out);
-        assert_eq!((out.len(), keeper.file.read().unwrap()), (1, None));
+        run.take(1);
+        assert_eq!(run.drain(), 0);
+        run.checkpoint().await;
+        assert_eq!((run.leave(Vec::new()), run.keeper.file.read().unwrap()), (1, None));
     }
 
     #[tokio::test]
     async fn with_an_interval_of_zero_nothing_is_written_and_nothing_waits() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut keeper, ledger) = (keeper(dir.path(), Duration::ZERO), Ledger::default());
-        let mut out = vec![metrics()];
-        keeper.pass(&mut out);
-        assert!(out.len() == 1 && !keeper.is_due(keeper.last + HOUR));
-        keeper.finish(b"totals".to_vec(), &ledger).await;
-        assert_eq!((out.len(), keeper.file.read().unwrap()), (1, None));
+        let mut run = run(dir.path(), Duration::ZERO);
+        run.take(1);
+        assert!(run.drain() == 1 && !run.keeper.is_due(1, run.keeper.last + HOUR));
+        run.keeper.finish(b"totals".to_vec(), &run.ledger).await;
+        assert_eq!(run.keeper.file.read().unwrap(), None);
     }
 
     #[tokio::test]
@@ -417,7 +400,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let Run { mut keeper, ledger, books, .. } = run(dir.path(), HOUR);
         let at_risk = |keeper: &Keeper| {
-            books.note(keeper.risk());
+            books.note(keeper.risk(0));
             books::open(dir.path()).lost()
         };
         ledger.waiting_set(Signal::Metrics, Place::Window, 5);

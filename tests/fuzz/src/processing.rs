@@ -24,6 +24,7 @@ pub(crate) fn request(data: &[u8]) {
     }
     process.tick(NOW + 90 * SECOND, &mut out);
     process.drain(NOW + 91 * SECOND, &mut out);
+    while process.hand_out(NOW + 91 * SECOND, &mut out) {}
     // What comes out waits for the disk. RED metrics come from spans, not from samples: they are on top.
     let count = |of: Signal| -> u64 {
         out.iter().filter(|reduced| is_input(reduced, of)).map(|reduced| reduced.records.count()).sum()
@@ -46,4 +47,5 @@ pub(crate) fn checkpoint(data: &[u8]) {
     let mut out = Vec::new();
     process.tick(NOW + 90 * SECOND, &mut out);
     process.drain(NOW + 91 * SECOND, &mut out);
+    while process.hand_out(NOW + 91 * SECOND, &mut out) {}
 }

@@ -113,6 +113,7 @@ fn replay(batches: impl Iterator<Item = Recorded>) -> Replay {
     for Recorded { came_unix_nano, batch } in batches {
         while next_tick <= came_unix_nano {
             process.tick(next_tick, &mut reduced);
+            while process.hand_out(next_tick, &mut reduced) {}
             bench.passed(next_tick, &mut reduced);
             next_tick += TICK_NANOS;
         }
@@ -123,6 +124,7 @@ fn replay(batches: impl Iterator<Item = Recorded>) -> Replay {
         bench.passed(now, &mut reduced);
     }
     process.drain(now, &mut reduced);
+    while process.hand_out(now, &mut reduced) {}
     bench.each_second.drain(now, &mut bench.unfolded);
     bench.passed(now, &mut reduced);
     let [into, out, folded, folded_alike] = bench.ended();

@@ -81,7 +81,7 @@ impl Default for Config {
             // Below the five minutes after which most readers of a gauge take it for gone.
             constant_ms: 240_000,
             series_max: 20_000,
-            bytes_max: 8 << 20,
+            bytes_max: 6_912 << 10,
             series_per_source_max: 10_000,
             series_per_metric_max: 5_000,
             // Cumulative counters need their last total for the next increase: three exports of the slowest usual interval (5 min).

@@ -13,6 +13,8 @@
 //! their history and are dropped, counted. Known series go on past the limit on bytes: numbers fold in place, exponential histograms
 //! in coarser buckets, exemplars are left out, and only what can be put nowhere is dropped.
 //!
+//! In the books what is open waits in windows, and what closed waits for the freezer, until it is handed out.
+//!
 //! Invariants: what is held takes no more than `bytes_max`, and is counted to the byte (`memory.rs`); every sample is folded, opens a window, is suppressed by rule, or is dropped and counted; what waits is counted when
 //! it begins and ceases to.
 
@@ -72,6 +74,8 @@ pub struct Fold {
     holds_closed: bool,
     sealed: usize,
     free: usize,
+    /// Of the last checkpoint.
+    checkpoint_bytes: usize,
     overflowed: u64,
     idle_checked: u64,
 }
@@ -120,6 +124,7 @@ impl Fold {
             holds_closed: false,
             sealed: 0,
             free: 0,
+            checkpoint_bytes: 0,
             overflowed: 0,
             idle_checked: 0,
         }
@@ -249,6 +254,11 @@ impl Fold {
         self.free = self.free.max(self.sealed);
     }
 
+    /// Windows that closed and wait for a checkpoint without them: the one before has them.
+    pub fn sheltered(&self) -> u64 {
+        (self.closed.len() - self.free) as u64
+    }
+
     /// Append points of closed windows that may leave to `out`, about so many bytes of them. True: there are more.
     pub fn hand_out(&mut self, now: u64, bytes_max: usize, out: &mut Vec<Reduced>) -> bool {
         if self.free == 0 {
@@ -257,12 +267,12 @@ impl Fold {
         let before = self.closed.len();
         wire::emit(&mut self.closed, self.free, bytes_max, &mut self.table, now, out);
         let gone = before - self.closed.len();
+        self.ledger.waiting_add(Signal::Metrics, Place::Freezer, -(gone as i64));
         self.free -= gone;
         self.sealed = self.sealed.saturating_sub(gone);
         if self.closed.is_empty() {
             self.closed = VecDeque::new();
         }
-        self.tell();
         self.free > 0
     }
 
@@ -307,6 +317,7 @@ impl Fold {
         self.waiting -= closed.len() as u64 + suppressed;
         self.ledger.suppressed(Signal::Metrics, suppressed);
         wire::sort(&mut closed, &self.table.metrics);
+        self.ledger.waiting_add(Signal::Metrics, Place::Freezer, closed.len() as i64);
         self.closed.extend(closed);
         if !self.holds_closed {
             self.free = self.closed.len();
@@ -324,7 +335,7 @@ impl Fold {
     }
 
     fn tell(&self) {
-        self.ledger.waiting_set(Signal::Metrics, Place::Window, self.waiting + self.closed.len() as u64);
+        self.ledger.waiting_set(Signal::Metrics, Place::Window, self.waiting);
     }
 }
 

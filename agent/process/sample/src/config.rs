@@ -21,7 +21,7 @@ pub struct Config {
     pub grace_ms: u64,
     /// Spans that wait.
     pub spans_max: usize,
-    /// Bytes of the spans that wait, encoded, with their places in the table.
+    /// Bytes of the spans that wait, encoded, with their places in the table, until they have left.
     pub bytes_max: usize,
     /// Decisions that are remembered for late spans.
     pub decisions_max: usize,
@@ -33,6 +33,9 @@ pub struct Config {
     pub budget_bytes_per_day: u64,
     /// What may be kept of one service but for errors. 0: no such limit.
     pub spans_per_second_per_service_max: f64,
+    /// The most traces that one may claim to stand for because an earlier sampler let go the others (`ot=th`); a higher claim is
+    /// lowered to this, and counted.
+    pub weight_max: f64,
     /// Milliseconds from which on every operation is slow; 0: by each operation's own 99th percentile.
     pub slow_ms: u64,
     /// Spans of an operation before any of them can be slow.
@@ -74,6 +77,7 @@ impl Default for Config {
             budget_spans_per_second: 50.0,
             budget_bytes_per_day: 0,
             spans_per_second_per_service_max: 0.0,
+            weight_max: 10_000.0,
             slow_ms: 0,
             slow_samples_min: 100,
             operations_max: 1_600,
@@ -111,6 +115,10 @@ impl Config {
         between("traces.baseline_ratio", self.baseline_ratio, 1.0)?;
         between("traces.budget_spans_per_second", self.budget_spans_per_second, RATE_MAX)?;
         between("traces.spans_per_second_per_service_max", self.spans_per_second_per_service_max, RATE_MAX)?;
+        if !(1.0..=WEIGHT_MAX).contains(&self.weight_max) {
+            let (value, allowed) = (self.weight_max.to_string(), format!("1 to {WEIGHT_MAX}"));
+            return Err(Unfit { field: "traces.weight_max", value, allowed });
+        }
         for (index, rule) in self.rules.iter().enumerate() {
             let twice = self.rules[..index].iter().any(|other| other.name == rule.name);
             let fault = if twice { Some("a name of its own") } else { rule.fault() };
@@ -122,6 +130,9 @@ impl Config {
         Ok(())
     }
 }
+
+/// A share of one in so many still has its four digits in a threshold.
+const WEIGHT_MAX: f64 = 1e9;
 
 /// More spans a second than any host has.
 pub(crate) const RATE_MAX: f64 = 1e9;

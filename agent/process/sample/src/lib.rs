@@ -10,17 +10,19 @@
 //! kept by chance (the baseline, shares, rates) carries `ot=th`, and stands for what was let go beside it. So a sum of weights over all
 //! that is kept estimates the sum over all that came, without bias, but for what `never` and health checks let go.
 //!
-//! Invariant: at most `spans_max` spans and `bytes_max` bytes wait; past that, traces are decided by what is known of them, those
-//! first of which the least is still to come.
+//! Kept traces leave by [`Sampler::hand_out`], decoded a portion at a time: until then they stay encoded where they waited.
+//!
+//! Invariant: at most `spans_max` spans and `bytes_max` bytes wait; past that, what is kept leaves, and then traces are decided by
+//! what is known of them, those first of which the least is still to come.
 
-#[cfg(feature = "fuzz")]
-#[path = "../fuzz/targets.rs"]
-pub mod fuzz;
 mod arena;
 mod budget;
 mod budgets;
 mod config;
 mod decisions;
+#[cfg(feature = "fuzz")]
+#[path = "../fuzz/targets.rs"]
+pub mod fuzz;
 mod hand_out;
 mod health;
 mod latency;
@@ -38,11 +40,13 @@ mod waiting;
 pub use config::{Config, RULES_MAX, Unfit};
 pub use stats::{BaselineStats, PolicyStats, Stats};
 
-use arena::Arena;
+use arena::{Arena, Chain};
 use budgets::{Budgets, Size};
 use decisions::{Decision, Decisions, Unless};
 use hand_out::{Kept, hand_out};
 use health::HealthChecks;
+use ollystack_record::otlp::common::v1::KeyValue;
+use ollystack_record::otlp::trace::v1::span::{Event, Link};
 use ollystack_record::otlp::trace::v1::{ScopeSpans, Span};
 use ollystack_record::{Class, DropReason, Ledger, Place, Reduced, Resource, Signal};
 use operation::operation;
@@ -51,12 +55,24 @@ use origins::{Origin, Origins};
 use prost::Message;
 use rule::{Keep, Rule, Subject};
 use stats::{Counters, Policy};
+use std::collections::VecDeque;
 use std::sync::Arc;
-use waiting::{TRACE_BYTES, Trace, Waiting};
+use waiting::{Trace, Waiting};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// A single trace may hold this part of `bytes_max`: one that never ends must not drive all others out.
 const TRACE_SHARE: usize = 8;
+
+/// What the buffers for encoding and decoding keep between two ticks.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// A kept trace that waits to be handed out.
+#[derive(Debug)]
+struct Leaving {
+    chain: Chain,
+    class: Class,
+    threshold: u64,
+}
 
 /// Waiting traces and decisions.
 #[derive(Debug)]
@@ -64,6 +80,8 @@ pub struct Sampler {
     config: Config,
     /// The lowest threshold of the baseline, by `baseline_ratio`.
     baseline: u64,
+    /// The highest that an earlier sampler is believed, by `weight_max`.
+    believed: u64,
     health_checks: HealthChecks,
     ledger: Arc<Ledger>,
     waiting: Waiting,
@@ -73,13 +91,20 @@ pub struct Sampler {
     decisions: Decisions,
     operations: Operations,
     budgets: Budgets,
+    /// Kept traces, encoded.
+    leaving: VecDeque<Leaving>,
     kept: Vec<Kept>,
-    /// A span on its way into the arena, and spans on their way out.
+    /// A span on its way into the arena, and a trace that is let go.
     encoded: Vec<u8>,
+    let_go: Vec<u8>,
+    /// The trace that is being handed out: its spans, of which those from here on have not left, and how it was decided.
     read: Vec<u8>,
+    read_to: usize,
+    read_as: (Class, u64),
     counters: Counters,
     taken: u64,
     decided_early: u64,
+    weights_limited: u64,
     now_unix_nano: u64,
 }
 
@@ -109,6 +134,7 @@ impl Sampler {
     pub fn new(config: Config, ledger: Arc<Ledger>) -> Sampler {
         Sampler {
             baseline: probability::threshold(config.baseline_ratio),
+            believed: probability::threshold(1.0 / config.weight_max),
             health_checks: HealthChecks::new(&config.health_checks),
             decisions: Decisions::new(config.decisions_max),
             operations: Operations::new(config.operations_max, config.slow_samples_min),
@@ -120,16 +146,21 @@ impl Sampler {
             arena: Arena::new(),
             origins: Origins::default(),
             spans: 0,
+            leaving: VecDeque::new(),
             kept: Vec::new(),
             encoded: Vec::new(),
+            let_go: Vec::new(),
             read: Vec::new(),
+            read_to: 0,
+            read_as: (Class::Normal, 0),
             taken: 0,
             decided_early: 0,
+            weights_limited: 0,
             now_unix_nano: 0,
         }
     }
 
-    /// Take spans, to wait for the others of their traces.
+    /// Take spans, to wait for the others of their traces. What is kept at once, or leaves to make room, is appended to `out`.
     pub fn take(
         &mut self,
         resource: &Arc<Resource>,
@@ -144,17 +175,18 @@ impl Sampler {
             let origin = self.origins.hold(Origin { resource: Arc::clone(resource), scope, schema_url });
             let whose = Whose { origin, resource, service, service_hash };
             self.taken += spans.len() as u64;
-            for span in spans {
+            for mut span in spans {
+                self.weights_limited += u64::from(probability::limit(&mut span.trace_state, self.believed));
                 let sight = self.look(&span, whose);
                 self.take_span(span, whose, sight);
             }
             self.origins.let_go(origin);
         }
-        self.hand_out(out);
+        self.send(out);
     }
 
     /// Let time pass: decide what has waited long enough.
-    pub fn tick(&mut self, now_unix_nano: u64, out: &mut Vec<Reduced>) {
+    pub fn tick(&mut self, now_unix_nano: u64) {
         self.now_unix_nano = now_unix_nano;
         // A clock that was set back must not make traces wait for it: nothing waits longer than from now on.
         let latest = now_unix_nano.saturating_add(self.config.wait_ms.max(self.config.grace_ms) * 1_000_000);
@@ -163,17 +195,49 @@ impl Sampler {
         }
         self.operations.tick(now_unix_nano);
         self.budgets.tick(now_unix_nano);
-        self.waiting.trim();
-        self.arena.trim();
-        self.hand_out(out);
+        self.trim();
     }
 
     /// Decide everything.
-    pub fn drain(&mut self, out: &mut Vec<Reduced>) {
+    pub fn drain(&mut self) {
         while let Some(slot) = self.waiting.nearest() {
             self.decide(slot, false);
         }
-        self.hand_out(out);
+    }
+
+    /// Memory is short: decide everything before its time.
+    pub fn relieve(&mut self) {
+        self.decided_early += self.waiting.len() as u64;
+        self.drain();
+    }
+
+    /// Append kept spans to `out`, about so many bytes of them. True: there are more.
+    pub fn hand_out(&mut self, bytes_max: usize, out: &mut Vec<Reduced>) -> bool {
+        self.read_out(bytes_max);
+        self.send(out);
+        let more = self.read_to < self.read.len() || !self.leaving.is_empty();
+        if !more {
+            self.trim();
+        }
+        more
+    }
+
+    /// Give memory back that nothing needs.
+    fn trim(&mut self) {
+        self.waiting.trim();
+        self.arena.trim();
+        for buffer in [&mut self.encoded, &mut self.let_go] {
+            buffer.clear();
+            buffer.shrink_to(BUFFER_BYTES);
+        }
+        if self.read_to == self.read.len() {
+            self.read.clear();
+            self.read.shrink_to(BUFFER_BYTES);
+            self.read_to = 0;
+        }
+        if self.leaving.is_empty() {
+            self.leaving = VecDeque::new();
+        }
     }
 
     /// The figures now.
@@ -188,6 +252,7 @@ impl Sampler {
             error_kinds: self.operations.errors(),
             spans: self.taken,
             decided_early: self.decided_early,
+            weights_limited: self.weights_limited,
             policies: self.counters.rows(),
             baseline: BaselineStats {
                 ratio: probability::share(threshold),
@@ -231,7 +296,7 @@ impl Sampler {
     fn take_span(&mut self, span: Span, whose: Whose<'_>, sight: Sight) {
         let id = sight::trace_id(&span);
         if let Some(decision) = self.decisions.get(id) {
-            return self.follow(id, decision, span, whose.origin, sight);
+            return self.follow(id, decision, span, whose, sight);
         }
         let waiting = self.waiting.find(id);
         if sight.failed {
@@ -244,12 +309,18 @@ impl Sampler {
         self.encoded.extend_from_slice(&whose.origin.to_le_bytes());
         // Writing into a vector cannot run out of room.
         let _ = span.encode_length_delimited(&mut self.encoded);
-        if self.make_room(Arena::bytes_for(self.encoded.len()) + TRACE_BYTES)
-            && let Some(decision) = self.decisions.get(id)
-        {
-            return self.follow(id, decision, span, whose.origin, sight);
+        if self.encoded.len() > self.config.bytes_max / TRACE_SHARE {
+            // Alone too large for a trace: it does not wait, and the others of its trace do not either.
+            let slot = self.slot(id, &span, whose, sight);
+            self.decided_early += 1;
+            self.decide(slot, false);
+        } else {
+            self.make_room(self.encoded.len());
         }
-        self.wait(id, &span, whose, sight);
+        match self.decisions.get(id) {
+            Some(decision) => self.follow(id, decision, span, whose, sight),
+            None => self.wait(id, &span, whose, sight),
+        }
     }
 
     /// Keep an error, and what of its trace came before it.
@@ -266,13 +337,12 @@ impl Sampler {
         self.keep(span, origin, Class::Errors, 0);
     }
 
-    /// Put an encoded span with its trace.
-    fn wait(&mut self, id: u128, span: &Span, whose: Whose<'_>, sight: Sight) {
-        let milliseconds = |ms: u64| self.now_unix_nano.saturating_add(ms * 1_000_000);
-        let (wait, grace) = (milliseconds(self.config.wait_ms), milliseconds(self.config.grace_ms));
+    /// The slot of a span's trace, perhaps a new one, which knows of this span.
+    fn slot(&mut self, id: u128, span: &Span, whose: Whose<'_>, sight: Sight) -> u32 {
         let slot = match self.waiting.find(id) {
             Some(slot) => slot,
             None => {
+                let wait = self.now_unix_nano.saturating_add(self.config.wait_ms * 1_000_000);
                 let randomness = probability::randomness(id, &span.trace_state);
                 let earlier = probability::share(probability::earlier(&span.trace_state));
                 let weight = if earlier > 0.0 { (1.0 / earlier) as f32 } else { 1.0 };
@@ -280,18 +350,26 @@ impl Sampler {
             }
         };
         let trace = self.waiting.get(slot);
-        self.arena.append(&mut trace.chain, &self.encoded);
-        trace.spans += 1;
-        trace.bytes = trace.bytes.saturating_add(self.encoded.len() as u32);
         trace.slow |= sight.slow;
         trace.first_sight |= sight.first_sight;
         trace.first_error |= sight.first_error;
         trace.rule = first(trace.rule, sight.rule);
         trace.health_check |= sight.health_check;
         trace.request |= sight.entry && !sight.health_check;
+        slot
+    }
+
+    /// Put an encoded span with its trace.
+    fn wait(&mut self, id: u128, span: &Span, whose: Whose<'_>, sight: Sight) {
+        let slot = self.slot(id, span, whose, sight);
+        let trace = self.waiting.get(slot);
+        self.arena.append(&mut trace.chain, &self.encoded);
+        trace.spans += 1;
+        trace.bytes = trace.bytes.saturating_add(self.encoded.len() as u32);
         let large = trace.bytes as usize > self.config.bytes_max / TRACE_SHARE;
         if sight.entry && !trace.ended {
             trace.service = whose.service_hash;
+            let grace = self.now_unix_nano.saturating_add(self.config.grace_ms * 1_000_000);
             self.waiting.end(slot, grace);
         }
         self.origins.hold_again(whose.origin);
@@ -304,7 +382,7 @@ impl Sampler {
 
     /// A span of a trace that is decided: it is treated alike, or brings a reason to decide anew from here on. What went before
     /// stays as it was decided; as the reason had nothing to do with chance, weights stay unbiased.
-    fn follow(&mut self, id: u128, mut decision: Decision, span: Span, origin: u32, sight: Sight) {
+    fn follow(&mut self, id: u128, mut decision: Decision, span: Span, whose: Whose<'_>, sight: Sight) {
         let always = matches!(self.rule(sight.rule), Some(Rule { keep: Some(Keep::Always), .. }));
         let noteworthy = always || sight.slow || sight.first_sight || sight.first_error;
         let failed = sight.failed && !self.lets_errors_go(sight.rule);
@@ -327,8 +405,11 @@ impl Sampler {
                     self.budgets.offer(size, 1.0, self.now_unix_nano);
                 }
                 self.budgets.keep(size, ordinary);
+                if class != Class::Errors {
+                    self.count_late(whose, sight.rule);
+                }
                 self.counters.count(Policy::Late, true, 0, 1);
-                self.keep(span, origin, class, threshold);
+                self.keep(span, whose.origin, class, threshold);
             }
             Decision::Drop(unless) => {
                 if unless == Unless::Noteworthy {
@@ -340,37 +421,71 @@ impl Sampler {
         }
     }
 
-    /// Decide a trace.
+    /// A late span that is kept is one of its service's, and of its rule's, as those before it were.
+    fn count_late(&mut self, whose: Whose<'_>, rule: Option<u16>) {
+        let (service, now) = (whose.service_hash, self.now_unix_nano);
+        let most = self.config.spans_per_second_per_service_max;
+        if most > 0.0 {
+            self.budgets.rate(budgets::ALL, service, most, now).keep(1.0);
+        }
+        let rate = self.rule(rule).and_then(|rule| rule.spans_per_second);
+        if let (Some(rate), Some(rule)) = (rate, rule) {
+            self.budgets.rate(rule, service, rate, now).keep(1.0);
+        }
+    }
+
+    /// Decide a trace. If it is kept it stays where it is, to be handed out.
     fn decide(&mut self, slot: u32, failed: bool) {
         let trace = self.waiting.remove(slot);
         let spans = u64::from(trace.spans);
-        self.spans -= trace.spans as usize;
         let (policy, decision) = self.judge(&trace, failed);
         self.decisions.set(trace.id, decision);
-        let kept = matches!(decision, Decision::Keep { .. });
-        self.counters.count(policy, kept, 1, spans);
-        let mut read = std::mem::take(&mut self.read);
-        read.clear();
-        self.arena.read(trace.chain, &mut read);
-        let mut rest = &read[..];
+        self.counters.count(policy, matches!(decision, Decision::Keep { .. }), 1, spans);
+        if let Decision::Keep { class, threshold, .. } = decision {
+            self.leaving.push_back(Leaving { chain: trace.chain, class, threshold });
+            return;
+        }
+        self.spans -= trace.spans as usize;
+        let mut bytes = std::mem::take(&mut self.let_go);
+        bytes.clear();
+        self.arena.read(trace.chain, &mut bytes);
+        let mut rest = &bytes[..];
         while let Some((origin, after)) = rest.split_first_chunk::<4>() {
-            let origin = u32::from_le_bytes(*origin);
             rest = after;
-            if let Decision::Keep { class, threshold, .. } = decision {
-                match Span::decode_length_delimited(&mut rest) {
-                    Ok(span) => self.keep(span, origin, class, threshold),
-                    // It was encoded here, so this cannot be; were it so, the books would say it.
-                    Err(_) => self.ledger.dropped(Signal::Traces, DropReason::Malformed, 1),
-                }
-            } else {
-                let length = prost::decode_length_delimiter(&mut rest).unwrap_or(0);
-                rest = rest.get(length..).unwrap_or_default();
+            let length = prost::decode_length_delimiter(&mut rest).unwrap_or(0);
+            rest = rest.get(length..).unwrap_or_default();
+            self.origins.let_go(u32::from_le_bytes(*origin));
+        }
+        self.let_go = bytes;
+        self.ledger.sampled_out(Signal::Traces, spans);
+    }
+
+    /// Decode what leaves, in the order in which it was decided, until it was about so many bytes.
+    fn read_out(&mut self, bytes_max: usize) {
+        let mut bytes = 0;
+        while bytes < bytes_max {
+            if self.read_to == self.read.len() {
+                let Some(Leaving { chain, class, threshold }) = self.leaving.pop_front() else { break };
+                (self.read_to, self.read_as) = (0, (class, threshold));
+                self.read.clear();
+                self.arena.read(chain, &mut self.read);
+                continue;
+            }
+            let before = self.read_to;
+            let mut rest = self.read.get(before..).unwrap_or_default();
+            let origin = rest.split_off(..size_of::<u32>()).and_then(|origin| origin.try_into().ok());
+            let span = Span::decode_length_delimited(&mut rest);
+            self.read_to = self.read.len() - rest.len();
+            bytes += self.read_to - before + span.as_ref().map_or(0, spare_bytes);
+            self.spans -= 1;
+            let origin = origin.map_or(0, u32::from_le_bytes);
+            let (class, threshold) = self.read_as;
+            match span {
+                Ok(span) => self.keep(span, origin, class, threshold),
+                // It was encoded here, so this cannot be; were it so, the books would say it.
+                Err(_) => self.ledger.dropped(Signal::Traces, DropReason::Malformed, 1),
             }
             self.origins.let_go(origin);
-        }
-        self.read = read;
-        if !kept {
-            self.ledger.sampled_out(Signal::Traces, spans);
         }
     }
 
@@ -426,21 +541,27 @@ impl Sampler {
         (policy, Decision::Keep { class, threshold, ordinary })
     }
 
-    /// Decide traces until so many bytes and a span more fit in. Whether any was decided.
-    fn make_room(&mut self, bytes: usize) -> bool {
-        let mut any = false;
-        while self.spans + 1 > self.config.spans_max || self.bytes() + bytes > self.config.bytes_max {
+    /// Hand out what is kept, and then decide traces, until a span of so many bytes fits in.
+    fn make_room(&mut self, bytes: usize) {
+        while self.spans + 1 > self.config.spans_max || self.bytes() + self.growth(bytes) > self.config.bytes_max {
+            if self.read_to < self.read.len() || !self.leaving.is_empty() {
+                self.read_out(1);
+                continue;
+            }
             let Some(slot) = self.waiting.nearest() else { break };
             self.decided_early += 1;
             self.decide(slot, false);
-            any = true;
         }
-        any
     }
 
     /// What the waiting spans take.
     fn bytes(&self) -> usize {
-        self.arena.bytes() + self.origins.bytes() + self.waiting.len() * TRACE_BYTES
+        self.arena.bytes() + self.origins.bytes() + self.waiting.bytes() + self.read.len() - self.read_to
+    }
+
+    /// What one more of so many bytes takes at most.
+    fn growth(&self, bytes: usize) -> usize {
+        self.arena.growth(bytes) + self.waiting.growth()
     }
 
     /// A single span; its bytes cost a walk over it, which is made only if they matter.
@@ -463,12 +584,20 @@ impl Sampler {
         self.kept.push(Kept { class, origin, span });
     }
 
-    fn hand_out(&mut self, out: &mut Vec<Reduced>) {
+    fn send(&mut self, out: &mut Vec<Reduced>) {
         self.ledger.waiting_set(Signal::Traces, Place::Sampler, self.spans as u64);
         if !self.kept.is_empty() {
             hand_out(std::mem::take(&mut self.kept), &mut self.origins, out);
         }
     }
+}
+
+/// What a span takes besides its texts, which take what they take encoded.
+fn spare_bytes(span: &Span) -> usize {
+    let in_events: usize = span.events.iter().map(|event| event.attributes.len()).sum();
+    let in_links: usize = span.links.iter().map(|link| link.attributes.len()).sum();
+    let attributes = (span.attributes.len() + in_events + in_links) * size_of::<KeyValue>();
+    attributes + size_of::<Span>() + span.events.len() * size_of::<Event>() + span.links.len() * size_of::<Link>()
 }
 
 /// Of two rules the one that is asked first.

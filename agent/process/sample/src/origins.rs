@@ -4,9 +4,9 @@
 //! origin is held as long as a span refers to it, and what all of them take is counted.
 
 use hashbrown::HashMap;
+use ollystack_record::Resource;
 use ollystack_record::otlp::common::v1::InstrumentationScope;
-use ollystack_record::{Resource, value::attributes_hash};
-use prost::Message;
+use ollystack_record::value::{attributes_hash, attributes_heap_bytes};
 use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -26,6 +26,9 @@ struct Held {
     bytes: usize,
 }
 
+/// An origin's slot, its place among the free ones and in the table, each with as much room unused.
+const PLACE_BYTES: usize = 2 * (size_of::<Option<Held>>() + 2 * size_of::<u32>() + size_of::<(u64, u32)>() + 1);
+
 /// All of them, by number.
 #[derive(Debug, Default)]
 pub(crate) struct Origins {
@@ -36,7 +39,7 @@ pub(crate) struct Origins {
 }
 
 impl Origins {
-    /// What all of them take: each is taken for three times its encoded size, as its texts are allocations of their own.
+    /// What all of them take, as if nobody else held them.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -53,9 +56,11 @@ impl Origins {
             held.spans += 1;
             return number;
         }
-        let attributes: usize = origin.resource.attributes().iter().map(Message::encoded_len).sum();
-        let scope = origin.scope.as_ref().map_or(0, Message::encoded_len) + origin.schema_url.len();
-        let bytes = size_of::<Held>() + 3 * (attributes + scope);
+        let scope = origin.scope.as_ref().map_or(0, |scope| {
+            scope.name.capacity() + scope.version.capacity() + attributes_heap_bytes(&scope.attributes)
+        });
+        let resource = size_of::<Resource>() + attributes_heap_bytes(origin.resource.attributes());
+        let bytes = PLACE_BYTES + resource + scope + origin.schema_url.capacity();
         let held = Some(Held { origin, key, spans: 1, bytes });
         self.bytes += bytes;
         let number = match self.free.pop() {

@@ -3,7 +3,7 @@
 //! As OpenTelemetry specifies it (opentelemetry.io/docs/specs/otel/trace/tracestate-probability-sampling/): a trace has 56 random
 //! bits R, the last of its id unless `ot=rv:` gives others; a sampler has a rejection threshold T and keeps what has R >= T, and
 //! says so by `ot=th:T`. Invariant: a threshold in the tracestate is never lowered, as what an earlier sampler let go cannot come
-//! back.
+//! back, unless it is beyond what any sampler is believed.
 
 use ollystack_schema::names::{TRACESTATE_THRESHOLD, TRACESTATE_VENDOR};
 
@@ -58,9 +58,21 @@ pub(crate) fn earlier(tracestate: &str) -> u64 {
 
 /// Put a threshold into a tracestate, unless a higher one is there.
 pub(crate) fn mark(tracestate: &mut String, threshold: u64) {
-    if threshold <= earlier(tracestate) || threshold >= ALL {
-        return;
+    if threshold > earlier(tracestate) && threshold < ALL {
+        replace(tracestate, threshold);
     }
+}
+
+/// Put a threshold in the place of a higher one, which nobody believes. Whether there was one.
+pub(crate) fn limit(tracestate: &mut String, most: u64) -> bool {
+    let limited = !tracestate.is_empty() && earlier(tracestate) > most;
+    if limited {
+        replace(tracestate, most);
+    }
+    limited
+}
+
+fn replace(tracestate: &mut String, threshold: u64) {
     let ours = format!("{TRACESTATE_THRESHOLD}:{}", digits(threshold));
     let (mut pairs, mut others) = (vec![ours], Vec::new());
     for entry in tracestate.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
@@ -145,6 +157,20 @@ mod tests {
             let mut tracestate = before.to_owned();
             mark(&mut tracestate, threshold(ratio));
             assert_eq!(tracestate, after, "{before} at {ratio}");
+        }
+    }
+
+    #[test]
+    fn a_threshold_beyond_belief_is_lowered_and_others_stand() {
+        let most = threshold(1.0 / 16.0);
+        for (before, after) in [
+            ("", ""),
+            ("ot=th:c", "ot=th:c"),
+            ("ot=th:f", "ot=th:f"),
+            ("congo=t61,ot=rv:6e6d1a75832a2f;th:ffffff", "ot=th:f;rv:6e6d1a75832a2f,congo=t61"),
+        ] {
+            let mut tracestate = before.to_owned();
+            assert_eq!((limit(&mut tracestate, most), tracestate.as_str()), (before != after, after));
         }
     }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub struct Stats {
     /// Traces that wait.
     pub waiting_traces: usize,
-    /// Spans that wait.
+    /// Spans that wait, for a decision or to be handed out.
     pub waiting_spans: usize,
     /// Bytes they take, encoded, with their places and origins.
     pub waiting_bytes: usize,
@@ -22,6 +22,8 @@ pub struct Stats {
     pub spans: u64,
     /// Traces decided before their time, for want of room.
     pub decided_early: u64,
+    /// Spans whose tracestate claimed a higher weight than `weight_max`.
+    pub weights_limited: u64,
     /// What each policy did, in the order in which they are asked.
     pub policies: Vec<PolicyStats>,
     /// How ordinary traces are kept now.

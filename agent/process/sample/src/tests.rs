@@ -1,8 +1,8 @@
 //! Sampling as sentences: what is kept, when it is decided, limits, books.
 
 use super::*;
-use ollystack_record::otlp::common::v1::{InstrumentationScope, KeyValue};
-use ollystack_record::otlp::trace::v1::{Status, span::Event, span::Link, span::SpanKind, status::StatusCode};
+use ollystack_record::otlp::common::v1::InstrumentationScope;
+use ollystack_record::otlp::trace::v1::{Status, span::SpanKind, status::StatusCode};
 use ollystack_record::{ReducedRecords, value};
 use proptest::prelude::*;
 
@@ -47,10 +47,21 @@ impl Bench {
         let scopes = vec![ScopeSpans { spans: vec![span], ..ScopeSpans::default() }];
         self.ledger.seen(Signal::Traces, 1);
         self.sampler.take(&self.resource.clone(), scopes, now, &mut self.out);
+        self.leave();
     }
 
     fn tick(&mut self, now: u64) {
-        self.sampler.tick(now, &mut self.out);
+        self.sampler.tick(now);
+        self.leave();
+    }
+
+    fn drain(&mut self) {
+        self.sampler.drain();
+        self.leave();
+    }
+
+    fn leave(&mut self) {
+        while self.sampler.hand_out(1 << 10, &mut self.out) {}
     }
 
     fn kept(&self) -> Vec<(Class, Span)> {
@@ -65,6 +76,13 @@ impl Bench {
 
     fn names(&self) -> Vec<String> {
         self.kept().into_iter().map(|(_, span)| span.name).collect()
+    }
+
+    /// Whatever left first.
+    fn sorted_names(&self) -> Vec<String> {
+        let mut names = self.names();
+        names.sort();
+        names
     }
 
     fn policy(&self, name: &str) -> PolicyStats {
@@ -112,15 +130,20 @@ fn lasting(mut span: Span, ms: u64) -> Span {
     span
 }
 
+/// Of 20 KB.
+fn large(span: Span) -> Span {
+    Span { attributes: vec![value::string("large", "x".repeat(20_000))], ..span }
+}
+
 #[test]
 fn an_error_is_kept_at_once_with_what_came_before_and_after() {
     let mut bench = Bench::seasoned(Config::default());
     bench.take(child(9, "a"), START);
     assert!(bench.out.is_empty());
     bench.take(failed(child(9, "b")), START);
-    assert_eq!(bench.names(), ["a", "b"]);
+    assert_eq!(bench.sorted_names(), ["a", "b"]);
     bench.take(root(9, "c"), START + 60_000 * MS);
-    assert_eq!(bench.names(), ["a", "b", "c"]);
+    assert_eq!(bench.sorted_names(), ["a", "b", "c"]);
     assert!(bench.kept().iter().all(|(class, _)| *class == Class::Errors));
 }
 
@@ -444,12 +467,12 @@ fn what_is_kept_for_a_reason_stands_for_itself() {
 
 #[test]
 fn past_the_limits_traces_are_decided_early_by_what_is_known() {
-    let table = [Config { spans_max: 3, ..Config::default() }, Config { bytes_max: 3_000, ..Config::default() }];
+    let table = [Config { spans_max: 3, ..Config::default() }, Config { bytes_max: 1 << 20, ..Config::default() }];
     for config in table {
         let (spans_max, bytes_max) = (config.spans_max, config.bytes_max);
         let mut bench = Bench::seasoned(config);
         for trace in 100..200 {
-            bench.take(child(trace, if trace == 120 { "new" } else { "a" }), START);
+            bench.take(large(child(trace, if trace == 120 { "new" } else { "a" })), START);
             let stats = bench.sampler.stats();
             assert!(stats.waiting_spans <= spans_max && stats.waiting_bytes <= bytes_max, "{stats:?}");
         }
@@ -467,27 +490,107 @@ fn past_the_limits_traces_whose_root_has_ended_are_decided_first() {
     bench.take(root(2, "a"), START);
     bench.take(child(3, "a"), START);
     bench.take(failed(child(1, "b")), START);
-    assert_eq!(bench.names(), ["a", "b"], "the trace that was still awaited is whole");
+    assert_eq!(bench.sorted_names(), ["a", "b"], "the trace that was still awaited is whole");
 }
 
 #[test]
 fn a_trace_without_end_does_not_drive_the_others_out() {
-    let mut bench = Bench::seasoned(Config { bytes_max: 80_000, ..Config::default() });
+    let mut bench = Bench::seasoned(Config { bytes_max: 1 << 20, ..Config::default() });
     bench.take(child(1, "a"), START);
-    for _ in 0..2_000 {
-        bench.take(child(2, "a"), START);
+    for _ in 0..100 {
+        bench.take(large(child(2, "a")), START);
     }
     bench.take(failed(child(1, "b")), START);
-    assert_eq!(bench.names(), ["a", "b"]);
+    assert_eq!(bench.sorted_names(), ["a", "b"]);
     assert_eq!(bench.sampler.stats().decided_early, 1);
 }
 
 #[test]
 fn a_span_larger_than_all_room_is_decided_alone() {
-    let mut bench = Bench::seasoned(Config { bytes_max: 10_000, ..Config::default() });
-    bench.take(Span { attributes: vec![value::string("a", "x".repeat(50_000))], ..child(1, "new") }, START);
-    assert_eq!(bench.names(), ["new"]);
-    assert_eq!(bench.sampler.stats().waiting_bytes, 0);
+    let mut bench = Bench::seasoned(Config { bytes_max: 1 << 20, ..Config::default() });
+    let huge = |name: &str| Span { attributes: vec![value::string("a", "x".repeat(4 << 20))], ..child(1, name) };
+    bench.take(child(1, "a"), START);
+    bench.take(huge("new"), START);
+    assert_eq!(bench.sorted_names(), ["a", "new"], "what came before it goes with it");
+    bench.take(Span { trace_id: vec![7; 16], ..huge("a") }, START);
+    assert_eq!(bench.names().len(), 2, "and of no interest it goes the way of others");
+    let stats = bench.sampler.stats();
+    assert_eq!((stats.waiting_spans, stats.decided_early), (0, 2));
+    assert!(stats.waiting_bytes < 1 << 17, "{stats:?}");
+}
+
+#[test]
+fn kept_spans_leave_in_portions_and_wait_in_the_books_until_then() {
+    let mut bench = Bench::new(Config { baseline_ratio: 1.0, budget_spans_per_second: 0.0, ..Config::default() });
+    for trace in 0..100 {
+        let scopes = vec![ScopeSpans { spans: vec![large(child(trace << 64 | 1, "a"))], ..ScopeSpans::default() }];
+        bench.sampler.take(&bench.resource, scopes, START, &mut bench.out);
+    }
+    bench.sampler.drain();
+    let mut portions = 0;
+    loop {
+        let more = bench.sampler.hand_out(50 << 10, &mut bench.out);
+        portions += 1;
+        let waiting = bench.ledger.waiting(Signal::Traces, Place::Sampler);
+        assert_eq!(bench.names().len() + waiting as usize, 100);
+        if !more {
+            break;
+        }
+        assert_eq!(bench.names().len(), 3 * portions);
+    }
+    assert_eq!(bench.sampler.bytes(), 0);
+}
+
+#[test]
+fn when_memory_is_short_what_waits_is_decided_and_its_memory_given_back() {
+    let mut bench = Bench::seasoned(Config::default());
+    for trace in 100..200 {
+        bench.take(large(child(trace, if trace == 120 { "new" } else { "a" })), START);
+    }
+    assert!(bench.sampler.bytes() > 2_000_000);
+    bench.sampler.relieve();
+    bench.leave();
+    let stats = bench.sampler.stats();
+    assert_eq!((stats.waiting_bytes, stats.decided_early, bench.names()), (0, 100, vec!["new".to_owned()]));
+}
+
+#[test]
+fn a_weight_that_no_sampler_is_believed_is_lowered_and_counted() {
+    let mut bench = Bench::new(Config { weight_max: 16.0, ..Config::default() });
+    for trace_state in ["ot=th:f", "ot=th:ffffff"] {
+        bench.take(Span { trace_state: trace_state.into(), ..failed(child(9, "a")) }, START);
+    }
+    let states: Vec<String> = bench.kept().into_iter().map(|(_, span)| span.trace_state).collect();
+    assert_eq!((states, bench.sampler.stats().weights_limited), (vec!["ot=th:f".to_owned(); 2], 1));
+}
+
+#[test]
+fn late_spans_that_are_kept_count_to_the_rate_of_their_service() {
+    let kept = |late: u64| {
+        let config = Config {
+            spans_per_second_per_service_max: 10.0,
+            baseline_ratio: 1.0,
+            budget_spans_per_second: 0.0,
+            ..Config::default()
+        };
+        let mut bench = Bench::knowing(config);
+        let trace = 0xff_u128 << 48;
+        bench.take(root(trace, "a"), START + 10_000 * MS);
+        bench.tick(START + 20_000 * MS);
+        for second in 20..80_u64 {
+            for _ in 0..late {
+                bench.take(child(trace, "a"), START + second * 1_000 * MS);
+            }
+            for n in 0..50 {
+                let random = (second * 50 + n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                bench.take(root(u128::from(random), "b"), START + second * 1_000 * MS);
+            }
+            bench.tick(START + (second * 1_000 + 600) * MS);
+        }
+        bench.names().iter().filter(|name| *name == "b").count()
+    };
+    let (alone, beside) = (kept(0), kept(8));
+    assert!(beside < alone / 2, "{beside} beside late spans, {alone} alone");
 }
 
 #[test]
@@ -497,7 +600,7 @@ fn traces_that_are_decided_leave_nothing_behind() {
         bench.take(failed(root(trace, "a")), START);
         bench.take(root(trace << 64, "a"), START);
     }
-    bench.sampler.drain(&mut bench.out);
+    bench.drain();
     assert_eq!((bench.sampler.spans, bench.sampler.bytes()), (0, 0));
 }
 
@@ -553,7 +656,7 @@ fn kept_spans_go_out_by_class_with_their_resource_and_scope() {
     };
     let scopes = vec![scope("x", vec![root(1, "a"), failed(root(2, "b"))]), scope("y", vec![root(1, "c")])];
     bench.sampler.take(&bench.resource, scopes, START, &mut bench.out);
-    bench.sampler.drain(&mut bench.out);
+    bench.drain();
     let messages = bench.out.iter().map(|reduced| match &reduced.records {
         ReducedRecords::Traces(traces) => {
             assert_eq!(traces.resource, Some(bench.resource.to_proto()));
@@ -599,7 +702,7 @@ proptest! {
             bench.take(span, now);
             bench.tick(now);
         }
-        bench.sampler.drain(&mut bench.out);
+        bench.drain();
         let kept = bench.kept();
         prop_assert_eq!(kept.iter().filter(|(_, span)| sight::is_error(span)).count(), errors);
         prop_assert!(kept.iter().all(|(class, span)| !sight::is_error(span) || *class == Class::Errors));

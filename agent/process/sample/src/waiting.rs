@@ -8,8 +8,11 @@ use super::arena::Chain;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::BuildHasher;
 
-/// What a trace takes beside its spans: its slot, and its place in the table at the load that it has at worst.
-pub(crate) const TRACE_BYTES: usize = size_of::<Slot>() + 2 * (size_of::<u32>() + 1);
+/// The smallest table.
+const TABLE_BYTES_MIN: usize = 64;
+
+/// Slots that come at once: one vector that doubled would take three times its size while it did.
+const SLOTS_STEP: usize = 512;
 
 const NONE: u32 = u32::MAX;
 
@@ -97,6 +100,19 @@ impl Waiting {
         }
     }
 
+    /// What the slots and the table take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.slots.capacity() * size_of::<Slot>() + self.table.allocation_size()
+    }
+
+    /// By how much they grow at most with a trace more.
+    pub(crate) fn growth(&self) -> usize {
+        let slots = self.free == NONE && self.slots.len() == self.slots.capacity();
+        let slots = if slots { SLOTS_STEP * size_of::<Slot>() } else { 0 };
+        let table = self.table.len() == self.table.capacity();
+        slots + if table { 2 * self.table.allocation_size().max(TABLE_BYTES_MIN) } else { 0 }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.table.len()
     }
@@ -111,6 +127,9 @@ impl Waiting {
         let new = Slot { trace, deadline_unix_nano, previous: NONE, next: NONE };
         let slot = match self.free {
             NONE => {
+                if self.slots.len() == self.slots.capacity() {
+                    self.slots.reserve_exact(SLOTS_STEP);
+                }
                 self.slots.push(new);
                 (self.slots.len() - 1) as u32
             }

@@ -132,7 +132,9 @@ pub(super) fn write(fold: &Fold, now: u64) -> Vec<u8> {
     let is_held =
         |number: u32, entry: &Held| entry.waiting() > 0 || entry.previous.is_some() || with_totals.contains(&number);
     let held = || table.entries.iter().filter(|(number, entry)| is_held(*number, entry));
-    let mut to = Writer(MAGIC.to_vec());
+    // As much as the last one and a little more: grown step by step, it would take up to three times its size.
+    let mut to = Writer(Vec::with_capacity(fold.checkpoint_bytes + fold.checkpoint_bytes / 8));
+    to.0.extend_from_slice(MAGIC);
     to.byte(VERSION);
     [now, times.watched_since, times.closed_until].into_iter().for_each(|moment| to.fixed(moment));
     to.len(held().count());

@@ -66,7 +66,9 @@ impl Fold {
     /// Windows that closed before are not among it: see [`Fold::let_go`].
     pub fn checkpoint(&mut self, now: u64) -> Vec<u8> {
         self.sealed = self.closed.len();
-        body::write(self, now)
+        let bytes = body::write(self, now);
+        self.checkpoint_bytes = bytes.len();
+        bytes
     }
 
     /// Go on from a checkpoint of which nothing was handed out.

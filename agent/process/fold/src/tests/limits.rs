@@ -148,7 +148,7 @@ fn points_leave_in_portions_in_one_order_and_wait_in_the_books_until_then() {
         let (mut portions, mut points) = (0, Vec::new());
         loop {
             let more = bench.fold.hand_out(START + SECOND, bytes_max, &mut bench.out);
-            let waiting = bench.ledger.waiting(Signal::Metrics, Place::Window);
+            let waiting = bench.ledger.waiting(Signal::Metrics, Place::Freezer);
             points.extend(histogram_points(bench.data()).into_iter().map(|point| point.attributes));
             assert_eq!(points.len() + waiting as usize, 500);
             portions += 1;

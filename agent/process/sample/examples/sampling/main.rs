@@ -38,6 +38,9 @@ impl Report {
     }
 }
 
+/// What leaves at once, as the agent has it.
+const PORTION_BYTES: usize = 128 << 10;
+
 fn main() {
     let mut report = Report::default();
     truth::run(&mut report);

@@ -1,5 +1,6 @@
 //! Spans per core-second: CPU time of the thread, over batches as an application sends them.
 
+use crate::PORTION_BYTES;
 use crate::Report;
 use crate::traffic::{MS, Random, START};
 use ollystack_process::Process;
@@ -32,7 +33,8 @@ pub(crate) fn run(report: &mut Report) {
     let mut sampler = Sampler::new(Config::default(), Arc::new(Ledger::default()));
     let alone = measure("alone", |resource, scopes, now, out| {
         sampler.take(resource, scopes, now, out);
-        sampler.tick(now, out);
+        sampler.tick(now);
+        while sampler.hand_out(PORTION_BYTES, out) {}
     });
     let mut add = |what: &str, name: &str, speed: f64, aim| {
         report.add(what, name, speed, format!("{:.0} k", speed / 1e3), aim);

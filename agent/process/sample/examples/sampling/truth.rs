@@ -2,6 +2,7 @@
 //!
 //! Invariant: weights are read off the wire (`ot=th`) by code of its own, not by the sampler's.
 
+use crate::PORTION_BYTES;
 use crate::Report;
 use crate::traffic::{Known, OPERATIONS, SERVICES, START, Shape, Traffic, resources};
 use ollystack_record::otlp::trace::v1::{ScopeSpans, Span};
@@ -163,7 +164,8 @@ fn seed_of(seed: u64, shape: Shape, found: &mut Found) {
         run.step(now, &arrived);
         all.extend(arrived);
     }
-    run.sampler.drain(&mut run.out);
+    run.sampler.drain();
+    while run.sampler.hand_out(PORTION_BYTES, &mut run.out) {}
     run.collect(0);
     found.add(&all, &run, shape);
 }
@@ -178,7 +180,8 @@ impl Run {
                 self.sampler.take(resource, scopes, now, &mut self.out);
             }
         }
-        self.sampler.tick(now, &mut self.out);
+        self.sampler.tick(now);
+        while self.sampler.hand_out(PORTION_BYTES, &mut self.out) {}
         self.collect(((now - START) / 1_000_000_000) as usize);
     }
 

@@ -6,6 +6,7 @@
 mod bombs;
 mod cardinality;
 mod client;
+mod clock;
 mod connections;
 mod corrupt;
 mod disk;
@@ -15,12 +16,15 @@ mod full;
 mod duplicates;
 mod io;
 mod junk;
+mod kill;
 mod oracle;
 #[path = "../e2e/otlp.rs"]
 #[allow(dead_code, reason = "the end-to-end tests use the rest of it")]
 mod otlp;
+mod outage;
 mod power;
 mod report;
+mod rotation;
 mod run;
 #[path = "../overload/sink.rs"]
 mod sink;
@@ -138,6 +142,34 @@ const TORTURES: &[Torture] = &[
         short: 3,
         full: 100,
         run: tenancy::run,
+    },
+    Torture {
+        name: "clock",
+        shows: "the clock of agent and gateway jumps by hours and years, and records claim the first and the last nanosecond",
+        short: 3,
+        full: 200,
+        run: clock::run,
+    },
+    Torture {
+        name: "kill",
+        shows: "agent and gateway, killed at any moment under load: what was acknowledged is there once, in tables and views",
+        short: 5,
+        full: 1_000,
+        run: kill::run,
+    },
+    Torture {
+        name: "outage",
+        shows: "the gateway or ClickHouse away until the agent's buffer evicts, ends in the middle of it: its cap, its memory, its count",
+        short: 2,
+        full: 40,
+        run: outage::run,
+    },
+    Torture {
+        name: "rotation",
+        shows: "log files renamed, compressed, recreated, linked and truncated under a reader: each line there once",
+        short: 2,
+        full: 40,
+        run: rotation::run,
     },
 ];
 

@@ -51,6 +51,17 @@ impl Report {
         }
     }
 
+    /// Puts another one to it: figures with the same name are added up.
+    pub(crate) fn merge(&mut self, other: Report) {
+        for (name, value) in other.figures {
+            let sum = |before: &Value| Some(before.as_u64()? + value.as_u64()?);
+            let value = self.figures.get(&name).and_then(sum).map_or(value.clone(), Value::from);
+            self.figures.insert(name, value);
+        }
+        self.notes.extend(other.notes);
+        self.violations.extend(other.violations);
+    }
+
     /// Whether every promise held.
     pub(crate) fn held(&self) -> bool {
         self.violations.is_empty()

@@ -52,6 +52,8 @@ pub struct Process {
     sampler: sample::Sampler,
     logs: logs::Logs,
     relieved_unix_nano: u64,
+    /// New series are held to half of their limits.
+    tight: bool,
 }
 
 impl Process {
@@ -68,6 +70,7 @@ impl Process {
             sampler: sample::Sampler::new(config.traces, Arc::clone(&ledger)),
             logs: logs::Logs::new(config.patterns, ledger),
             relieved_unix_nano: 0,
+            tight: false,
         }
     }
 
@@ -105,15 +108,24 @@ impl Process {
         self.logs.tick(now, out);
     }
 
-    /// Memory is short on the ladder's `level` (`ollystack_record::pressure`): 2 and above let go of what can go early. Windows close
-    /// before their time (intervals tile, so that nothing is lost or told twice), and traces are decided. Call it with every tick,
-    /// at any level: 0 and 1 ask for nothing.
+    /// Memory is short on the ladder's `level` (`ollystack_record::pressure`). From 2 on let go of what can go early: windows close
+    /// before their time (intervals tile, so that nothing is lost or told twice), traces are decided, idle series and what is
+    /// remembered only to be faster are forgotten. From 3 on new series are held to half of their limits, until the level is below 2.
+    /// Call it with every tick, at any level: 0 and 1 ask for nothing.
     pub fn relieve(&mut self, level: u8, now: u64, out: &mut Vec<Reduced>) {
+        let tight = if self.tight { level >= RELIEF_LEVEL } else { level > RELIEF_LEVEL };
+        if tight != self.tight {
+            self.tight = tight;
+            self.fold.tighten(tight);
+        }
         if level < RELIEF_LEVEL || now.abs_diff(self.relieved_unix_nano) < RELIEF_EVERY_NANOS {
             return;
         }
         self.relieved_unix_nano = now;
-        self.drain(now, out);
+        self.redactor.forget();
+        self.sampler.relieve();
+        self.fold.relieve(now);
+        self.logs.relieve(now, out);
     }
 
     /// Hand out everything that is held: the agent stops.
@@ -214,17 +226,30 @@ mod tests {
     }
 
     #[test]
-    fn from_the_second_level_on_what_can_go_early_goes() {
-        let mut process = Process::new(Config::default(), Arc::default(), Arc::default());
+    fn from_the_second_level_on_what_can_go_early_goes_and_from_the_third_on_fewer_series_are_new() {
+        let mut config = Config::default();
+        config.metrics.series_max = 4;
+        let mut process = Process::new(config, Arc::default(), Arc::default());
         let mut out = Vec::new();
-        let span = Span { trace_id: vec![1; 16], name: "a".into(), ..Span::default() };
-        let records = Records::Traces(vec![ScopeSpans { spans: vec![span], ..ScopeSpans::default() }]);
-        let batch = Batch { source: Source::Otlp, resource: Arc::default(), records, ack: Ack::none() };
-        process.take(batch, NOW, &mut out);
+        let take = |process: &mut Process, out: &mut Vec<Reduced>, name: &str| {
+            let span = Span { trace_id: name.repeat(16).into_bytes(), name: name.into(), ..Span::default() };
+            let records = Records::Traces(vec![ScopeSpans { spans: vec![span], ..ScopeSpans::default() }]);
+            process.take(Batch { source: Source::Otlp, resource: Arc::default(), records, ack: Ack::none() }, NOW, out);
+            process.stats().fold.series
+        };
+        take(&mut process, &mut out, "a");
         process.relieve(RELIEF_LEVEL - 1, NOW, &mut out);
-        assert!(out.is_empty());
+        assert!(!process.hand_out(NOW, &mut out) && out.is_empty());
         process.relieve(RELIEF_LEVEL, NOW, &mut out);
         while process.hand_out(NOW, &mut out) {}
         assert_eq!((requests(&out), process.stats().sample.waiting_spans), (1, 0));
+        let series = |process: &mut Process, level: u8, name: &str| {
+            process.relieve(level, NOW, &mut Vec::new());
+            take(process, &mut Vec::new(), name)
+        };
+        assert_eq!(series(&mut process, RELIEF_LEVEL, "b"), 2);
+        assert_eq!(series(&mut process, RELIEF_LEVEL + 1, "c"), 3, "the one that takes what overflows");
+        assert_eq!(series(&mut process, RELIEF_LEVEL, "d"), 3, "not before it is over");
+        assert_eq!(series(&mut process, RELIEF_LEVEL - 1, "e"), 4);
     }
 }

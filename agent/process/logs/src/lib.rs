@@ -159,6 +159,12 @@ impl Logs {
         self.close(now, Closing::All, out);
     }
 
+    /// Memory is short: close every window, and forget patterns of resources that had no line for two periods.
+    pub fn relieve(&mut self, now: u64, out: &mut Vec<Reduced>) {
+        self.close(now, Closing::All, out);
+        self.windows.sweep(now, self.terms);
+    }
+
     /// What is held and was done.
     pub fn stats(&self) -> Stats {
         let held = self.windows.held();

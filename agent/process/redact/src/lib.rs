@@ -87,6 +87,11 @@ impl Redactor {
         redacted
     }
 
+    /// Forget what became of resources: it is worked out anew.
+    pub fn forget(&mut self) {
+        self.resources = HashMap::new();
+    }
+
     /// A series: scope, metric and attributes. None: nothing to redact.
     pub fn series(&self, series: &Series) -> Option<Series> {
         self.redaction.as_ref()?.series(series)

@@ -22,9 +22,9 @@ const SLACK_BYTES: u64 = 8 << 20;
 const WIRE_BYTES: usize = 2 << 20;
 const DECODED_BYTES: usize = 4 << 20;
 /// What compressed bombs unpack to.
-const UNPACKED: usize = 16 << 20;
+const UNPACKED: usize = 8 << 20;
 /// At once.
-const VOLLEY: usize = 24;
+const VOLLEY: usize = 16;
 /// Records that wait on the agent's disk while its endpoint is evil.
 const RECORDS: u64 = 200;
 
@@ -149,8 +149,8 @@ async fn volley(
 
 fn calls(bomb: &Bomb, key: &Key) -> Vec<Call> {
     let json = bomb.json;
-    let ways = [Way::Http { json }, Way::Http2 { json }, Way::Grpc];
-    let ways = &ways[..if json { 2 } else { 3 }];
+    let ways = [Way::Http { json }, Way::Grpc];
+    let ways = &ways[..if json { 1 } else { 2 }];
     ways.iter().map(|way| Call::new(*way, Signal::Traces, &key.secret, bomb.encoding, &bomb.bytes)).collect()
 }
 

@@ -71,7 +71,7 @@ fn record(run: &Run, number: u64, former: Option<(u64, Recording)>, folder: &Pat
         copy_folder(&before, &copy)?;
         let (_, there) = heard.judge(&copy.join("buffer")).context("the state that a recording was to begin on")?;
         std::fs::remove_dir_all(&copy)?;
-        books = heard.from_here(&there);
+        books = heard.going_on(&there);
     }
     let directory = place("work");
     copy_folder(&before, &directory)?;

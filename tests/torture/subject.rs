@@ -14,14 +14,15 @@ use std::path::Path;
 #[derive(Debug)]
 enum Target {
     Gateway(Gateway),
-    /// With the gateway that it sends to.
-    Agent(Agent, Gateway),
+    Agent(Agent),
 }
 
 /// One of them, and what surrounds it.
 #[derive(Debug)]
 pub(crate) struct Subject<'a> {
     target: Target,
+    /// That an agent sends to; it runs as long.
+    _gateway: Option<Gateway>,
     key: Key,
     world: &'a World<'a>,
     pub(crate) name: &'static str,
@@ -47,6 +48,7 @@ impl<'a> Subject<'a> {
         let key = gateway.new_key("acme")?;
         Ok(Subject {
             target: Target::Gateway(gateway),
+            _gateway: None,
             key,
             world,
             name: "gateway",
@@ -69,7 +71,8 @@ impl<'a> Subject<'a> {
         let config = config.set("otlp.enabled", "true").set("state_dir", &format!("{disk:?}"));
         let agent = with(config).start(world.binaries())?;
         Ok(Subject {
-            target: Target::Agent(agent, gateway),
+            target: Target::Agent(agent),
+            _gateway: Some(gateway),
             key,
             world,
             name: "agent",
@@ -81,7 +84,7 @@ impl<'a> Subject<'a> {
     pub(crate) fn process(&mut self) -> &mut Process {
         match &mut self.target {
             Target::Gateway(gateway) => gateway.process(),
-            Target::Agent(agent, _) => agent.process(),
+            Target::Agent(agent) => agent.process(),
         }
     }
 
@@ -91,7 +94,7 @@ impl<'a> Subject<'a> {
         let body = self.oracle.body(ids);
         let answer = match &self.target {
             Target::Gateway(gateway) => gateway.post(Signal::Logs.path(), Some(&self.key), &[PROTOBUF], &body)?,
-            Target::Agent(agent, _) => agent.post(Signal::Logs.path(), &[PROTOBUF], &body)?,
+            Target::Agent(agent) => agent.post(Signal::Logs.path(), &[PROTOBUF], &body)?,
         };
         if answer.status == 200 {
             self.oracle.acknowledged(ids);
@@ -110,7 +113,7 @@ impl<'a> Subject<'a> {
     pub(crate) fn waiting(&self) -> Result<f64> {
         match &self.target {
             Target::Gateway(gateway) => gateway.metric("ollystack_spill_entries", &[]),
-            Target::Agent(agent, _) => {
+            Target::Agent(agent) => {
                 let status = agent.status()?;
                 status["buffer"]["entries"].as_f64().with_context(|| format!("/status has no buffer: {status}"))
             }
@@ -122,7 +125,7 @@ impl<'a> Subject<'a> {
         self.process().must_run()?;
         self.oracle.judge(self.world, report)?;
         match &self.target {
-            Target::Agent(agent, _) => agent.ledger_closes(),
+            Target::Agent(agent) => agent.ledger_closes(),
             Target::Gateway(_) => Ok(()),
         }
     }

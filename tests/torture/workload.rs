@@ -307,7 +307,7 @@ impl Books {
                 ("replacing", pairs) => self.replacing(pairs),
                 ("replaced", _) => {
                     if let Some(Replacement { old, new }) = self.replacements.pop() {
-                        old.keys().for_each(|id| drop(self.owed.remove(id)));
+                        self.owed.retain(|id, _| !old.contains_key(id));
                         self.owed.extend(new);
                     }
                 }
@@ -337,7 +337,7 @@ impl Books {
         for Replacement { old, new } in &self.replacements {
             if new.iter().any(|(id, number)| there.get(id) == Some(number)) {
                 let acked: Vec<u64> = old.keys().filter(|id| !owed.contains_key(id)).copied().collect();
-                old.keys().for_each(|id| drop(owed.remove(id)));
+                owed.retain(|id, _| !old.contains_key(id));
                 owed.extend(new.iter().filter(|(id, _)| !acked.contains(id)));
             }
         }
@@ -350,7 +350,7 @@ impl Books {
     }
 
     /// Those of a process that begins with what is there: all of that is owed, whatever it was.
-    pub(crate) fn from_here(&self, there: &[(u64, u64)]) -> Books {
+    pub(crate) fn going_on(&self, there: &[(u64, u64)]) -> Books {
         Books {
             owed: there.iter().copied().collect(),
             highest_id: self.highest_id,

@@ -152,15 +152,17 @@ impl<A: Arrivals> Ingest<A> {
         let kept = kept.map(|(under_way, begin_by)| Kept { under_way, begin_by, repeated: age.is_some() });
         let verdict =
             self.batcher.add(Request { rows, kept }).await.map_err(|_| unavailable("the gateway is stopping"))?;
-        let effect = match verdict.fate().await {
+        let (effect, retry_after) = match verdict.fate().await {
             Fate::Safe => {
                 self.seen.remember(std::mem::take(&mut outcome.described), now);
                 return Ok(outcome);
             }
-            Fate::Untouched => Effect::None,
-            Fate::Doubtful => Effect::Perhaps,
+            // Soon: before the first rows the tables may not be there yet, and agents by themselves ask ever less often.
+            Fate::Untouched => (Effect::None, BLOCK_RETRY_AFTER),
+            Fate::Doubtful => (Effect::Perhaps, STORAGE_RETRY_AFTER),
         };
-        Err(Denial { refusal: unavailable("rows cannot be written at the moment"), effect })
+        let message = "rows cannot be written at the moment; send again later".to_owned();
+        Err(Denial { refusal: Refusal::Unavailable { retry_after, message }, effect })
     }
 
     /// Whether a delivery that may have been made before was. Until an earlier attempt is over nobody can know that it was not.

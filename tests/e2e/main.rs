@@ -12,6 +12,7 @@ mod ledger;
 mod log_files;
 mod migrations;
 mod offline;
+mod once;
 mod otlp;
 mod outage;
 mod partial_success;
@@ -43,6 +44,7 @@ const PROPERTIES: &[(&str, Property)] = properties![
     full_disk::of_the_agent_is_refused_work_and_no_loss,
     outage::loses_and_doubles_nothing,
     offline::keeps_and_delivers_once,
+    once::through_another_gateway_and_over_an_outage,
     restart::kills_in_a_row_double_nothing_and_no_loss_is_silent,
     restart::a_stop_goes_on_where_levels_and_totals_were,
     restart::a_kill_takes_what_came_after_the_checkpoint_and_no_total,

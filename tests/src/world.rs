@@ -82,8 +82,9 @@ impl<'a> World<'a> {
     /// The same, behind another way to ClickHouse.
     pub fn gateway_behind(&self, clickhouse: &str) -> Result<GatewayConfig> {
         let config = GatewayConfig::new(&self.folder.path().join("gateway"), clickhouse, &self.database)?;
-        // A test's rows are few: they need not wait a second for company.
-        Ok(config.set("batch.wait_ms", "50"))
+        // A test's rows are few: they need not wait a second for company, nor a repetition long for the attempt before it.
+        let config = config.set("batch.wait_ms", "50").set("batch.begin_within_ms", "1000");
+        Ok(config.set("clickhouse.connect_timeout_ms", "500").set("clickhouse.insert_timeout_ms", "5000"))
     }
 
     /// A wire to the store that can be cut.

@@ -26,16 +26,18 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Deliveries of a cycle, and records of one.
-const DELIVERIES: u64 = 12;
+const DELIVERIES: u64 = 24;
 const RECORDS: u64 = 20;
-/// A sender gives an attempt up after this; the gateways' own times are of the same order, so that a cycle is short.
-const ATTEMPT: Duration = Duration::from_millis(1_500);
+/// A sender gives an attempt up after this.
+const ATTEMPT: Duration = Duration::from_millis(2_000);
+/// Before it is repeated, where no gateway says when.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Shorter than is usual, so that cycles are; long enough that ClickHouse breaks off no insert for want of time.
 const TERMS: &[(&str, &str)] = &[
     ("batch.wait_ms", "50"),
     ("batch.begin_within_ms", "500"),
     ("clickhouse.connect_timeout_ms", "200"),
-    ("clickhouse.insert_timeout_ms", "1500"),
+    ("clickhouse.insert_timeout_ms", "5000"),
 ];
 /// A delivery that is repeated for so long is stuck.
 const STUCK: Duration = Duration::from_secs(120);
@@ -293,11 +295,14 @@ fn deliver(delivery: &Delivery, key: &Key, clock: &Clock, ways: [&str; 2]) -> Re
             headers.push(("x-ollystack-redelivered", "1".to_owned()));
             headers.push(("x-ollystack-attempt-age-ms", since.elapsed().as_millis().to_string()));
         }
+        let mut pause = PAUSE;
         match post(&format!("{way}{}", delivery.signal.path()), &headers, &delivery.body) {
             Ok((200, _)) => return Ok(attempt),
             Ok((status, answer)) => {
                 ensure!(matches!(status, 429 | 503), "delivery {} was answered {status}", delivery.sequence);
                 clock.told(&answer);
+                let seconds = answer.get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
+                pause = Duration::from_secs(seconds.unwrap_or(0)).max(PAUSE);
                 if !answer.contains_key("x-ollystack-untouched") {
                     doubtful_since = doubtful_since.or(Some(sent));
                 }
@@ -305,7 +310,7 @@ fn deliver(delivery: &Delivery, key: &Key, clock: &Clock, ways: [&str; 2]) -> Re
             Err(Unanswered::NotSent) => {}
             Err(Unanswered::Perhaps) => doubtful_since = doubtful_since.or(Some(sent)),
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(pause);
     }
     Ok(0)
 }

@@ -112,7 +112,7 @@ const TORTURES: &[Torture] = &[
         name: "duplicates",
         shows: "answers lost at every place between ClickHouse and the agent: nothing shows twice, in tables and in views",
         short: 2,
-        full: 256,
+        full: 64,
         run: duplicates::run,
     },
     Torture {

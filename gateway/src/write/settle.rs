@@ -17,8 +17,9 @@ use tokio::time::sleep;
 /// Blocks that wait at a time. As many inserts as are under way can be broken off together; further ones are left in doubt.
 pub(super) const BLOCKS_MAX: usize = 8;
 
-/// Between two looks.
-const PAUSE: Duration = Duration::from_millis(500);
+/// Between two looks: doubles from the first to the second, as each may cost ClickHouse an insert.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(8);
 
 /// A ClickHouse that crashed may take so long to come back; after it the block is left as it is.
 const WAIT_MAX: Duration = Duration::from_secs(300);
@@ -30,11 +31,13 @@ impl Writer {
         let over = begin_by.plus(self.terms.settled_within() - self.terms.begin_within);
         let give_up = Deadline::after(WAIT_MAX);
         let fate = async {
+            let mut pause = PAUSE_MIN;
             while !give_up.passed() {
                 if let Some(fate) = self.look(&frozen, begin_by, over).await {
                     return fate;
                 }
-                sleep(PAUSE).await;
+                sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
             }
             Fate::Doubtful
         };

@@ -10,9 +10,15 @@ use crate::{cargo, repository};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use list::MUTATIONS;
+use ollystack_tests::through;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+
+/// A broken promise may show as a test that never ends: that counts as noticed.
+const TEST_SECONDS_MAX: u32 = 1200;
+/// Of coreutils: ends the test with all that it started.
+const TIMEOUT: &str = "timeout";
 
 /// Flags.
 #[derive(Args)]
@@ -149,7 +155,12 @@ impl Test {
             command
         };
         step.run(&mut command(&["--no-run"])).with_context(|| format!("{self:?} does not build"))?;
-        let output = command(&["--"]).args(self.arguments).output().context("cargo does not start")?;
+        let mut bounded = through(&[TIMEOUT.to_owned(), TEST_SECONDS_MAX.to_string()], {
+            let mut command = command(&["--"]);
+            command.args(self.arguments);
+            command
+        });
+        let output = bounded.current_dir(tree).output().context("cargo does not start")?;
         let said = [output.stdout, output.stderr].concat();
         for line in String::from_utf8_lossy(&said).lines().filter(|line| !line.starts_with("test result: ")) {
             step.line(line);

@@ -110,14 +110,6 @@ pub(super) const MUTATIONS: &[Mutation] = &[
         caught_by: DAMAGE,
     },
     Mutation {
-        name: "reserve-kept",
-        breaks: "nothing can be deleted on a full disk",
-        file: "agent/buffer/src/store.rs",
-        text: "                    self.give_up_reserve();\n",
-        replacement: "",
-        caught_by: FULL_DISK,
-    },
-    Mutation {
         name: "eviction-untold",
         breaks: "what was evicted is lost in silence",
         file: "agent/buffer/src/store.rs",

@@ -51,8 +51,8 @@ const GROUPS: u64 = 7;
 const ZSTD_BYTES: u64 = 2_510 << 10;
 /// The same with up to 5,625 KiB for levels above.
 const ZSTD_HIGH_BYTES: u64 = 8 << 20;
-/// SQLite's page caches: eight segments open, 256 KiB each; and the batch being written.
-const BUFFER_BYTES: u64 = 3 << 20;
+/// SQLite's page caches: six segments open, 128 KiB each; and the batch being written.
+const BUFFER_BYTES: u64 = 1_792 << 10;
 
 /// One stage's line.
 #[derive(Debug)]
@@ -172,7 +172,13 @@ fn declare(config: &Config) -> Budget {
         GROUPS * 2 * frozen + zstd,
         "7 groups x 2 x export.batch_bytes_max + 2,510 KiB, or 8 MiB if export.compression_level is above 3",
     );
-    line("buffer", true, BUFFER_BYTES, "8 page caches x 256 KiB + 1 MiB");
+    line("buffer", true, BUFFER_BYTES, "6 page caches x 128 KiB + 1 MiB");
+    line(
+        "thin",
+        true,
+        frozen + ollystack_export::THIN_BYTES_MAX,
+        "export.batch_bytes_max + 896 KiB, while the buffer is nearly full",
+    );
     line("send", true, export.in_flight_max as u64 * frozen, "export.in_flight_max x export.batch_bytes_max");
     Budget(lines)
 }

@@ -126,6 +126,14 @@ impl Agent {
             let key = export::ApiKey::new(key.expose());
             export::send(config.sending(), key, agent, buffer.clone(), ledger, stop_sending.clone(), status)
         });
+        stages.spawn("thinning", {
+            let thin = export::thin(config.sending(), buffer.clone(), Arc::clone(&ledger));
+            let stop = stop_sending.clone();
+            async move {
+                stop.run_until_cancelled(thin).await;
+                Ok::<(), export::Error>(())
+            }
+        });
         let (reduced, to_freeze) = mpsc::channel(REDUCED_MAX);
         stages.spawn("freezing", {
             let freeze = export::freeze(config.sending(), to_freeze, buffer.clone(), Arc::clone(&ledger));
@@ -195,6 +203,7 @@ impl Agent {
         after_inputs.finish(by(9)).await;
         self.stop_sending.cancel();
         within(by(10), "sending", self.stages.end("sending")).await;
+        within(by(10), "thinning", self.stages.end("thinning")).await;
         within(by(11), "the disk buffer", self.buffer.close()).await;
         export::measure(&self.buffer, &self.ledger);
         farewell::say(&self.ledger, begin.elapsed());

@@ -11,7 +11,7 @@
 //! 3. An [`EntryId`] is given once in the life of a directory, and ids grow.
 //! 4. An entry leaves by exactly one of: ack, eviction, damage. The last two are told to the observer, once.
 //! 5. Memory does not follow the backlog: per segment one record of fixed size, per lease a few words, and the
-//!    page caches of a few open segments (at most [`writer::CONNECTIONS_MAX`], 256 KiB each).
+//!    page caches of a few open segments (at most [`writer::CONNECTIONS_MAX`], 128 KiB each).
 //!
 //! # Layout
 //!

@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
-/// Segments open at a time: one to write per class in use (three in the agent), one to read, and some not to reopen on
-/// every turn. A connection costs its page cache (256 KiB) and about 100 KiB besides: 8 of them are under 3 MiB.
-pub const CONNECTIONS_MAX: usize = 8;
+/// Segments open at a time: one to write per class in use (four in the agent), one to read, one to replace in. A connection
+/// costs its page cache (128 KiB) and about 100 KiB besides: 6 of them are under 1.5 MiB.
+pub const CONNECTIONS_MAX: usize = 6;
 
 /// How long an ack may wait for a commit to ride with before it gets one of its own: a crash gives the acks of this
 /// long again.

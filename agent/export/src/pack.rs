@@ -13,23 +13,33 @@ use zstd::zstd_safe::CParameter;
 /// what the parser needs 1,237 KiB in all, by ZSTD_estimateCCtxSize.
 const METRICS_TABLES: [CParameter; 3] = [CParameter::WindowLog(16), CParameter::HashLog(16), CParameter::ChainLog(16)];
 
+/// The same for metrics that are packed anew while the buffer is nearly full: 2^15 back, two tables of 2^13, some 270 KiB in all.
+const FRUGAL_TABLES: [CParameter; 3] = [CParameter::WindowLog(15), CParameter::HashLog(13), CParameter::ChainLog(13)];
+const FRUGAL_LEVEL: i32 = 3;
+
 /// Compresses.
 pub(crate) struct Packer {
     usual: Compressor<'static>,
     metrics_level: i32,
+    metrics_tables: [CParameter; 3],
 }
 
 impl Packer {
     pub(crate) fn new(config: &Config) -> io::Result<Packer> {
         let usual = Compressor::new(config.compression_level)?;
-        Ok(Packer { usual, metrics_level: config.metrics_compression_level })
+        Ok(Packer { usual, metrics_level: config.metrics_compression_level, metrics_tables: METRICS_TABLES })
+    }
+
+    /// For metrics only, with little memory.
+    pub(crate) fn frugal() -> io::Result<Packer> {
+        Ok(Packer { usual: Compressor::new(FRUGAL_LEVEL)?, metrics_level: FRUGAL_LEVEL, metrics_tables: FRUGAL_TABLES })
     }
 
     pub(crate) fn pack(&mut self, signal: Signal, plain: &[u8]) -> io::Result<Vec<u8>> {
         match signal {
             Signal::Metrics => {
                 let mut thorough = Compressor::new(self.metrics_level)?;
-                METRICS_TABLES.into_iter().try_for_each(|table| thorough.set_parameter(table))?;
+                self.metrics_tables.into_iter().try_for_each(|table| thorough.set_parameter(table))?;
                 thorough.compress(plain)
             }
             Signal::Logs | Signal::Traces => self.usual.compress(plain),

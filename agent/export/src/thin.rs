@@ -28,24 +28,24 @@ const FULL_PERCENT: u64 = 80;
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Points are old when they were put so long ago: of every window that is joined, all minutes are there.
 const OLD_NANOS: u64 = 600 * 1_000_000_000;
-/// Batches that are joined together: 4 MiB of points before compression, 512 KiB after.
+/// Batches that are joined together: 2 MiB of points before compression, 256 KiB after.
 const BATCHES_MAX: usize = 64;
-const PLAIN_BYTES_MAX: usize = 4 << 20;
-const PACKED_BYTES_MAX: u64 = 512 << 10;
+const PLAIN_BYTES_MAX: usize = 2 << 20;
+const PACKED_BYTES_MAX: u64 = 256 << 10;
 /// Fewer are worth joining if they cover so much time: a host that sends little fills the limits above in hours.
 const SPAN_NANOS: u64 = 1_800 * 1_000_000_000;
 /// Encoded bytes of points of one pass. Decoded, a point takes some five times as much.
-const PASS_BYTES: usize = 64 << 10;
+const PASS_BYTES: usize = 32 << 10;
 /// A result is closed at this many bytes.
-const RESULT_BYTES: usize = 256 << 10;
+const RESULT_BYTES: usize = 64 << 10;
 /// Of ten batches or bytes, more than so many left is not worth the writing.
 const WORTH_OF_TEN: u64 = 9;
 /// For each moment of work so many of rest: at most a fifth of a core.
 const REST: u32 = 4;
 
-/// What it takes at most besides one batch, plain: that batch packed (it is smaller), the points of a pass (5 x 64 KiB), a result before it
-/// is closed (256 KiB and a pass), zstd's tables (1,237 KiB), the results (less than 512 KiB).
-pub const THIN_BYTES_MAX: u64 = 3 << 20;
+/// What it takes at most besides one batch, plain: that batch packed (128 KiB), the points of a pass (5 x 32 KiB), a result before it is
+/// closed (96 KiB), zstd's tables (270 KiB), the results (9/10 of 256 KiB).
+pub const THIN_BYTES_MAX: u64 = 896 << 10;
 
 /// Thin out when it is needed, until the buffer is closed.
 pub async fn thin(config: Config, buffer: Buffer, ledger: Arc<Ledger>) {
@@ -126,7 +126,7 @@ impl Thinner {
     async fn join(&self, group: &[Waiting]) -> Result<Option<Vec<Entry>>, Error> {
         let plain: usize = group.iter().filter_map(|waiting| frozen::plain_bytes(&waiting.meta)).sum();
         let passes = plain.div_ceil(PASS_BYTES).max(1) as u64;
-        let Ok(mut packer) = Packer::new(&self.config) else { return Ok(None) };
+        let Ok(mut packer) = Packer::frugal() else { return Ok(None) };
         let (mut entries, mut result, mut records) = (Vec::new(), Vec::new(), 0);
         let mut freeze = |records: &mut u64, result: &mut Vec<u8>| {
             let (records, result) = (std::mem::take(records), std::mem::take(result));

@@ -40,12 +40,38 @@
 //! that becomes empty is unlinked without writing them. A crash before that gives entries again, marked as
 //! [`Stored::redelivered`].
 //!
+//! # Giving
+//!
+//! Three leases in four go to the oldest entry of the most valuable class, the fourth to the oldest of all: new errors pass an
+//! hour of anything else, and nothing waits for ever.
+//!
+//! # Less of it
+//!
+//! Whoever knows what the bytes mean may put entries that wait in fewer ([`Buffer::waiting`], [`Buffer::peek`],
+//! [`Buffer::replace`]): one transaction of their segment, so that after a crash there are the old ones or the new ones, and
+//! `PRAGMA incremental_vacuum` in small steps then gives the pages back. Only entries that nobody ever leased are replaced: what may
+//! have arrived under an id is never changed.
+//!
 //! # When the disk fails
 //!
 //! A put that meets ENOSPC or EIO is an error for its caller and leaves nothing behind. After EIO (a failed sync
 //! included) the segment is closed for writing for good, as the kernel may have dropped the pages that it could not
 //! write; what it held before stays readable. A full disk heals by itself when space returns. A put whose error came from
 //! the sync itself may still be found after a restart: refused, but delivered.
+//!
+//! Lessons others paid for, and the test that holds each:
+//!
+//! - an id is an answer to a sync, never to a write; a crash loses nothing that has one: `tests/model.rs`,
+//!   `what_was_put_survives_a_kill_and_what_was_acked_before_a_stop_does_not_return`, and the torture `power`, which takes
+//!   what was not synced;
+//! - a failed sync is never tried again, its put is refused, its segment is written to no more: the torture `io`;
+//! - WAL with `synchronous=FULL` and one connection a segment (WAL with NORMAL may roll a commit back; two writers met
+//!   a corrupting WAL reset in SQLite before 3.51.3): the torture `power`;
+//! - deletes work with 0 bytes free: `a_full_disk_is_an_error_and_passes`, the torture `full`;
+//! - damage costs its segment at most, is counted, and never keeps the buffer from opening:
+//!   `any_flipped_byte_or_cut_costs_at_most_its_segment_and_is_counted`, the torture `corrupt`;
+//! - a full backlog is counted on opening, not loaded: `cargo xtask bench buffer`;
+//! - what an earlier version left is read, what a later one left is not touched: `tests/versions.rs`.
 //!
 //! # Recovery
 //!

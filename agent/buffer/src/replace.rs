@@ -109,6 +109,7 @@ impl Store {
         if let Err(error) = segment.shrink() {
             // Nothing is lost by it but the room.
             tracing::warn!(%error, "cannot give the room of replaced entries back");
+            self.write_failed(first_id, &error);
         }
         Ok(true)
     }

@@ -45,9 +45,8 @@ use budgets::{Budgets, Size};
 use decisions::{Decision, Decisions, Unless};
 use hand_out::{Kept, hand_out};
 use health::HealthChecks;
-use ollystack_record::otlp::common::v1::KeyValue;
-use ollystack_record::otlp::trace::v1::span::{Event, Link};
 use ollystack_record::otlp::trace::v1::{ScopeSpans, Span};
+use ollystack_record::value::attributes_heap_bytes;
 use ollystack_record::{Class, DropReason, Ledger, Place, Reduced, Resource, Signal};
 use operation::operation;
 use operations::Operations;
@@ -462,7 +461,7 @@ impl Sampler {
 
     /// Decode what leaves, in the order in which it was decided, until it was about so many bytes.
     fn read_out(&mut self, bytes_max: usize) {
-        let mut bytes = 0;
+        let (mut bytes, mut whose) = (0, None);
         while bytes < bytes_max {
             if self.read_to == self.read.len() {
                 let Some(Leaving { chain, class, threshold }) = self.leaving.pop_front() else { break };
@@ -474,15 +473,21 @@ impl Sampler {
             let before = self.read_to;
             let mut rest = self.read.get(before..).unwrap_or_default();
             let origin = rest.split_off(..size_of::<u32>()).and_then(|origin| origin.try_into().ok());
-            let span = Span::decode_length_delimited(&mut rest);
+            let length = prost::decode_length_delimiter(&mut rest).unwrap_or(rest.len());
+            let encoded = rest.split_off(..length).unwrap_or_default();
+            let span = Span::decode(encoded);
             self.read_to = self.read.len() - rest.len();
-            bytes += self.read_to - before + span.as_ref().map_or(0, spare_bytes);
+            bytes += self.read_to - before + span.as_ref().map_or(0, heap_bytes);
             self.spans -= 1;
             let origin = origin.map_or(0, u32::from_le_bytes);
+            if whose.replace(origin) != Some(origin) {
+                // It goes with its spans.
+                bytes += 2 * self.origins.bytes_of(origin);
+            }
             let (class, threshold) = self.read_as;
             match span {
                 Ok(span) => self.keep(span, origin, class, threshold),
-                // It was encoded here, so this cannot be; were it so, the books would say it.
+                // Nested deeper than is decoded, which no input lets in.
                 Err(_) => self.ledger.dropped(Signal::Traces, DropReason::Malformed, 1),
             }
             self.origins.let_go(origin);
@@ -592,12 +597,13 @@ impl Sampler {
     }
 }
 
-/// What a span takes besides its texts, which take what they take encoded.
-fn spare_bytes(span: &Span) -> usize {
-    let in_events: usize = span.events.iter().map(|event| event.attributes.len()).sum();
-    let in_links: usize = span.links.iter().map(|link| link.attributes.len()).sum();
-    let attributes = (span.attributes.len() + in_events + in_links) * size_of::<KeyValue>();
-    attributes + size_of::<Span>() + span.events.len() * size_of::<Event>() + span.links.len() * size_of::<Link>()
+/// What a decoded span takes, but for a few texts that take what they take encoded.
+fn heap_bytes(span: &Span) -> usize {
+    let Span { attributes, events, links, .. } = span;
+    let in_events: usize = events.iter().map(|event| attributes_heap_bytes(&event.attributes)).sum();
+    let in_links: usize = links.iter().map(|link| attributes_heap_bytes(&link.attributes)).sum();
+    let lists = size_of_val(&events[..]) + size_of_val(&links[..]);
+    size_of::<Span>() + attributes_heap_bytes(attributes) + lists + in_events + in_links
 }
 
 /// Of two rules the one that is asked first.

@@ -44,6 +44,11 @@ impl Origins {
         self.bytes
     }
 
+    /// What one of them takes.
+    pub(crate) fn bytes_of(&self, number: u32) -> usize {
+        self.slots.get(number as usize).and_then(Option::as_ref).map_or(0, |held| held.bytes)
+    }
+
     /// The number of an origin, to be let go once.
     pub(crate) fn hold(&mut self, origin: Origin) -> u32 {
         let key = key(&origin);

@@ -1,8 +1,8 @@
 //! Sampling as sentences: what is kept, when it is decided, limits, books.
 
 use super::*;
-use ollystack_record::otlp::common::v1::InstrumentationScope;
-use ollystack_record::otlp::trace::v1::{Status, span::SpanKind, status::StatusCode};
+use ollystack_record::otlp::common::v1::{InstrumentationScope, KeyValue};
+use ollystack_record::otlp::trace::v1::{Status, span::Event, span::Link, span::SpanKind, status::StatusCode};
 use ollystack_record::{ReducedRecords, value};
 use proptest::prelude::*;
 
@@ -61,7 +61,7 @@ impl Bench {
     }
 
     fn leave(&mut self) {
-        while self.sampler.hand_out(1 << 10, &mut self.out) {}
+        while self.sampler.hand_out(64 << 10, &mut self.out) {}
     }
 
     fn kept(&self) -> Vec<(Class, Span)> {
@@ -529,7 +529,7 @@ fn kept_spans_leave_in_portions_and_wait_in_the_books_until_then() {
     bench.sampler.drain();
     let mut portions = 0;
     loop {
-        let more = bench.sampler.hand_out(50 << 10, &mut bench.out);
+        let more = bench.sampler.hand_out(100 << 10, &mut bench.out);
         portions += 1;
         let waiting = bench.ledger.waiting(Signal::Traces, Place::Sampler);
         assert_eq!(bench.names().len() + waiting as usize, 100);
@@ -539,6 +539,22 @@ fn kept_spans_leave_in_portions_and_wait_in_the_books_until_then() {
         assert_eq!(bench.names().len(), 3 * portions);
     }
     assert_eq!(bench.sampler.bytes(), 0);
+}
+
+#[test]
+fn a_span_nested_deeper_than_is_decoded_is_counted_and_the_others_of_its_trace_go_on() {
+    use ollystack_record::otlp::common::v1::{AnyValue, ArrayValue, any_value::Value};
+    let mut bench = Bench::seasoned(Config::default());
+    let mut inner = AnyValue { value: Some(Value::IntValue(1)) };
+    for _ in 0..60 {
+        inner = AnyValue { value: Some(Value::ArrayValue(ArrayValue { values: vec![inner] })) };
+    }
+    let attributes = vec![KeyValue { key: "deep".into(), value: Some(inner), ..KeyValue::default() }];
+    bench.take(Span { attributes, ..child(9, "b") }, START);
+    bench.take(child(9, "a"), START);
+    bench.take(failed(child(9, "c")), START);
+    assert_eq!(bench.sorted_names(), ["a", "c"]);
+    assert_eq!((bench.ledger.read().signals[2].dropped_total(), bench.sampler.spans), (1, 0));
 }
 
 #[test]

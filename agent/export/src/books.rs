@@ -46,3 +46,22 @@ impl Observer for Books {
         self.0.dropped(signal, reason, records);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_buffer_loses_is_in_the_ledger_with_its_reason() {
+        let ledger = Arc::new(Ledger::default());
+        let books = Books(Arc::clone(&ledger));
+        books.lost(Signal::Logs as u8, 7, 700, Loss::Evicted);
+        books.lost(Signal::Logs as u8, 2, 200, Loss::Corrupt);
+        let reading = ledger.read();
+        let logs = &reading.signals[Signal::Logs as usize];
+        for (reason, records) in [(DropReason::BufferEvicted, 7), (DropReason::BufferCorrupt, 2)] {
+            assert!(logs.dropped.contains(&(reason.name(), records)), "{:?}", logs.dropped);
+        }
+        assert_eq!(logs.dropped_total(), 9);
+    }
+}

@@ -22,10 +22,10 @@
 //!
 //! Invariant: a reader refuses what no writer made, by entry, and holds no more than one entry and the numbered resources and series.
 
+mod describe;
 #[cfg(feature = "fuzz")]
 #[path = "../fuzz/targets.rs"]
 pub mod fuzz;
-mod describe;
 mod read;
 pub mod samples;
 mod varint;

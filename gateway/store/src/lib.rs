@@ -7,12 +7,12 @@
 //!
 //! One process has one engine and one data folder. The engine is fetched at run time by [`engine::ensure`]; nothing of it is linked.
 
-#[cfg(feature = "fuzz")]
-#[path = "../fuzz/targets.rs"]
-pub mod fuzz;
 mod config;
 pub mod engine;
 mod error;
+#[cfg(feature = "fuzz")]
+#[path = "../fuzz/targets.rs"]
+pub mod fuzz;
 mod http;
 mod lanes;
 mod library;

@@ -212,6 +212,7 @@ mod tests {
             path: format!("/{life}"),
             mark: Mark::default(),
             done: Spans::default(),
+            earlier: None,
             size: 100,
         }
     }

@@ -3,6 +3,7 @@
 //! Written to a new file, synced, renamed over the old one, folder synced: after a crash there is the old state or the new
 //! one. Invariant: what is written as done, before the mark or beyond it, is durable.
 
+use crate::discover::Candidate;
 use crate::identity::{Beginning, FileId, Fingerprint};
 use crate::tail::Start;
 use ollystack_record::Spans;
@@ -40,11 +41,45 @@ pub(crate) struct Entry {
     /// Beyond the mark: what went on before other lines did.
     #[serde(default, skip_serializing_if = "Spans::is_empty")]
     pub(crate) done: Spans,
+    /// Of what it was before it was truncated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) earlier: Option<Earlier>,
     /// Its size when last looked at.
     pub(crate) size: u64,
 }
 
+/// How a file began, and how far it was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Earlier {
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) mark: Mark,
+}
+
+impl Earlier {
+    /// How far `found` was read already, if it is a copy that a rotation made of one of the `lives` of the file at `path`, beside it:
+    /// named after it, beginning like it, and at least as long as what was read.
+    pub(crate) fn copied(
+        path: &Path,
+        lives: impl IntoIterator<Item = Earlier>,
+        found: &Candidate,
+        beginning: &Beginning,
+    ) -> Option<Mark> {
+        let name = found.path.as_os_str().as_encoded_bytes();
+        let rest = name.strip_prefix(path.as_os_str().as_encoded_bytes())?;
+        let is_copy = |life: &Earlier| {
+            life.fingerprint.length > 0 && found.size >= life.mark.offset && beginning.continues(&life.fingerprint)
+        };
+        lives.into_iter().find(|life| !rest.is_empty() && is_copy(life)).map(|life| life.mark)
+    }
+}
+
 impl Entry {
+    /// As [`Earlier::copied`], of what the run before read of this file.
+    pub(crate) fn copied_to(&self, found: &Candidate, beginning: &Beginning) -> Option<Mark> {
+        let last = Earlier { fingerprint: self.fingerprint, mark: self.mark };
+        Earlier::copied(Path::new(&self.path), [last].into_iter().chain(self.earlier), found, beginning)
+    }
+
     /// Whether it says how far a file of this size, which begins like this, was read.
     pub(crate) fn goes_on(&self, size: u64, beginning: &Beginning) -> bool {
         size >= self.mark.offset.max(self.done.end()) && beginning.continues(&self.fingerprint)
@@ -52,7 +87,7 @@ impl Entry {
 
     /// Where to go on.
     pub(crate) fn start(&self) -> Start {
-        Start { life: self.life, mark: self.mark, done: self.done.clone() }
+        Start { life: self.life, mark: self.mark, done: self.done.clone(), earlier: self.earlier }
     }
 }
 
@@ -133,6 +168,7 @@ mod tests {
             path: path.into(),
             mark: Mark { offset: 7, in_cut_line: true, in_record: true },
             done: Spans::from(vec![(8, 9), (11, 12)]),
+            earlier: None,
             size: 9,
         }
     }

@@ -7,7 +7,7 @@
 use crate::discover::Candidate;
 use crate::identity::{Beginning, FileId, Fingerprint};
 use crate::join::{Due, Joined, Layout, Limits, join};
-use crate::offsets::{Entry, Mark};
+use crate::offsets::{Earlier, Entry, Mark};
 use crate::open::open;
 use crate::records::Origin;
 use crate::rules::Rules;
@@ -66,7 +66,7 @@ pub(crate) struct Tail {
     /// Whether a chunk of the usual size holds no whole record.
     needs_room: bool,
     /// How it began before it was truncated, and how far it was read then: a copy of that may come to light later.
-    earlier: Option<(Fingerprint, Mark)>,
+    earlier: Option<Earlier>,
     /// Since when its name is gone and it has not grown.
     nameless: Option<Instant>,
     /// Closed for good, as others needed its descriptor: it only waits for verdicts.
@@ -92,6 +92,7 @@ pub(crate) struct Start {
     pub(crate) mark: Mark,
     /// Beyond the mark, and not to be read again.
     pub(crate) done: Spans,
+    pub(crate) earlier: Option<Earlier>,
 }
 
 /// How long is waited for what may go on.
@@ -128,7 +129,7 @@ impl Tail {
         found: &Candidate,
         file: File,
         beginning: &Beginning,
-        Start { life, mark, done }: Start,
+        Start { life, mark, done, earlier }: Start,
         (host, rules): (&Resource, &Rules),
         now: Instant,
     ) -> Tail {
@@ -151,7 +152,7 @@ impl Tail {
             open: None,
             held: Vec::new(),
             needs_room: false,
-            earlier: None,
+            earlier,
             nameless: None,
             is_retired: false,
             used: now,
@@ -187,7 +188,7 @@ impl Tail {
                 Remains { bytes: std::mem::take(&mut self.held), from: self.position, layout: self.layout.clone() };
             let held = remains.bytes.len() as u64;
             let unread = self.unread().saturating_sub(held);
-            self.earlier = Some((self.fingerprint, past(self.position, held)));
+            self.earlier = Some(Earlier { fingerprint: self.fingerprint, mark: past(self.position, held) });
             self.life = next_life;
             self.begin_anew(size, &beginning, rules);
             return Ok(Look::Anew { unread, remains });
@@ -399,6 +400,11 @@ impl Tail {
         (is_silent || self.is_retired) && self.is_finished()
     }
 
+    /// Whether no name leads to it any more, whatever that was: it will never be found again.
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.file.as_ref().and_then(|file| file.metadata().ok()).is_some_and(|metadata| metadata.nlink() == 0)
+    }
+
     /// Without a name, read to its end and settled.
     pub(crate) fn is_finished(&self) -> bool {
         self.is_nameless() && self.unread() == 0 && self.committed.offset >= self.position.offset
@@ -410,24 +416,19 @@ impl Tail {
         bytes.div_ceil(record_bytes)
     }
 
-    /// How far `found` was read already, if it is a copy of this file, or of its earlier life, that a rotation made beside it:
-    /// named after it, beginning like it, and at least as long as what was read.
+    /// How far `found` was read already, if it is a copy of this file, or of its earlier life.
     pub(crate) fn copied_to(&self, found: &Candidate, beginning: &Beginning) -> Option<Mark> {
-        let name = found.path.as_os_str().as_encoded_bytes();
-        let rest = name.strip_prefix(self.path.as_os_str().as_encoded_bytes())?;
         // What is held comes of this one, whether it goes on or is truncated next; a copy may have been made before it.
         let (with_held, position) = (past(self.position, self.held.len() as u64), self.position);
-        let lives = [Some((self.fingerprint, with_held)), Some((self.fingerprint, position)), self.earlier];
-        let is_copy = |(fingerprint, read): &(Fingerprint, Mark)| {
-            fingerprint.length > 0 && found.size >= read.offset && beginning.continues(fingerprint)
-        };
-        lives.into_iter().flatten().find(|life| !rest.is_empty() && is_copy(life)).map(|(_, read)| read)
+        let lives = [with_held, position].map(|mark| Earlier { fingerprint: self.fingerprint, mark });
+        Earlier::copied(&self.path, lives.into_iter().chain(self.earlier), found, beginning)
     }
 
     pub(crate) fn entry(&self) -> Entry {
         let path = self.path.to_string_lossy().into_owned();
         let (mark, done) = (self.committed, self.done.clone());
-        Entry { id: self.id, life: self.life, fingerprint: self.fingerprint, path, mark, done, size: self.size }
+        let Tail { id, life, fingerprint, earlier, size, .. } = *self;
+        Entry { id, life, fingerprint, path, mark, done, earlier, size }
     }
 }
 

@@ -418,6 +418,32 @@ async fn verdicts_that_take_long_do_not_hold_up_reading_and_offsets_wait_for_the
     agent.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_a_rotation_made_while_the_agent_was_down_doubles_no_line() {
+    let host = Host::new();
+    let include = vec![host.path("*.log*").display().to_string()];
+    let config = Config { include, ..host.config() };
+    host.append("a.log", "1\n2\n");
+    let mut agent = host.start(config.clone());
+    assert_eq!(agent.lines(2).await, ["1", "2"]);
+    agent.stop().await;
+    host.append("a.log", "3\n");
+    std::fs::copy(host.path("a.log"), host.path("a.log.1")).unwrap();
+    std::fs::write(host.path("a.log"), "4\n").unwrap();
+    let mut agent = host.start(config.clone());
+    let mut lines = agent.lines(2).await;
+    lines.sort();
+    assert_eq!(lines, ["3", "4"]);
+    // Truncated under its eyes, and the copy found by the next run.
+    std::fs::copy(host.path("a.log"), host.folder.path().join("copy")).unwrap();
+    std::fs::write(host.path("a.log"), "five\n").unwrap();
+    assert_eq!(agent.lines(1).await, ["five"]);
+    agent.stop().await;
+    std::fs::copy(host.folder.path().join("copy"), host.path("a.log.2")).unwrap();
+    let (rest, _, _) = host.start(config).stop().await;
+    assert!(rest.is_empty(), "{rest:?}");
+}
+
 /// Killed: what is on disk at this moment is what the next run finds, with these ids in the buffer.
 async fn kill(host: &Host, mut agent: Agent, last_ids: &[u64]) {
     let [state, copy, dead] = ["state", "copy", "dead"].map(|name| host.folder.path().join(name));

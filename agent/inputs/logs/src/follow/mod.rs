@@ -78,6 +78,8 @@ pub(crate) struct Follower {
     budget: Budget,
     times: Times,
     is_unsaved: bool,
+    /// A file was not found where it was seen a moment before.
+    has_missed: bool,
     /// Of the file that begins last.
     last_life: u64,
 }
@@ -149,6 +151,7 @@ impl Follower {
             complaints: HashSet::new(),
             held_bytes: 0,
             is_unsaved: true,
+            has_missed: false,
             // Beyond those of runs before.
             last_life: unix_nanos(),
         };
@@ -255,7 +258,7 @@ impl Follower {
                     }
                 }
             }
-            if walk {
+            if walk || std::mem::take(&mut self.has_missed) {
                 self.times.walk = self.times.walk.min((self.times.walked + WALK_EVERY).max(now));
             }
         }
@@ -410,7 +413,8 @@ impl Follower {
         for _ in self.config.files_open_max..open {
             let idle = self.tails.values_mut().filter(|tail| tail.may_close());
             let Some(tail) = idle.min_by_key(|tail| (!tail.is_nameless(), tail.used)) else { return };
-            if tail.is_finished() {
+            // One that still has a name, if only for a moment none that was seen, would be new when it is found again.
+            if tail.is_finished() && tail.is_deleted() {
                 let id = tail.id;
                 self.tails.remove(&id);
                 self.is_unsaved = true;

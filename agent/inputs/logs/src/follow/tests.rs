@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::StartAt;
+use crate::discover::Candidate;
 use ollystack_record::{Ledger, Pressure};
 
 /// A follower of `log/a.log` in `folder`, which ends in a record that has been due for long.
@@ -70,4 +71,18 @@ async fn a_file_that_no_walk_finds_keeps_its_name_while_it_is_there() {
     std::fs::remove_file(folder.path().join("log/a.log")).unwrap();
     follower.walk(Instant::now());
     assert!(follower.tails[&id].is_nameless());
+}
+
+#[tokio::test]
+async fn a_file_whose_name_went_to_another_before_it_was_opened_is_not_taken_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut follower, id) = follower(folder.path(), Config::default());
+    let path = folder.path().join("log/b.log");
+    std::fs::write(&path, "INFO b\n").unwrap();
+    let (base, seen) = (path.parent().unwrap().into(), FileId { inode: id.inode + 1_000_000, ..id });
+    let found = Candidate { path: path.clone(), base, id: seen, size: 7 };
+    assert!(follower.opened(&found).is_none());
+    assert!(follower.has_missed, "it is looked for under its new name");
+    let id = FileId::of(&std::fs::metadata(&path).unwrap());
+    assert!(follower.opened(&Candidate { id, ..found }).is_some());
 }

@@ -3,7 +3,7 @@
 //! Invariant: what was there before the first start begins where the configuration says, what was followed before goes on, and
 //! whatever appears later begins at its beginning.
 
-use super::Follower;
+use super::{Follower, WALK_EVERY};
 use crate::StartAt;
 use crate::discover::Candidate;
 use crate::identity::{Beginning, FileId};
@@ -23,9 +23,11 @@ impl Follower {
     pub(super) fn first_walk(&mut self, state: Option<State>, now: Instant) {
         let saved_unix_nano = state.as_ref().map(|state| state.saved_unix_nano);
         let mut saved: Vec<Entry> = state.map(|state| state.files).unwrap_or_default();
+        let known = saved.clone();
         let walk = self.globs.walk();
         for found in &walk.files {
             let Some((file, beginning)) = self.opened(found) else { continue };
+            let copied = || known.iter().find_map(|entry| entry.copied_to(found, &beginning));
             let start = match take_saved(&mut saved, found, &beginning) {
                 Some(entry) if entry.goes_on(found.size, &beginning) => {
                     self.adopt(found, file, &beginning, entry.start(), now);
@@ -36,6 +38,7 @@ impl Follower {
                     self.lost(&found.path, found.id, unread, "a log file was truncated while the agent was down");
                     Mark::default()
                 }
+                None if let Some(mark) = copied() => mark,
                 None => {
                     // File systems stamp with a coarse clock: a little before the save counts as after it.
                     let since = saved_unix_nano.map(|saved| saved.saturating_sub(1_000_000_000));
@@ -144,6 +147,9 @@ impl Follower {
     }
 
     fn after_walk(&mut self, folders: &[PathBuf], is_incomplete: bool) {
+        if std::mem::take(&mut self.has_missed) {
+            self.times.walk = self.times.walked + WALK_EVERY;
+        }
         if is_incomplete {
             self.complain(Path::new("logs.include"), "more folders or files than are looked at: narrow the globs");
         }
@@ -153,8 +159,8 @@ impl Follower {
         }
     }
 
-    /// Open a file that matches; `None` if it is empty, binary, beyond the limit or cannot be read.
-    fn opened(&mut self, found: &Candidate) -> Option<(File, Beginning)> {
+    /// Open a file that matches; `None` if it is empty, binary, beyond the limit, cannot be read or is not there any more.
+    pub(super) fn opened(&mut self, found: &Candidate) -> Option<(File, Beginning)> {
         let is_known_binary = self.binary.get(&found.id).is_some_and(|size| found.size >= *size);
         if found.size == 0 || is_known_binary || self.tails.contains_key(&found.id) {
             return None;
@@ -164,15 +170,23 @@ impl Follower {
             return None;
         }
         let opened = open(&found.base, &found.path, self.config.follow_symlinks);
-        match opened.and_then(|file| Ok((Beginning::read(&file)?, file))) {
-            Ok((beginning, _)) if beginning.looks_binary() => {
+        match opened.and_then(|file| Ok((Beginning::read(&file)?, FileId::of(&file.metadata()?), file))) {
+            // Another has its name by now. Taken for it, its successor would be read twice and it not at all.
+            Ok((_, id, _)) if id != found.id => {
+                self.has_missed = true;
+                None
+            }
+            Ok((beginning, ..)) if beginning.looks_binary() => {
                 self.binary.insert(found.id, found.size);
                 self.stats.update(|stats| stats.binary += 1);
                 None
             }
-            Ok((beginning, file)) => Some((file, beginning)),
-            // Gone between the look and the opening: under its new name it is another candidate.
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Ok((beginning, _, file)) => Some((file, beginning)),
+            // Gone between the look and the opening: it may have a new name.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.has_missed = true;
+                None
+            }
             Err(error) => {
                 self.complain(&found.path, &error);
                 None
@@ -181,7 +195,7 @@ impl Follower {
     }
 
     fn adopt_new(&mut self, found: &Candidate, file: File, beginning: &Beginning, mark: Mark, now: Instant) {
-        let start = Start { life: self.next_life(), mark, done: Spans::default() };
+        let start = Start { life: self.next_life(), mark, done: Spans::default(), earlier: None };
         self.adopt(found, file, beginning, start, now);
     }
 

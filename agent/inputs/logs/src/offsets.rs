@@ -85,6 +85,11 @@ impl Entry {
         size >= self.mark.offset.max(self.done.end()) && beginning.continues(&self.fingerprint)
     }
 
+    /// Bytes that were there when it was last looked at, and went nowhere.
+    pub(crate) fn unread(&self) -> u64 {
+        self.size.saturating_sub(self.mark.offset + self.done.covered())
+    }
+
     /// Where to go on.
     pub(crate) fn start(&self) -> Start {
         Start { life: self.life, mark: self.mark, done: self.done.clone(), earlier: self.earlier }
@@ -193,6 +198,8 @@ mod tests {
         std::fs::write(store.path(), text).unwrap();
         let Loaded::State(state) = store.load().unwrap() else { unreachable!() };
         assert_eq!((state.files[0].mark.offset, state.files[0].life), (7, 0));
+        let done = Entry { done: Spans::one(8, 9), ..state.files[0].clone() };
+        assert_eq!([&state.files[0], &done].map(Entry::unread), [2, 1], "what is done is not lost with its file");
         assert!(state.files[0].done.is_empty());
     }
 

@@ -152,7 +152,6 @@ impl Follower {
             held_bytes: 0,
             is_unsaved: true,
             has_missed: false,
-            // Beyond those of runs before.
             last_life: unix_nanos(),
         };
         follower.first_walk(state, now);

@@ -86,3 +86,35 @@ async fn a_file_whose_name_went_to_another_before_it_was_opened_is_not_taken_for
     let id = FileId::of(&std::fs::metadata(&path).unwrap());
     assert!(follower.opened(&Candidate { id, ..found }).is_some());
 }
+
+#[tokio::test]
+async fn each_file_of_a_state_without_lives_and_of_a_clock_that_was_ahead_has_a_life_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let ahead = u64::MAX / 2;
+    let text = |name: &str, life: &str| {
+        let path = folder.path().join("log").join(name);
+        std::fs::write(&path, format!("INFO {name}\n")).unwrap();
+        let id = FileId::of(&std::fs::metadata(&path).unwrap());
+        format!(
+            r#"{{"id":{{"device":{},"inode":{}}},{life}"fingerprint":{{"length":0,"hash":0}},"path":{path:?},
+            "mark":{{"offset":0,"in_cut_line":false}},"size":12}}"#,
+            id.device, id.inode
+        )
+    };
+    std::fs::create_dir_all(folder.path().join("log")).unwrap();
+    std::fs::create_dir_all(folder.path().join("state")).unwrap();
+    let files = [text("b.log", ""), text("c.log", ""), text("d.log", &format!(r#""life":{ahead},"#))].join(",");
+    let state = format!(r#"{{"version":1,"saved_unix_nano":5,"files":[{files}]}}"#);
+    std::fs::write(folder.path().join("state/log-offsets.json"), state).unwrap();
+    std::fs::write(folder.path().join("log/a.log"), "INFO a\n").unwrap();
+    let config = Config { include: vec![folder.path().join("log/*.log").display().to_string()], ..Config::default() };
+    let intake = Intake::new(8, 100, Arc::new(Ledger::default())).0;
+    let follower =
+        Follower::new(config, &folder.path().join("state"), Arc::new(Resource::default()), intake, Arc::default())
+            .unwrap();
+    let mut lives: Vec<u64> = follower.tails.values().map(|tail| tail.life).collect();
+    lives.sort_unstable();
+    lives.dedup();
+    assert_eq!(lives.len(), 4, "verdicts on one would move the offset of another");
+    assert!(lives.iter().all(|life| *life >= ahead));
+}

@@ -23,6 +23,9 @@ impl Follower {
     pub(super) fn first_walk(&mut self, state: Option<State>, now: Instant) {
         let saved_unix_nano = state.as_ref().map(|state| state.saved_unix_nano);
         let mut saved: Vec<Entry> = state.map(|state| state.files).unwrap_or_default();
+        // Beyond those of runs before, also when the clock was set back; what an agent saved that knew no lives has none yet.
+        self.last_life = saved.iter().map(|entry| entry.life).fold(self.last_life, u64::max);
+        saved.iter_mut().filter(|entry| entry.life == 0).for_each(|entry| entry.life = self.next_life());
         let known = saved.clone();
         let walk = self.globs.walk();
         for found in &walk.files {
@@ -34,8 +37,7 @@ impl Follower {
                     continue;
                 }
                 Some(entry) => {
-                    let unread = entry.size.saturating_sub(entry.mark.offset);
-                    self.lost(&found.path, found.id, unread, "a log file was truncated while the agent was down");
+                    self.lost(&found.path, found.id, entry.unread(), "a log file was truncated while the agent was down");
                     Mark::default()
                 }
                 None if let Some(mark) = copied() => mark,
@@ -73,8 +75,7 @@ impl Follower {
                 }
             }
             _ => {
-                let unread = entry.size.saturating_sub(entry.mark.offset);
-                self.lost(&path, entry.id, unread, "a log file vanished while the agent was down");
+                self.lost(&path, entry.id, entry.unread(), "a log file vanished while the agent was down");
             }
         }
     }

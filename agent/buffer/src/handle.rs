@@ -87,6 +87,14 @@ impl Buffer {
         self.shared.release(&self.calls, id);
     }
 
+    /// End a lease on an entry that this process can make nothing of: it stays where it is, and no `next` gives it before the next open. It
+    /// counts, and goes when room is needed, as any other.
+    pub async fn leave(&self, id: EntryId) -> Result<(), Error> {
+        let (answer, answered) = oneshot::channel();
+        self.call(Command::Leave { id, answer }).await?;
+        answered.await.map_err(|_| Error::Closed)
+    }
+
     /// Entries that arrived where they were to go. Ids that are not on lease, or were acked before, are passed over.
     /// Returns when no later `next` of this process can give them; the disk follows within a second.
     pub async fn ack(&self, ids: Vec<EntryId>) -> Result<(), Error> {

@@ -254,6 +254,8 @@ pub struct Stats {
     pub oldest_unix_nano: u64,
     /// Entries on lease.
     pub leased: u64,
+    /// Entries that were left where they are: see [`Buffer::leave`].
+    pub left: u64,
     /// Puts that failed since opening.
     pub put_failures: u64,
     /// Commits that were synced since opening.

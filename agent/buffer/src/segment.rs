@@ -88,6 +88,8 @@ pub(crate) struct Segment {
     /// Never leased by this process: how many, and the first of them.
     pub(crate) unleased: u64,
     pub(crate) head: Option<u64>,
+    /// Left where they are until the next open.
+    pub(crate) left: u64,
     /// The highest id committed; rows above it are remains of a commit whose sync failed.
     pub(crate) last: u64,
     pub(crate) writable: bool,
@@ -124,6 +126,7 @@ impl Segment {
             connection: None,
             live: Totals::default(),
             unleased: 0,
+            left: 0,
             head: None,
             last: 0,
             writable: false,

@@ -1,6 +1,6 @@
 //! All files of one buffer and who holds what: leases, acks, and what is left when entries go.
 //!
-//! Used by the writer's thread alone. Invariant: every stored entry is in exactly one of: never leased (counted by its
+//! Used by the writer's thread alone. Invariant: every stored entry is in exactly one of: never leased, left (both counted by its
 //! segment), on lease, or given back; and an entry whose segment is gone while it is on lease is still answered for.
 
 use crate::segment::{Row, Segment, Totals};
@@ -79,6 +79,7 @@ impl Store {
             segments: self.segments.len() as u64,
             oldest_unix_nano: alive.map(|segment| segment.oldest_unix_nano).min().unwrap_or(0),
             leased: self.leased.len() as u64,
+            left: self.segments.values().map(|segment| segment.left).sum(),
             put_failures: self.put_failures,
             commits: self.commits,
         }
@@ -188,6 +189,16 @@ impl Store {
         }
     }
 
+    /// An entry on lease is neither acked nor given again: its segment has it, and nothing else knows of it.
+    pub(crate) fn leave(&mut self, EntryId(id): EntryId) {
+        let Some(held) = self.leased.remove(&id) else { return };
+        match (held.orphaned, self.segments.get_mut(&held.segment)) {
+            (None, Some(segment)) => segment.left += 1,
+            (Some(reason), _) => self.lost(&held.totals, reason),
+            (None, None) => {}
+        }
+    }
+
     /// An entry that is neither waiting nor on lease any more leaves its segment; the last one takes the file along.
     pub(crate) fn forget(&mut self, first_id: u64, id: u64, totals: &Totals) {
         let Some(segment) = self.segments.get_mut(&first_id) else { return };
@@ -226,7 +237,7 @@ impl Store {
     pub(crate) fn abandon(&mut self, first_id: u64, reason: Loss) -> Totals {
         let Some(segment) = self.segments.get_mut(&first_id) else { return Totals::default() };
         let mut lost = std::mem::take(&mut segment.live);
-        (segment.head, segment.unleased) = (None, 0);
+        (segment.head, segment.unleased, segment.left) = (None, 0, 0);
         for held in self.leased.values_mut().filter(|held| held.segment == first_id && held.orphaned.is_none()) {
             held.orphaned = Some(reason);
             lost.subtract(&held.totals);

@@ -38,6 +38,10 @@ pub(crate) enum Command {
         ids: Vec<EntryId>,
         answer: oneshot::Sender<()>,
     },
+    Leave {
+        id: EntryId,
+        answer: oneshot::Sender<()>,
+    },
     Waiting {
         class: u8,
         signal: u8,
@@ -156,6 +160,10 @@ impl Writer {
                     self.store.ack(&ids);
                     acks.push(answer);
                 }
+                Command::Leave { id, answer } => {
+                    self.store.leave(id);
+                    acks.push(answer);
+                }
                 Command::Waiting { class, signal, after, count, answer } => {
                     let _ = answer.send(self.store.waiting(class, signal, after, count));
                 }
@@ -192,7 +200,7 @@ impl Writer {
 
     fn publish(&mut self) {
         let stats = self.store.stats();
-        let waiting = stats.entries.saturating_sub(stats.leased);
+        let waiting = stats.entries.saturating_sub(stats.leased + stats.left);
         *self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner) = stats;
         self.available.send_if_modified(|entries| std::mem::replace(entries, waiting) != waiting);
     }

@@ -17,7 +17,7 @@ pub fn frozen(data: &[u8]) {
     let (meta, payload) = rest.split_at(rest.len().min(6));
     let (meta, payload) = (Bytes::copy_from_slice(meta), Bytes::copy_from_slice(payload));
     let entry = Entry { class: 0, signal: *signal, records: 1, meta, payload };
-    let Some(frozen) = Frozen::parse(entry) else { return };
+    let Ok(frozen) = Frozen::parse(entry) else { return };
     if let Ok(plain) = frozen.encoded(Encoding::Identity) {
         assert!(frozen.encoding == Encoding::Identity || plain.len() <= frozen.plain_bytes);
     }

@@ -9,7 +9,8 @@ use ollystack_buffer::Entry;
 use ollystack_record::{Class, Signal};
 use std::io::{self, Write};
 
-const VERSION: u8 = 1;
+/// What the first byte of a description says.
+pub(crate) const VERSION: u8 = 1;
 
 /// How a message is compressed, by its number in the buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,9 +67,25 @@ pub(crate) fn plain_bytes(meta: &[u8]) -> Option<usize> {
     (version == VERSION && plain_bytes <= 2 * MESSAGE_BYTES_MAX).then_some(plain_bytes)
 }
 
+/// Why an entry is not understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unknown {
+    /// It is of this later version, which may understand it.
+    Newer { version: u8 },
+    /// It is none of ours.
+    Malformed,
+}
+
 impl Frozen {
-    /// Understand an entry; None when it is none of ours.
-    pub(crate) fn parse(entry: Entry) -> Option<Frozen> {
+    /// Understand an entry. What follows the version is for that version to know.
+    pub(crate) fn parse(entry: Entry) -> Result<Frozen, Unknown> {
+        match entry.meta.first() {
+            Some(&version) if version > VERSION => Err(Unknown::Newer { version }),
+            _ => Frozen::of_this_version(entry).ok_or(Unknown::Malformed),
+        }
+    }
+
+    fn of_this_version(entry: Entry) -> Option<Frozen> {
         let plain_bytes = plain_bytes(&entry.meta)?;
         let encoding = match *entry.meta.get(1)? {
             0 => Encoding::Identity,

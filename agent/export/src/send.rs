@@ -8,7 +8,7 @@ use crate::backoff::Gate;
 use crate::books::measure;
 use crate::call::{Cause, Client, Failure, Taken, Verdict};
 use crate::deferred::Deferred;
-use crate::frozen::{Encoding, Frozen};
+use crate::frozen::{self, Encoding, Frozen, Unknown};
 use crate::{ApiKey, Config, Error, Status};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -17,7 +17,7 @@ use ollystack_buffer::{Advice, Buffer, EntryId, Stored};
 use ollystack_record::{DropReason, Ledger};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -52,6 +52,7 @@ pub async fn send(
         client,
         started: Instant::now(),
         encoding: AtomicU8::new(0),
+        has_newer: AtomicBool::new(false),
         buffer,
         ledger,
         status,
@@ -85,6 +86,8 @@ struct Sender {
     started: Instant,
     /// How many of [`ENCODINGS`] the endpoint did not understand.
     encoding: AtomicU8,
+    /// Whether it was said that batches of a later version wait.
+    has_newer: AtomicBool,
     buffer: Buffer,
     ledger: Arc<Ledger>,
     status: Arc<Status>,
@@ -144,12 +147,16 @@ impl Sender {
     async fn deliver(&self, stored: Stored, mut doubtful_since: Option<Instant>) -> Fate {
         let Stored { id, entry, .. } = stored;
         let (signal, records) = (ollystack_record::Signal::from_u8(entry.signal), u64::from(entry.records));
-        let Some(frozen) = Frozen::parse(entry) else {
-            tracing::error!(id = id.0, "a stored batch is not of a format that this version knows; it is dropped");
-            if let Some(signal) = signal {
-                self.ledger.dropped(signal, DropReason::BufferCorrupt, records);
+        let frozen = match Frozen::parse(entry) {
+            Ok(frozen) => frozen,
+            Err(Unknown::Newer { version }) => return self.leave(id, version).await,
+            Err(Unknown::Malformed) => {
+                tracing::error!(id = id.0, "a stored batch is malformed; it is dropped");
+                if let Some(signal) = signal {
+                    self.ledger.dropped(signal, DropReason::BufferCorrupt, records);
+                }
+                return self.finish(id).await;
             }
-            return self.finish(id).await;
         };
         loop {
             let Some(pass) = self.gate.pass().await else {
@@ -193,6 +200,22 @@ impl Sender {
             let (failures, pause) = self.gate.failure(&pass, asked, least);
             self.complain(&failure, state, failures, pause);
         }
+    }
+
+    /// A batch that a later version of the agent wrote waits on disk for it.
+    async fn leave(&self, id: EntryId, version: u8) -> Fate {
+        if !self.has_newer.swap(true, Relaxed) {
+            tracing::error!(
+                version,
+                known = frozen::VERSION,
+                "batches on the disk buffer were written by a newer version of the agent; they stay there until it is \
+                 full: run that version again to send them"
+            );
+        }
+        if let Err(error) = self.buffer.leave(id).await {
+            tracing::debug!(%error, id = id.0, "the disk buffer was closed meanwhile, and keeps what it has");
+        }
+        Fate::Settled
     }
 
     async fn finish(&self, id: EntryId) -> Fate {
@@ -252,7 +275,7 @@ impl Sender {
 /// What became of a delivery.
 #[derive(Debug)]
 enum Fate {
-    /// Delivered, or refused for good.
+    /// Delivered, refused for good, or left to a later version.
     Settled,
     /// Not now; others pass meanwhile.
     Deferred { id: EntryId, due: Instant, doubtful_since: Option<Instant> },

@@ -137,7 +137,7 @@ impl Thinner {
             for waiting in group {
                 let Some(entry) = self.buffer.peek(waiting).await? else { return Ok(None) };
                 let began = Instant::now();
-                let plain = Frozen::parse(entry).and_then(|frozen| frozen.encoded(Encoding::Identity).ok());
+                let plain = Frozen::parse(entry).ok().and_then(|frozen| frozen.encoded(Encoding::Identity).ok());
                 if plain.and_then(|plain| regroup.take(plain).ok()).is_none() {
                     // Whoever sends it says so.
                     return Ok(None);

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use bytes::Bytes;
+use futures::FutureExt;
 use http::HeaderMap;
-use ollystack_buffer::{Buffer, Options};
+use ollystack_buffer::{Buffer, Entry, Options};
 use ollystack_export::{ApiKey, Config, Status, freeze, measure, open_buffer, send};
 use ollystack_receive::{Accepted, Export, Limits, Message, OtlpService, Refusal, RequestHead, Server, Tls, bind};
 use ollystack_record::otlp::common::v1::{AnyValue, any_value::Value};
@@ -355,6 +357,40 @@ async fn an_unreachable_endpoint_delays_stop_by_nothing_and_the_next_start_sends
     assert_eq!((logs(&ledger).carried, logs(&ledger).sent), (5, 5));
     // The earlier process may have sent it for all this one knows.
     assert_eq!(header(&endpoint.seen.lock().unwrap()[0].headers, "x-ollystack-redelivered"), "1");
+}
+
+/// What a batch is in the buffer, but for its description.
+async fn put_described(buffer: &Buffer, meta: &'static [u8]) {
+    let (meta, payload) = (Bytes::from_static(meta), Bytes::from_static(b"who knows"));
+    let entry = Entry { class: 0, signal: Signal::Logs as u8, records: 3, meta, payload };
+    buffer.put(vec![entry]).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_later_version_left_waits_on_disk_for_it_and_only_what_no_version_wrote_is_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    let (buffer, _) = open_buffer(Options::new(directory.path()), &Arc::default()).unwrap();
+    // Of version 2, and longer than those of this one; without a description; of this version, and no encoding of it.
+    for meta in [&[2, 9, 9, 9, 9, 9, 9, 9, 9][..], &[], &[1, 7, 0, 0, 0, 0]] {
+        put_described(&buffer, meta).await;
+    }
+    buffer.close().await;
+    let endpoint = Arc::new(Endpoint::default());
+    let (port, _stop) = serve(&endpoint, None).await;
+    let config = config(format!("http://127.0.0.1:{port}"));
+    for (carried, corrupt) in [(9, 6), (3, 0)] {
+        let stage = Stage::start(config.clone(), directory.path());
+        stage.freeze(&config, vec![lines(5)]).await;
+        while stage.buffer.stats().entries > 1 || stage.buffer.stats().left < 1 {
+            tokio::task::yield_now().await;
+        }
+        // A later change of the buffer wakes the sender, one that waits does not.
+        assert_eq!(stage.buffer.changed().now_or_never(), None);
+        let (ledger, _) = stage.end().await;
+        let reading = logs(&ledger);
+        let dropped = reading.dropped.iter().find(|(name, _)| *name == "buffer_corrupt").unwrap().1;
+        assert_eq!((reading.carried, reading.sent, dropped, reading.waiting_total()), (carried, 5, corrupt, 3));
+    }
 }
 
 #[tokio::test]

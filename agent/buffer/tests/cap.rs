@@ -141,6 +141,7 @@ async fn one_put_does_not_give_what_is_stored_for_less_of_its_own() {
     while losses.total() == 0 {
         buffer.put(vec![entry(1, stored, 100_000)]).await.unwrap();
         stored += 1;
+        assert!(stored < 1000, "nothing that was evicted is told");
     }
     let before = losses.records(1, Loss::Evicted);
     for n in 0..8 {

@@ -65,17 +65,17 @@ pub fn segment(data: &[u8]) {
 }
 
 fn damage(folder: &Path, data: &[u8]) {
-    let files = std::fs::read_dir(folder).expect("the folder is there").flatten().map(|file| file.path());
+    let mut files = std::fs::read_dir(folder).expect("the folder is there").flatten().map(|file| file.path());
     let segment = |path: &std::path::PathBuf| {
         path.to_string_lossy().contains("-1.segment") && !path.to_string_lossy().ends_with("-wal")
     };
-    let Some(path) = files.filter(segment).next() else { return };
+    let Some(path) = files.find(segment) else { return };
     let mut bytes = std::fs::read(&path).expect("the segment is there");
     for edit in data.chunks_exact(4) {
         let at = u32::from_le_bytes([edit[0], edit[1], edit[2], 0]) as usize % bytes.len();
         bytes[at] = edit[3];
     }
-    if data.len() % 4 != 0 {
+    if !data.len().is_multiple_of(4) {
         bytes.truncate(bytes.len() * usize::from(data[data.len() - 1]) / 256);
     }
     std::fs::write(&path, bytes).expect("the segment can be written");

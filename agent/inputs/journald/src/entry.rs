@@ -1,17 +1,12 @@
-//! One journal entry, as `journalctl --output=json` prints it, and what becomes of it.
+//! One journal entry, and what becomes of it: a severity, a service, attributes.
 //!
-//! Fields are strings; bytes that are no text are arrays of numbers, a field that occurs several times is an array of those
-//! (systemd's "Journal JSON Format"). Invariant: pure, and an entry without a message or a cursor is none.
+//! The [`Reader`](crate::reader::Reader) fills it. Invariant: pure, and no field is longer than it may be.
 
 use ollystack_record::otlp::common::v1::KeyValue;
 use ollystack_record::otlp::logs::v1::SeverityNumber;
 use ollystack_record::service_name::{self, Process};
 use ollystack_record::value;
 use ollystack_schema::names::semconv;
-use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, SeqAccess, Unexpected, Visitor};
-use std::fmt;
-use std::string::FromUtf8Error;
 
 /// The fields that are read: journalctl need not print others.
 pub(crate) const FIELDS: &str = "MESSAGE,PRIORITY,SYSLOG_IDENTIFIER,_TRANSPORT,_SYSTEMD_UNIT,_SYSTEMD_CGROUP,_PID,_COMM,_EXE,\
@@ -20,41 +15,30 @@ pub(crate) const FIELDS: &str = "MESSAGE,PRIORITY,SYSLOG_IDENTIFIER,_TRANSPORT,_
 /// Of a name that whoever writes an entry gives itself; the rest is cut off, as names are remembered and go with each record.
 const NAME_BYTES_MAX: usize = 1_024;
 
+/// Of other fields: journald's own words, which are paths at most. A cursor has some 200.
+const FIELD_BYTES_MAX: usize = 4_096;
+
 /// An entry.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Entry {
-    #[serde(rename = "__CURSOR")]
-    pub(crate) cursor: String,
-    #[serde(rename = "__REALTIME_TIMESTAMP")]
+    /// Never cut.
+    pub(crate) cursor: Text,
     realtime_micros: Text,
-    #[serde(rename = "MESSAGE")]
     pub(crate) message: Text,
-    #[serde(rename = "PRIORITY")]
+    /// The message was longer.
+    pub(crate) is_cut: bool,
     priority: Text,
-    #[serde(rename = "SYSLOG_IDENTIFIER")]
     identifier: Text,
-    #[serde(rename = "_TRANSPORT")]
     transport: Text,
-    #[serde(rename = "_SYSTEMD_UNIT")]
     pub(crate) unit: Text,
-    #[serde(rename = "_SYSTEMD_CGROUP")]
     cgroup: Text,
-    #[serde(rename = "_PID")]
     pid: Text,
-    #[serde(rename = "_COMM")]
     command: Text,
-    #[serde(rename = "_EXE")]
     executable: Text,
-    #[serde(rename = "_HOSTNAME")]
     host: Text,
-    #[serde(rename = "_STREAM_ID")]
     pub(crate) stream: Text,
-    #[serde(rename = "CONTAINER_ID_FULL")]
     container_id: Text,
-    #[serde(rename = "CONTAINER_NAME")]
     container_name: Text,
-    #[serde(rename = "IMAGE_NAME")]
     image: Text,
 }
 
@@ -62,85 +46,98 @@ pub(crate) struct Entry {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Text(pub(crate) String);
 
-/// Read as it comes: a byte of a message is a number of up to three digits, and as a value of any kind it would take thirty-two.
-impl<'de> Deserialize<'de> for Text {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Text, D::Error> {
-        match deserializer.deserialize_any(Field { is_element: false })? {
-            Value::Text(text) => Ok(Text(text)),
-            Value::Byte(_) => Err(D::Error::custom("a number is no field")),
-        }
-    }
+/// A field that is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Field {
+    Cursor,
+    RealtimeMicros,
+    Message,
+    Priority,
+    Identifier,
+    Transport,
+    Unit,
+    Cgroup,
+    Pid,
+    Command,
+    Executable,
+    Host,
+    Stream,
+    ContainerId,
+    ContainerName,
+    Image,
 }
 
-/// What a field may be, or what a list in one begins with.
-#[derive(Clone, Copy)]
-struct Field {
-    is_element: bool,
-}
-
-enum Value {
-    Text(String),
-    Byte(u8),
-}
-
-impl<'de> DeserializeSeed<'de> for Field {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Field {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("text, bytes, a list of those, or null")
+impl Field {
+    /// By the journal's name for it.
+    pub(crate) fn named(name: &[u8]) -> Option<Field> {
+        Some(match name {
+            b"__CURSOR" => Field::Cursor,
+            b"__REALTIME_TIMESTAMP" => Field::RealtimeMicros,
+            b"MESSAGE" => Field::Message,
+            b"PRIORITY" => Field::Priority,
+            b"SYSLOG_IDENTIFIER" => Field::Identifier,
+            b"_TRANSPORT" => Field::Transport,
+            b"_SYSTEMD_UNIT" => Field::Unit,
+            b"_SYSTEMD_CGROUP" => Field::Cgroup,
+            b"_PID" => Field::Pid,
+            b"_COMM" => Field::Command,
+            b"_EXE" => Field::Executable,
+            b"_HOSTNAME" => Field::Host,
+            b"_STREAM_ID" => Field::Stream,
+            b"CONTAINER_ID_FULL" => Field::ContainerId,
+            b"CONTAINER_NAME" => Field::ContainerName,
+            b"IMAGE_NAME" => Field::Image,
+            _ => return None,
+        })
     }
 
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Value, E> {
-        Ok(Value::Text(text.to_owned()))
-    }
-
-    fn visit_unit<E: serde::de::Error>(self) -> Result<Value, E> {
-        Ok(Value::Text(String::new()))
-    }
-
-    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Value, E> {
-        let byte = u8::try_from(number).ok().filter(|_| self.is_element);
-        byte.map(Value::Byte).ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
-        match list.next_element_seed(Field { is_element: true })? {
-            None => Ok(Value::Text(String::new())),
-            Some(Value::Byte(first)) => {
-                let mut bytes = vec![first];
-                while let Some(byte) = list.next_element::<u8>()? {
-                    bytes.push(byte);
-                }
-                let lossy = |error: FromUtf8Error| String::from_utf8_lossy(error.as_bytes()).into_owned();
-                Ok(Value::Text(String::from_utf8(bytes).unwrap_or_else(lossy)))
-            }
-            Some(first) => {
-                while list.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(first)
-            }
+    /// How much of it is kept.
+    pub(crate) fn bytes_max(self, message_bytes_max: usize) -> usize {
+        match self {
+            Field::Message => message_bytes_max,
+            Field::Identifier | Field::ContainerId | Field::ContainerName | Field::Image => NAME_BYTES_MAX,
+            _ => FIELD_BYTES_MAX,
         }
     }
 }
 
 impl Entry {
-    /// `None` if the line is no entry.
+    /// Enter what was read of a field, and whether there was more.
+    pub(crate) fn set(&mut self, field: Field, text: Text, is_cut: bool) {
+        let place = match field {
+            Field::Cursor => {
+                // A part of it is the place of nothing.
+                self.cursor = if is_cut { Text::default() } else { text };
+                return;
+            }
+            Field::Message => {
+                self.is_cut = is_cut;
+                &mut self.message
+            }
+            Field::RealtimeMicros => &mut self.realtime_micros,
+            Field::Priority => &mut self.priority,
+            Field::Identifier => &mut self.identifier,
+            Field::Transport => &mut self.transport,
+            Field::Unit => &mut self.unit,
+            Field::Cgroup => &mut self.cgroup,
+            Field::Pid => &mut self.pid,
+            Field::Command => &mut self.command,
+            Field::Executable => &mut self.executable,
+            Field::Host => &mut self.host,
+            Field::Stream => &mut self.stream,
+            Field::ContainerId => &mut self.container_id,
+            Field::ContainerName => &mut self.container_name,
+            Field::Image => &mut self.image,
+        };
+        *place = text;
+    }
+
+    /// A whole line; `None` if it is no entry.
+    #[cfg(any(test, feature = "fuzz"))]
     pub(crate) fn parse(line: &[u8]) -> Option<Entry> {
-        let mut entry: Entry = serde_json::from_slice(line).ok()?;
-        // Those that begin with `_` are journald's own words.
-        let Entry { identifier, container_id, container_name, image, .. } = &mut entry;
-        for Text(name) in [identifier, container_id, container_name, image] {
-            name.truncate(name.floor_char_boundary(NAME_BYTES_MAX));
-            name.shrink_to_fit();
-        }
-        (!entry.cursor.is_empty()).then_some(entry)
+        let mut reader = crate::reader::Reader::new(1 << 16);
+        reader.read(line);
+        reader.end()
     }
 
     /// When the journal received it. Nanoseconds since the epoch; 0: not said.

@@ -140,13 +140,10 @@ impl Follower {
                 verdict = self.commits.next() => self.commits.settle(verdict, false),
                 () = tokio::time::sleep_until(due) => {}
                 line = journalctl.next(), if pause.is_zero() => match line {
-                    Ok(Some(Line::Whole(line))) => match Entry::parse(line) {
-                        Some(entry) => {
-                            entries += u64::from(self.take(entry, std::mem::take(&mut is_first)));
-                        }
-                        None => self.malformed(),
-                    },
-                    Ok(Some(Line::TooLong)) => self.malformed(),
+                    Ok(Some(Line::Entry(entry))) => {
+                        entries += u64::from(self.take(*entry, std::mem::take(&mut is_first)));
+                    }
+                    Ok(Some(Line::Junk)) => self.malformed(),
                     Ok(None) => break,
                     Err(_) => break,
                 },
@@ -163,7 +160,7 @@ impl Follower {
 
     /// False if it was read before.
     fn take(&mut self, mut entry: Entry, is_first: bool) -> bool {
-        let place = Place { cursor: std::mem::take(&mut entry.cursor), time_unix_nano: entry.time_unix_nano() };
+        let place = Place { cursor: std::mem::take(&mut entry.cursor.0), time_unix_nano: entry.time_unix_nano() };
         match &self.from {
             From::At(known) if is_first && known.cursor == place.cursor => return false,
             From::At(_) if is_first => {
@@ -186,16 +183,13 @@ impl Follower {
             return true;
         }
         let bytes_max = self.config.message_bytes_max;
-        let is_cut = entry.message.0.len() > bytes_max;
-        if is_cut {
-            let end = (0..=bytes_max).rev().find(|end| entry.message.0.is_char_boundary(*end)).unwrap_or(0);
-            entry.message.0.truncate(end);
+        if entry.is_cut {
             // The beginning is handed in as a record; the end is one more, and lost.
             self.lost();
             self.stats.update(|stats| stats.messages_cut += 1);
         }
         let resource = self.resources.of(&entry);
-        self.gathered.take(entry, is_cut, resource, unix_nanos(), bytes_max);
+        self.gathered.take(entry, resource, unix_nanos(), bytes_max);
         true
     }
 
@@ -273,10 +267,8 @@ async fn last_place(config: &Config) -> Result<Option<Place>, Error> {
     let mut journalctl = Journalctl::start(config, &From::Last).map_err(start)?;
     let mut place = None;
     while let Some(line) = journalctl.next().await.map_err(start)? {
-        if let Line::Whole(line) = line
-            && let Some(entry) = Entry::parse(line)
-        {
-            place = Some(Place { time_unix_nano: entry.time_unix_nano(), cursor: entry.cursor });
+        if let Line::Entry(entry) = line {
+            place = Some(Place { time_unix_nano: entry.time_unix_nano(), cursor: entry.cursor.0 });
         }
     }
     Ok(place)

@@ -48,14 +48,8 @@ struct Pending {
 
 impl Gathered {
     /// Put an entry to it whose message has no more than `bytes_max`.
-    pub(crate) fn take(
-        &mut self,
-        entry: Entry,
-        is_cut: bool,
-        resource: Arc<Resource>,
-        observed: u64,
-        bytes_max: usize,
-    ) {
+    pub(crate) fn take(&mut self, entry: Entry, resource: Arc<Resource>, observed: u64, bytes_max: usize) {
+        let is_cut = entry.is_cut;
         let message = entry.message.0.trim_end_matches(['\r', '\n']);
         let stream = Some(&entry.stream.0).filter(|stream| entry.is_output() && !stream.is_empty());
         self.bytes += message.len();

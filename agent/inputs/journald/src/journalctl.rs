@@ -1,20 +1,19 @@
 //! `journalctl` as a child: where it begins, its lines, and what it said when it ended.
 //!
 //! The journal's files are journald's own; its program reads them all, whatever their version, compression and rotation, and
-//! links nothing into the agent. Invariant: a line is no longer than [`LINE_BYTES_MAX`], and the child dies with its handle.
+//! links nothing into the agent. Invariant: of a line no more is held than is kept of it,
+//! and the child dies with its handle.
 
 use crate::Config;
 use crate::cursor::Place;
-use crate::entry::FIELDS;
+use crate::entry::{Entry, FIELDS};
+use crate::reader::Reader;
 use std::ffi::OsString;
 use std::io;
 use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::task::JoinHandle;
-
-/// A message of the longest kind as an array of numbers, and its fields.
-const LINE_BYTES_MAX: usize = 4 << 20;
 
 /// What is kept of its complaints.
 const COMPLAINT_BYTES_MAX: usize = 1_024;
@@ -38,17 +37,16 @@ pub(crate) struct Journalctl {
     child: Child,
     stdout: BufReader<ChildStdout>,
     complaint: JoinHandle<String>,
-    line: Vec<u8>,
-    /// Whether the line that is being read is too long.
-    is_skipping: bool,
+    /// Has the line that is being read.
+    reader: Reader,
 }
 
 /// A line of it.
-#[derive(Debug, PartialEq)]
-pub(crate) enum Line<'a> {
-    Whole(&'a [u8]),
-    /// Longer than may be; it was passed over.
-    TooLong,
+#[derive(Debug)]
+pub(crate) enum Line {
+    Entry(Box<Entry>),
+    /// No entry.
+    Junk,
 }
 
 /// `--cursor` and not `--after-cursor`: with a filter, journalctl before 255 passes over the first match after the latter.
@@ -86,36 +84,22 @@ impl Journalctl {
         let stdout = child.stdout.take().ok_or_else(no_pipe)?;
         let complaint = tokio::spawn(last_words(child.stderr.take().ok_or_else(no_pipe)?));
         let stdout = BufReader::with_capacity(64 << 10, stdout);
-        Ok(Journalctl { child, stdout, complaint, line: Vec::new(), is_skipping: false })
+        Ok(Journalctl { child, stdout, complaint, reader: Reader::new(config.message_bytes_max) })
     }
 
     /// The next line; `None` at its end. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> io::Result<Option<Line<'_>>> {
-        // A line that was given out is done with.
-        if self.line.last() == Some(&b'\n') {
-            self.line.clear();
-            self.line.shrink_to(64 << 10);
-        }
+    pub(crate) async fn next(&mut self) -> io::Result<Option<Line>> {
         loop {
             let chunk = self.stdout.fill_buf().await?;
             if chunk.is_empty() {
                 return Ok(None);
             }
-            let end = memchr::memchr(b'\n', chunk).map(|end| end + 1);
-            let part = &chunk[..end.unwrap_or(chunk.len())];
-            let length = part.len();
-            self.is_skipping |= self.line.len() + length > LINE_BYTES_MAX;
-            if self.is_skipping {
-                self.line.clear();
-            } else {
-                self.line.extend_from_slice(part);
-            }
+            let end = memchr::memchr(b'\n', chunk);
+            self.reader.read(&chunk[..end.unwrap_or(chunk.len())]);
+            let length = end.map_or(chunk.len(), |end| end + 1);
             self.stdout.consume(length);
             if end.is_some() {
-                if std::mem::take(&mut self.is_skipping) {
-                    return Ok(Some(Line::TooLong));
-                }
-                return Ok(Some(Line::Whole(&self.line[..self.line.len() - 1])));
+                return Ok(Some(self.reader.end().map_or(Line::Junk, |entry| Line::Entry(Box::new(entry)))));
             }
         }
     }

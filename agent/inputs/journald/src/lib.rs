@@ -15,6 +15,7 @@ mod follow;
 pub mod fuzz;
 mod gather;
 mod journalctl;
+mod reader;
 mod stats;
 
 pub use availability::{Decision, availability, decide};

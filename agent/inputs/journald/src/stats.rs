@@ -18,7 +18,7 @@ pub struct StatsReading {
     pub records: u64,
     /// Entries passed over: of excluded units, or without a message.
     pub passed_over: u64,
-    /// Lines of journalctl that were no entry, or longer than may be.
+    /// Lines of journalctl that were no entry.
     pub malformed: u64,
     /// Messages cut at `message_bytes_max`.
     pub messages_cut: u64,

@@ -267,10 +267,12 @@ async fn junk_and_huge_lines_are_counted_and_messages_beyond_the_limit_cut() {
     host.log(1, &"ä".repeat(2_000));
     let mut agent = host.start(Config { message_bytes_max: 1_025, ..host.config() });
     assert_eq!(agent.messages(1).await, ["ä".repeat(512)]);
+    host.log(2, &"y".repeat(5 << 20));
+    assert_eq!(agent.messages(1).await, ["y".repeat(1_025)]);
     let (_, stats, ledger) = agent.stop().await;
-    assert_eq!((stats.malformed, stats.messages_cut), (4, 1));
+    assert_eq!((stats.malformed, stats.messages_cut), (4, 2));
     let account = &ledger.read().signals[1];
-    assert_eq!((account.seen, account.dropped_total()), (6, 5), "every line is delivered or counted");
+    assert_eq!((account.seen, account.dropped_total()), (8, 6), "every line is delivered or counted");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -74,6 +74,13 @@ impl Part {
         let _ = self.inbox.sender.send(Settled { source: self.source, spans, outcome });
     }
 
+    /// Whether records that begin at one place, as they lie across each other, go different ways: what is settled of one says
+    /// nothing of the source then.
+    fn parts_on(&self, ways: &[usize]) -> bool {
+        let pairs = self.starts.windows(2).zip(ways.windows(2));
+        pairs.into_iter().any(|(starts, ways)| starts[0] == starts[1] && ways[0] != ways[1])
+    }
+
     /// The same source's: another life of an input numbers its own.
     fn is_like(&self, other: &Part) -> bool {
         self.source == other.source && Arc::ptr_eq(&self.inbox, &other.inbox)
@@ -88,7 +95,8 @@ impl Positions {
         Positions { inbox: Arc::new(Inbox { sender, ahead }), receiver }
     }
 
-    /// For a batch that is all of `source` from the first of `starts`, where its records begin, up to `end`.
+    /// For a batch that is all of `source` from the first of `starts`, where its records begin, up to `end`. Records that lie across
+    /// each other begin where the first of them does.
     pub fn ack(&self, source: u64, starts: Vec<u64>, end: u64) -> Ack {
         let spans = starts.first().map_or_else(Spans::default, |first| Spans::one(*first, end));
         Ack::to(Waiting::Part(Part { inbox: Arc::clone(&self.inbox), source, spans, starts }))
@@ -111,10 +119,12 @@ impl Positions {
 
 impl Ack {
     /// An acknowledgement for each of `N` ways, of the records that go it: `ways` says which, record for record. None for a way that
-    /// no record goes. A batch without positions has one verdict, whichever way its records go.
+    /// no record goes. A batch without positions has one verdict, whichever way its records go; so has one of which records that
+    /// begin at one place go different ways.
     pub fn split<const N: usize>(mut self, ways: &[usize]) -> [Option<Ack>; N] {
         let mut acks = [const { None }; N];
-        let Some(part) = self.take_part() else {
+        let part = if self.part_mut().is_some_and(|part| part.parts_on(ways)) { None } else { self.take_part() };
+        let Some(part) = part else {
             for way in ways {
                 if let Some(ack) = acks.get_mut(*way) {
                     ack.get_or_insert_with(|| self.clone());
@@ -251,6 +261,21 @@ mod tests {
         assert_eq!(positions.try_next(), None, "the others are under way");
         drop(first);
         assert_eq!(positions.try_next(), settled(&[(100, 110), (140, 150)], Outcome::Dropped));
+    }
+
+    #[tokio::test]
+    async fn records_that_lie_across_each_other_have_one_verdict_after_all_ways() {
+        let mut positions = Positions::new(Arc::new(Notes::default()));
+        let [one, other] = positions.ack(7, vec![0, 10, 10, 20], 30).split::<2>(&[0, 1, 1, 0]);
+        drop(one);
+        assert_eq!(positions.try_next(), settled(&[(0, 10), (20, 30)], Outcome::Dropped), "they go one way");
+        drop(other);
+        assert_eq!(positions.try_next(), settled(&[(10, 20)], Outcome::Dropped));
+        let [one, other] = positions.ack(7, vec![0, 10, 10, 20], 30).split::<2>(&[0, 1, 0, 0]);
+        other.unwrap().resolve(Outcome::Durable);
+        assert_eq!(positions.try_next(), None);
+        one.unwrap().resolve(Outcome::Durable);
+        assert_eq!(positions.try_next(), settled(&[(0, 30)], Outcome::Durable));
     }
 
     #[tokio::test]

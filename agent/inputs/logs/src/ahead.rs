@@ -155,6 +155,10 @@ pub(crate) fn recover(folder: &Path, last_ids: &[u64]) -> io::Result<()> {
     let saved = if durable.is_empty() { Ok(()) } else { enter(folder, durable) };
     // Without them lines may show twice; read again later, when ids have gone on, they could hide some.
     paths.iter().try_for_each(remove)?;
+    match File::open(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => opened?.sync_all()?,
+    }
     saved
 }
 
@@ -167,7 +171,14 @@ fn remove(path: &PathBuf) -> io::Result<()> {
 
 fn enter(folder: &Path, durable: Vec<Entry>) -> io::Result<()> {
     let store = Store::new(folder)?;
-    let Loaded::State(mut state) = store.load()? else { return Ok(()) };
+    let mut state = match store.load()? {
+        Loaded::State(state) => state,
+        Loaded::Nothing => return Ok(()),
+        Loaded::Damaged(aside) => {
+            let message = format!("the log offsets were damaged and set aside as {}", aside.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+    };
     for entry in durable {
         match state.files.iter_mut().find(|known| known.id == entry.id && known.life == entry.life) {
             Some(known) => known.done.extend(&entry.done),

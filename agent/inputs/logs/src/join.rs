@@ -73,11 +73,18 @@ pub(crate) struct Record<'a> {
     end: usize,
 }
 
-impl Record<'_> {
-    /// Where its first line begins in the chunk.
-    pub(crate) fn start(&self) -> usize {
-        self.start
-    }
+/// Where each record begins in the chunk; those of streams that interleave lie across each other, and begin where the first of
+/// them does: a part of a file that holds one of them whole holds all.
+pub(crate) fn starts(records: &[Record<'_>]) -> Vec<usize> {
+    let (mut start, mut reach) = (0, 0);
+    let starts = records.iter().map(|record| {
+        if record.start >= reach {
+            start = record.start;
+        }
+        reach = reach.max(record.end);
+        start
+    });
+    starts.collect()
 }
 
 /// What a chunk holds.

@@ -372,6 +372,10 @@ impl Tail {
             let mark = self.marks.front().filter(|mark| mark.offset == offset).copied();
             self.committed = mark.unwrap_or(Mark { offset, ..Mark::default() });
             self.done.forget_before(offset);
+            // What was done beyond before this run is not read: that may become known before the next look at it.
+            if self.position.offset < offset {
+                self.position = self.committed;
+            }
         }
     }
 

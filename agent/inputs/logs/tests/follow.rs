@@ -509,6 +509,25 @@ async fn a_kill_between_a_put_and_its_verdict_doubles_and_loses_no_line() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn of_records_of_two_streams_that_interleave_neither_is_done_before_the_other() {
+    let host = Host::new();
+    for text in ["stderr P one ", "stdout F two", "stderr F more"] {
+        host.append("a.log", &format!("2026-11-20T09:12:07.123456789Z {text}\n"));
+    }
+    let mut agent = host.start(host.config());
+    let (lines, ack) = agent.batch().await.unwrap();
+    assert_eq!(lines, ["one more", "two"]);
+    let [first, second] = ack.split::<2>(&[0, 1]);
+    Announcement::of(second.iter().map(|ack| (Class::Normal, ack))).announce(7);
+    kill(&host, agent, &[0, 8, 0]).await;
+    drop((first, second));
+    let mut agent = host.start(host.config());
+    assert_eq!(agent.lines(2).await, ["one more", "two"]);
+    let (rest, _, _) = agent.stop().await;
+    assert!(rest.is_empty(), "{rest:?}");
+}
+
 const TRACE: [&str; 3] =
     ["ERROR no stock\n", "\tat org.acme.Shop.store(Shop.java:12)\n", "\tat org.acme.Shop.main(Shop.java:3)\n"];
 

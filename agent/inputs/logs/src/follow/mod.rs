@@ -11,7 +11,7 @@ mod walk;
 
 use crate::discover::Globs;
 use crate::identity::FileId;
-use crate::join::{Joined, Limits, Record};
+use crate::join::{self, Joined, Limits, Record};
 use crate::lines;
 use crate::offsets::{Loaded, Store};
 use crate::rules::Rules;
@@ -357,7 +357,7 @@ impl Follower {
                 slot = self.intake.reserve(count.records) => slot,
             };
             let Ok(slot) = slot else { return Flow::Stop };
-            let starts = records.iter().map(|record| tail.position.offset + record.start() as u64).collect();
+            let starts = join::starts(&records).into_iter().map(|start| tail.position.offset + start as u64).collect();
             let ack = self.commits.ack(tail, starts, count.bytes);
             slot.send(batch(tail, records, ack));
         }

@@ -3,7 +3,10 @@
 use super::*;
 use crate::StartAt;
 use crate::discover::Candidate;
-use ollystack_record::{Ledger, Pressure};
+use crate::identity::Beginning;
+use crate::offsets::Mark;
+use crate::tail::Start;
+use ollystack_record::{Ledger, Pressure, Spans};
 
 /// A follower of `log/a.log` in `folder`, which ends in a record that has been due for long.
 fn follower(folder: &Path, config: Config) -> (Follower, FileId) {
@@ -90,31 +93,43 @@ async fn a_file_whose_name_went_to_another_before_it_was_opened_is_not_taken_for
 #[tokio::test]
 async fn each_file_of_a_state_without_lives_and_of_a_clock_that_was_ahead_has_a_life_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
-    let ahead = u64::MAX / 2;
-    let text = |name: &str, life: &str| {
-        let path = folder.path().join("log").join(name);
-        std::fs::write(&path, format!("INFO {name}\n")).unwrap();
-        let id = FileId::of(&std::fs::metadata(&path).unwrap());
-        format!(
-            r#"{{"id":{{"device":{},"inode":{}}},{life}"fingerprint":{{"length":0,"hash":0}},"path":{path:?},
-            "mark":{{"offset":0,"in_cut_line":false}},"size":12}}"#,
-            id.device, id.inode
-        )
+    let (log, state) = (folder.path().join("log"), folder.path().join("state"));
+    std::fs::create_dir(&log).unwrap();
+    let start = || {
+        let include = vec![log.join("*.log").display().to_string()];
+        let config = Config { include, start_at: StartAt::Beginning, ..Config::default() };
+        let intake = Intake::new(8, 100, Arc::new(Ledger::default())).0;
+        Follower::new(config, &state, Arc::new(Resource::default()), intake, Arc::default()).unwrap()
     };
-    std::fs::create_dir_all(folder.path().join("log")).unwrap();
-    std::fs::create_dir_all(folder.path().join("state")).unwrap();
-    let files = [text("b.log", ""), text("c.log", ""), text("d.log", &format!(r#""life":{ahead},"#))].join(",");
-    let state = format!(r#"{{"version":1,"saved_unix_nano":5,"files":[{files}]}}"#);
-    std::fs::write(folder.path().join("state/log-offsets.json"), state).unwrap();
-    std::fs::write(folder.path().join("log/a.log"), "INFO a\n").unwrap();
-    let config = Config { include: vec![folder.path().join("log/*.log").display().to_string()], ..Config::default() };
-    let intake = Intake::new(8, 100, Arc::new(Ledger::default())).0;
-    let follower =
-        Follower::new(config, &folder.path().join("state"), Arc::new(Resource::default()), intake, Arc::default())
-            .unwrap();
-    let mut lives: Vec<u64> = follower.tails.values().map(|tail| tail.life).collect();
+    for name in ["b.log", "c.log", "d.log"] {
+        std::fs::write(log.join(name), format!("INFO {name}\n")).unwrap();
+    }
+    drop(start());
+    let store = Store::new(&state).unwrap();
+    let Loaded::State(mut saved) = store.load().unwrap() else { unreachable!() };
+    let ahead = u64::MAX / 2;
+    saved.files.iter_mut().zip([0, 0, ahead]).for_each(|(entry, life)| entry.life = life);
+    store.save(saved.saved_unix_nano, saved.files).unwrap();
+    std::fs::write(log.join("a.log"), "INFO a\n").unwrap();
+    let mut lives: Vec<u64> = start().tails.values().map(|tail| tail.life).collect();
     lives.sort_unstable();
     lives.dedup();
     assert_eq!(lives.len(), 4, "verdicts on one would move the offset of another");
-    assert!(lives.iter().all(|life| *life >= ahead));
+    assert_eq!(lives[0], ahead, "those that had one keep it, and no other may get it");
+}
+
+#[tokio::test]
+async fn what_the_run_before_had_done_is_passed_over_also_when_all_before_it_is_settled_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let (follower, _) = follower(folder.path(), Config::default());
+    let path = folder.path().join("log/b.log");
+    std::fs::write(&path, "1\n2\n3\n").unwrap();
+    let file = std::fs::File::open(&path).unwrap();
+    let (beginning, id) = (Beginning::read(&file).unwrap(), FileId::of(&file.metadata().unwrap()));
+    let found = Candidate { base: path.parent().unwrap().into(), path, id, size: 6 };
+    let start = Start { life: 1, mark: Mark::default(), done: Spans::one(2, 4), earlier: None };
+    let mut tail = Tail::new(&found, file, &beginning, start, (&follower.host, &follower.rules), Instant::now());
+    tail.handed_in(2, (false, false), 1);
+    tail.settle(&Spans::one(0, 2));
+    assert_eq!((tail.committed.offset, tail.position.offset), (4, 4));
 }

@@ -37,7 +37,12 @@ impl Follower {
                     continue;
                 }
                 Some(entry) => {
-                    self.lost(&found.path, found.id, entry.unread(), "a log file was truncated while the agent was down");
+                    self.lost(
+                        &found.path,
+                        found.id,
+                        entry.unread(),
+                        "a log file was truncated while the agent was down",
+                    );
                     Mark::default()
                 }
                 None if let Some(mark) = copied() => mark,

@@ -170,7 +170,9 @@ impl Store {
             segment.unleased += 1;
             segment.head.get_or_insert(*id);
             segment.last = *id;
+            self.last_ids[usize::from(class) % KINDS] = *id;
         }
+        self.state.write_last_ids(&self.last_ids);
         self.commits += 1;
         self.note(first_id);
         self.settle(first_id);

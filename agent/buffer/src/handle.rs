@@ -42,8 +42,8 @@ impl Buffer {
         answered.await.map_err(|_| Error::Closed)?
     }
 
-    /// The highest id of each class that was stored when the buffer was opened, 0 if none was: whoever noted which ids a put
-    /// would go beyond learns after a crash whether it happened.
+    /// The highest id of each class that was ever stored when the buffer was opened, 0 if none was: whoever noted which ids a put
+    /// would go beyond learns after a crash whether it happened, also when what it stored was acked since.
     pub fn last_ids(&self) -> [u64; KINDS] {
         self.last_ids
     }

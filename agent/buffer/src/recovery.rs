@@ -25,7 +25,7 @@ const BLOCKS_SKIPPED: u64 = 1024;
 pub(crate) struct Opened {
     pub(crate) store: Store,
     pub(crate) recovery: Recovery,
-    /// The highest id that was there, by class.
+    /// The highest id that was given, by class.
     pub(crate) last_ids: [u64; KINDS],
 }
 
@@ -40,7 +40,7 @@ pub(crate) fn open(options: Options, observer: Arc<dyn Observer>) -> Result<Open
 
     let mut highest_id = highest_quarantined(&directory);
     let mut segments = BTreeMap::new();
-    let (mut damaged, mut last_ids) = (Vec::new(), [0; KINDS]);
+    let (mut damaged, mut last_ids) = (Vec::new(), noted.last_ids);
     for (first_id, class) in found {
         let mut segment = Segment::new(&directory, first_id, class);
         let scanned = segment.load();
@@ -71,6 +71,7 @@ pub(crate) fn open(options: Options, observer: Arc<dyn Observer>) -> Result<Open
         leased: BTreeMap::new(),
         released: BTreeMap::new(),
         next_id: block * BLOCK_IDS,
+        last_ids,
         recovered_below: block * BLOCK_IDS,
         quarantine_bytes: 0,
         reserve_bytes,

@@ -27,6 +27,9 @@ const HEADER_BYTES: u64 = 4096;
 const BOOT_OFFSET: u64 = 64;
 /// In place of a boot: stopped in order, all synced.
 const STOPPED: u64 = 1;
+/// The last slot: in place of a segment's first id this, and the highest id that each class was given. Earlier versions pass it over.
+const LAST_IDS_SLOT: usize = SLOTS - 1;
+const LAST_IDS: u64 = u64::MAX;
 /// All of it.
 pub(crate) const FILE_BYTES: u64 = 2 * HEADER_BYTES + SLOTS as u64 * SLOT_BYTES;
 
@@ -47,6 +50,8 @@ pub(crate) struct State {
 pub(crate) struct Noted {
     /// By first id.
     pub(crate) totals: HashMap<u64, Totals>,
+    /// The highest id that was committed, by class. Never too high: it is noted after the commit.
+    pub(crate) last_ids: [u64; KINDS],
     /// Whether that is how it was in the end: no power was lost since.
     pub(crate) latest: bool,
 }
@@ -69,8 +74,12 @@ impl State {
         let header = |turn: u64| read::<4>(&file, turn * HEADER_BYTES).filter(|words| words[0] == MAGIC);
         let newest = [header(0), header(1)].into_iter().flatten().max_by_key(|words| words[2]);
         let (block, turn) = newest.map_or((0, 0), |words| (words[1], words[2]));
+        let mut last_ids = [0; KINDS];
+        if let Some(words) = read::<WORDS>(&file, offset(LAST_IDS_SLOT)).filter(|words| words[0] == LAST_IDS) {
+            last_ids.copy_from_slice(&words[3..3 + KINDS]);
+        }
         let segments = (0..SLOTS).filter_map(|slot| read::<WORDS>(&file, offset(slot)));
-        let segments = segments.filter(|words| words[0] != 0).map(|words| {
+        let segments = segments.filter(|words| ![0, LAST_IDS].contains(&words[0])).map(|words| {
             let mut totals = Totals { entries: words[1], bytes: words[2], records: [0; KINDS] };
             totals.records.copy_from_slice(&words[3..3 + KINDS]);
             (words[0], totals)
@@ -78,7 +87,10 @@ impl State {
         let totals = segments.collect();
         let written_in = read::<2>(&file, turn % 2 * HEADER_BYTES + BOOT_OFFSET).map_or(0, |words| words[0]);
         let latest = written_in == STOPPED || (written_in == boot && boot != 0);
-        Ok((State { file, path, block, turn, taken: vec![false; SLOTS], boot }, Noted { totals, latest }))
+        Ok((
+            State { file, path, block, turn, taken: vec![false; LAST_IDS_SLOT], boot },
+            Noted { totals, last_ids, latest },
+        ))
     }
 
     /// Take a block into use, synced.
@@ -99,7 +111,7 @@ impl State {
 
     /// Forget all counts: recovery has read them and writes them anew.
     pub(crate) fn clear(&mut self) {
-        (0..SLOTS).for_each(|slot| self.give_back(slot));
+        (0..LAST_IDS_SLOT).for_each(|slot| self.give_back(slot));
     }
 
     /// A place to count a segment in; none when all are taken: then it is counted only in memory.
@@ -115,6 +127,14 @@ impl State {
         words[..3].copy_from_slice(&[first_id, totals.entries, totals.bytes]);
         words[3..].copy_from_slice(&totals.records);
         self.write(slot, &sealed(&words));
+    }
+
+    /// Ids were committed: before anybody may lease what has them, and it go without a trace.
+    pub(crate) fn write_last_ids(&self, last_ids: &[u64; KINDS]) {
+        let mut words = [0; WORDS - 1];
+        words[0] = LAST_IDS;
+        words[3..].copy_from_slice(last_ids);
+        self.write(LAST_IDS_SLOT, &sealed(&words));
     }
 
     /// The segment is gone.

@@ -41,6 +41,8 @@ pub(crate) struct Store {
     pub(crate) leased: BTreeMap<u64, Held>,
     pub(crate) released: BTreeMap<u64, Held>,
     pub(crate) next_id: u64,
+    /// The highest that was committed, by class.
+    pub(crate) last_ids: [u64; KINDS],
     /// Ids below were put by an earlier process.
     pub(crate) recovered_below: u64,
     pub(crate) quarantine_bytes: u64,

@@ -123,6 +123,10 @@ async fn a_segment_goes_when_its_last_entry_is_acked() {
     assert!(after.len() < before.len() && !after.contains(&before[0]), "{after:?}");
     buffer.ack(all[5..].iter().map(|stored| stored.id).collect()).await.unwrap();
     assert!(buffer.stats().disk_bytes < 256 << 10, "{:?}", buffer.stats());
+    let killed = support::directory();
+    copy(directory.path(), killed.path());
+    let last = all.iter().map(|stored| stored.id.0).max().unwrap();
+    assert_eq!(open(small(killed.path())).0.last_ids()[1], last, "that it was put is known although it is gone");
 }
 
 #[tokio::test]

@@ -67,7 +67,8 @@
 //! - a failed sync is never tried again, its put is refused, its segment is written to no more: the torture `io`;
 //! - WAL with `synchronous=FULL` and one connection a segment (WAL with NORMAL may roll a commit back; two writers met
 //!   a corrupting WAL reset in SQLite before 3.51.3): the torture `power`;
-//! - deletes work with 0 bytes free: `a_full_disk_is_an_error_and_passes`, the torture `full`;
+//! - deletes work with 0 bytes free: `a_full_disk_is_an_error_and_passes`,
+//!   `what_was_acked_on_a_full_disk_does_not_return_after_a_crash`, the torture `full`;
 //! - damage costs its segment at most, is counted, and never keeps the buffer from opening:
 //!   `any_flipped_byte_or_cut_costs_at_most_its_segment_and_is_counted`, the torture `corrupt`;
 //! - a full backlog is counted on opening, not loaded: `cargo xtask bench buffer`;

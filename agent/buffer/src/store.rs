@@ -296,25 +296,29 @@ impl Store {
 
     /// Once a second or so: write acks down, bring the reserve back.
     pub(crate) fn idle(&mut self) {
-        self.flush();
-        if !self.reserve_there {
+        // While acks want its room it stays away.
+        if self.flush() && !self.reserve_there {
             self.reserve_there = crate::recovery::reserve(&self.options.directory, self.reserve_bytes);
         }
     }
 
-    /// Delete acked rows, a bounded number at a time, so that the WAL stays inside what the cap keeps free.
-    fn flush(&mut self) {
+    /// Delete acked rows, a bounded number at a time, so that the WAL stays inside what the cap keeps free. Whether all are.
+    fn flush(&mut self) -> bool {
+        let mut is_done = true;
         let pending: Vec<u64> = self.segments.values().filter(|s| !s.acked.is_empty()).map(|s| s.first_id).collect();
         for first_id in pending {
             self.touch(first_id);
-            if let Err(error) = self.flush_segment(first_id) {
+            let mut flushed = self.flush_segment(first_id);
+            if matches!(flushed, Err(Error::DiskFull { .. })) && self.give_up_reserve() {
+                flushed = self.flush_segment(first_id);
+            }
+            if let Err(error) = flushed {
                 // The acks stay pending; at worst the entries are given again after a restart.
                 tracing::warn!(%error, "cannot write acknowledgements down; trying again");
-                if matches!(error, Error::DiskFull { .. }) {
-                    self.give_up_reserve();
-                }
+                is_done = false;
             }
         }
+        is_done
     }
 
     fn flush_segment(&mut self, first_id: u64) -> Result<(), Error> {
@@ -335,15 +339,14 @@ impl Store {
         Ok(())
     }
 
-    /// Let SQLite have the reserved bytes: so deletes work on a disk without space.
-    pub(crate) fn give_up_reserve(&mut self) {
-        if self.reserve_there {
-            tracing::warn!(
-                bytes = self.reserve_bytes,
-                "the disk is full; the reserve is given up until there is space"
-            );
-            self.reserve_there = std::fs::remove_file(self.options.directory.join("reserve")).is_err();
+    /// Let SQLite have the reserved bytes: so deletes work on a disk without space. Whether that made room.
+    fn give_up_reserve(&mut self) -> bool {
+        if !self.reserve_there {
+            return false;
         }
+        tracing::warn!(bytes = self.reserve_bytes, "the disk is full; the reserve is given up until there is space");
+        self.reserve_there = std::fs::remove_file(self.options.directory.join("reserve")).is_err();
+        !self.reserve_there
     }
 
     /// Write acks down, close all files, and say what is left. Leases on entries whose segment is gone cannot be given again

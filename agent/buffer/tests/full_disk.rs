@@ -8,15 +8,28 @@ mod support;
 use ollystack_buffer::{Advice, Error};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use support::{entry, lease_all, number, open, segments, small};
+use std::time::{Duration, Instant};
+use support::{copy, entry, lease_all, number, open, segments, small};
 
 const DIRECTORY: &str = "OLLYSTACK_TEST_FULL_DISK";
 
+/// A guard against hanging for ever.
+const GUARD: Duration = Duration::from_secs(20);
+
 #[test]
 fn a_full_disk_is_an_error_and_passes() {
+    on_a_small_disk("a_full_disk_is_an_error_and_passes", fill_and_drain);
+}
+
+#[test]
+fn what_was_acked_on_a_full_disk_does_not_return_after_a_crash() {
+    on_a_small_disk("what_was_acked_on_a_full_disk_does_not_return_after_a_crash", ack_without_space);
+}
+
+fn on_a_small_disk<F: Future<Output = ()>>(test: &str, run: fn(PathBuf) -> F) {
     if let Some(directory) = std::env::var_os(DIRECTORY) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        return runtime.block_on(fill_and_drain(&PathBuf::from(directory)));
+        return runtime.block_on(run(PathBuf::from(directory)));
     }
     let directory = tempfile::tempdir().unwrap();
     let mount = format!("mount -t tmpfs -o size=3m tmpfs {}", directory.path().display());
@@ -24,7 +37,7 @@ fn a_full_disk_is_an_error_and_passes() {
     if !possible.as_ref().is_ok_and(|output| output.status.success()) {
         return println!("skipped: cannot mount a tmpfs in a namespace of its own: {possible:?}");
     }
-    let run = format!("{mount} && exec \"$0\" --exact a_full_disk_is_an_error_and_passes --nocapture");
+    let run = format!("{mount} && exec \"$0\" --exact {test} --nocapture");
     let output = Command::new("unshare")
         .args(["-Urm", "sh", "-c", &run])
         .arg(std::env::current_exe().unwrap())
@@ -35,7 +48,34 @@ fn a_full_disk_is_an_error_and_passes() {
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
 
-async fn fill_and_drain(directory: &Path) {
+/// Somebody else takes the rest of the disk.
+fn fill(filler: &Path) {
+    while std::fs::write(filler, vec![0; std::fs::metadata(filler).map_or(0, |m| m.len() as usize) + 4096]).is_ok() {}
+}
+
+async fn ack_without_space(directory: PathBuf) {
+    let buffer_directory = directory.join("buffer");
+    let (buffer, ..) = open(small(&buffer_directory));
+    buffer.put((0..3).map(|number| entry(1, number, 30_000)).collect()).await.unwrap();
+    fill(&directory.join("filler"));
+    let all = lease_all(&buffer).await;
+    buffer.ack(all[..2].iter().map(|stored| stored.id).collect()).await.unwrap();
+    // What a crash leaves, until the acks are among it.
+    let began = Instant::now();
+    loop {
+        let crashed = support::directory();
+        copy(&buffer_directory, crashed.path());
+        let (after, recovery, _) = open(small(crashed.path()));
+        if recovery.entries == 1 {
+            assert_eq!(lease_all(&after).await.iter().map(number).collect::<Vec<_>>(), [2]);
+            return;
+        }
+        assert!(began.elapsed() < GUARD, "acks are not written down on a full disk");
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn fill_and_drain(directory: PathBuf) {
     let buffer_directory = directory.join("buffer");
     let filler = directory.join("filler");
     let (buffer, _, losses) = open(small(&buffer_directory));
@@ -47,10 +87,7 @@ async fn fill_and_drain(directory: &Path) {
             expected.push(next);
             next += 1;
         }
-        // Somebody else takes the rest of the disk.
-        while std::fs::write(&filler, vec![0; std::fs::metadata(&filler).map_or(0, |m| m.len() as usize) + 4096])
-            .is_ok()
-        {}
+        fill(&filler);
         let refused = loop {
             match buffer.put(vec![entry(1, next, 60_000)]).await {
                 Ok(_) => expected.push(next),

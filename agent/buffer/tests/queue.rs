@@ -3,7 +3,7 @@
 
 mod support;
 
-use ollystack_buffer::{Advice, Entry, Error, Options, WhenFull};
+use ollystack_buffer::{Advice, Entry, Error, Loss, Options, WhenFull};
 use support::{copy, entry, lease_all, number, open, segments, small};
 
 #[tokio::test]
@@ -49,6 +49,31 @@ async fn a_lease_that_was_given_back_comes_first_and_says_so() {
     assert_eq!(buffer.next().await.unwrap(), None);
     buffer.ack(vec![again.id, second.id]).await.unwrap();
     assert_eq!(buffer.stats().entries, 1);
+}
+
+#[tokio::test]
+async fn what_is_left_is_given_to_the_next_process_only_and_goes_when_room_is_needed() {
+    let directory = support::directory();
+    let (buffer, ..) = open(small(directory.path()));
+    buffer.put((0..2).map(|n| entry(1, n, 10)).collect()).await.unwrap();
+    let [first, second] = [buffer.next().await.unwrap().unwrap(), buffer.next().await.unwrap().unwrap()];
+    buffer.leave(first.id).await.unwrap();
+    buffer.release(first.id);
+    buffer.ack(vec![first.id, second.id]).await.unwrap();
+    assert_eq!(buffer.next().await.unwrap(), None);
+    let stats = buffer.stats();
+    assert_eq!((stats.entries, stats.leased, stats.left), (1, 0, 1));
+    buffer.close().await;
+
+    let (buffer, recovery, losses) = open(small(directory.path()));
+    assert_eq!((recovery.entries, buffer.stats().left), (1, 0));
+    let again = buffer.next().await.unwrap().unwrap();
+    assert_eq!((number(&again), again.redelivered), (0, true));
+    buffer.leave(again.id).await.unwrap();
+    for n in 0..40 {
+        buffer.put(vec![entry(0, n, 200_000)]).await.unwrap();
+    }
+    assert_eq!((losses.records(1, Loss::Evicted), buffer.stats().left), (3, 0), "told once");
 }
 
 #[tokio::test]

@@ -213,7 +213,7 @@ impl Fold {
             // Nobody was idle, time was not there.
             Step::Forth => self.table.touch_all(seconds(now)),
         }
-        if now.abs_diff(self.idle_checked) >= IDLE_CHECK_NANOS {
+        if self.closed.is_empty() && now.abs_diff(self.idle_checked) >= IDLE_CHECK_NANOS {
             self.idle_checked = now;
             let idle = seconds(now.saturating_sub(self.table.config().idle_ms * NANOS_PER_MS));
             self.forget_idle(idle, idle, now);
@@ -229,11 +229,12 @@ impl Fold {
     /// Memory is short: close what is open, forget levels and deltas that were idle for a window, and give back what tables no longer
     /// need. What comes next makes points of its own, from now on.
     pub fn relieve(&mut self, now: u64) {
-        self.times.closed_until = now;
-        self.close(now, Which::Open);
+        // First, as what closes is on its way then, and that is so each time.
         let Config { window_ms, idle_ms, .. } = *self.table.config();
         let since = |ms: u64| seconds(now.saturating_sub(ms * NANOS_PER_MS));
         self.forget_idle(since(window_ms), since(idle_ms), now);
+        self.times.closed_until = now;
+        self.close(now, Which::Open);
     }
 
     /// Whether memory is so short that new series are held to half of the limits; those that are known stay.

@@ -86,9 +86,10 @@ impl Fold {
         let places: Vec<Option<u32>> =
             series.into_iter().map(|series| self.readmit(series, now, &mut restored)).collect();
         for alias in aliases {
-            if let Some(entry) = places.get(alias.series).copied().flatten() {
-                let (hash, previous, touched) = (alias.hash, Some(alias.previous), seconds(now));
-                self.table.insert_alias(Alias { hash, previous, entry, touched });
+            let (hash, previous, touched) = (alias.hash, Some(alias.previous), seconds(now));
+            let entry = places.get(alias.series).copied().flatten();
+            if !entry.is_some_and(|entry| self.table.insert_alias(Alias { hash, previous, entry, touched })) {
+                self.forgot_total(now);
             }
         }
         self.table.disbelieve_after(now);
@@ -103,7 +104,7 @@ impl Fold {
     /// A series as it was, if there is room for it.
     fn readmit(&mut self, read: ReadSeries, now: u64, restored: &mut Restored) -> Option<u32> {
         let ReadSeries { resource, series, source, overflow, previous, run, mut windows } = read;
-        let points = windows.len() as u64 + u64::from(run.is_held());
+        let (points, has_total) = (windows.len() as u64 + u64::from(run.is_held()), previous.is_some());
         let owner = self.table.resources.number(&resource);
         let new = Entry::new(source, owner.number, 0, Arc::new(series));
         let mut entry = Entry { overflow, touched: seconds(now), previous, run, ..new };
@@ -118,6 +119,9 @@ impl Fold {
         self.table.resources.forget_unused(owner.number);
         let Some(number) = number else {
             restored.refused += points;
+            if has_total {
+                self.forgot_total(now);
+            }
             return None;
         };
         restored.series += 1;
@@ -129,5 +133,10 @@ impl Fold {
             self.next_close = self.next_close.min(self.times.next_close(now, known.window));
         }
         Some(number)
+    }
+
+    /// One that comes back brings what was counted before the restart: only younger ones count in full.
+    fn forgot_total(&mut self, now: u64) {
+        self.times.watched_since = now;
     }
 }

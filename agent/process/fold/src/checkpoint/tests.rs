@@ -69,6 +69,20 @@ fn full() -> (Bench, Config) {
 }
 
 #[test]
+fn a_total_that_goes_out_under_other_labels_after_the_restart_counts_nothing_twice() {
+    let rule = Rule { metric: "c".into(), drop_labels: vec!["label".into()], ..Rule::default() };
+    let (mut bench, now) = (Bench::new(steady()), START + SECOND);
+    bench.tick(START);
+    bench.take(total(&named("c", COUNTER, "a"), START, now, 5), now);
+    bench.drain(now);
+    assert_eq!(sums(bench.data()), [5.0]);
+    let (mut again, _) = resumed(&mut bench, Config { rules: vec![rule], ..steady() }, now + SECOND);
+    again.take(total(&named("c", COUNTER, "a"), START, now + 2 * SECOND, 7), now + 2 * SECOND);
+    again.drain(now + 3 * SECOND);
+    assert_eq!(sums(again.data()), [0.0]);
+}
+
+#[test]
 fn everything_that_is_held_comes_back_and_leaves_as_it_would_have() {
     let (mut bench, config) = full();
     let now = START + 122 * SECOND;

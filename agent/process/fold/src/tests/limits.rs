@@ -222,7 +222,6 @@ fn relief_forgets_idle_levels_and_keeps_totals() {
     bench.take(gauge(&named("g", Kind::Gauge, "0"), later, 1.0), later);
     bench.fold.relieve(later);
     bench.leave(later);
-    bench.fold.relieve(later);
     let after = bench.fold.stats();
     assert_eq!((before.series, after.series), (2_001, 2), "the one that came, and the total");
     assert!(after.bytes < before.bytes / 20, "{} of {}", after.bytes, before.bytes);
@@ -230,6 +229,25 @@ fn relief_forgets_idle_levels_and_keeps_totals() {
     bench.data();
     bench.drain(later + 2 * SECOND);
     assert_eq!(sums(bench.data()), [4.0]);
+}
+
+#[test]
+fn idle_series_go_as_soon_as_no_window_is_on_its_way_any_more() {
+    let mut bench = Bench::steady();
+    bench.tick(START);
+    let (idle, other) = (named("g", Kind::Gauge, "idle"), named("g", Kind::Gauge, "other"));
+    bench.take(gauge(&idle, START, 1.0), START);
+    let looks = START + bench.fold.table.config().idle_ms * 1_000_000 + 60 * SECOND;
+    bench.pass(START + 30 * SECOND, looks - 120 * SECOND);
+    bench.fold.hold_closed(true);
+    bench.take(gauge(&other, looks - 120 * SECOND, 1.0), looks - 120 * SECOND);
+    bench.pass(looks - 90 * SECOND, looks);
+    assert_eq!((bench.fold.stats().series, bench.fold.sheltered()), (2, 1));
+    bench.fold.checkpoint(looks);
+    bench.fold.let_go();
+    bench.leave(looks);
+    bench.tick(looks + SECOND);
+    assert_eq!(bench.fold.stats().series, 1);
 }
 
 #[test]

@@ -123,7 +123,8 @@ impl Miner {
     }
 
     /// The texts at the wildcards of pattern `id` in `message`, in order; empty when the message is not of that pattern.
-    pub fn parameters<'m>(&self, id: PatternId, message: &'m str) -> Vec<&'m str> {
+    #[cfg(test)]
+    fn parameters<'m>(&self, id: PatternId, message: &'m str) -> Vec<&'m str> {
         let Some(pattern) = self.store.by_id(id) else { return Vec::new() };
         let mut tokens = Vec::new();
         scan::scan(message, &mut tokens);

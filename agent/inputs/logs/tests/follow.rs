@@ -419,6 +419,19 @@ async fn verdicts_that_take_long_do_not_hold_up_reading_and_offsets_wait_for_the
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stop_reads_to_its_end_what_was_deleted_and_nobody_can_read_later() {
+    let host = Host::new();
+    // What follows the first line is not read before the stop.
+    let config = Config { line_wait_ms: 600_000, ..host.config() };
+    host.append("a.log", "1\n2");
+    let mut agent = host.start(Config { multiline: MultilineMode::Off, ..config });
+    assert_eq!(agent.lines(1).await, ["1"]);
+    std::fs::remove_file(host.path("a.log")).unwrap();
+    let (rest, _, _) = agent.stop().await;
+    assert_eq!(rest, ["2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_a_rotation_made_while_the_agent_was_down_doubles_no_line() {
     let host = Host::new();
     let include = vec![host.path("*.log*").display().to_string()];

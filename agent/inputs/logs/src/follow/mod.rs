@@ -44,6 +44,9 @@ const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How often files without a name are looked at: nobody gives notice of them.
 const NAMELESS_EVERY: Duration = Duration::from_secs(1);
 
+/// How long a stop may take to read files that were deleted.
+const DELETED_WITHIN: Duration = Duration::from_secs(1);
+
 /// A batch of many short lines ends at the chunk; one of long lines at this many bytes or one line. Runtimes write no longer
 /// parts of lines than 16 KiB, which escapes make six times as long at most.
 const CHUNK_BYTES_MIN: usize = 128 << 10;
@@ -80,6 +83,8 @@ pub(crate) struct Follower {
     is_unsaved: bool,
     /// A file was not found where it was seen a moment before.
     has_missed: bool,
+    /// What may go on is not waited for.
+    is_ending: bool,
     /// Of the file that begins last.
     last_life: u64,
 }
@@ -94,7 +99,7 @@ struct Times {
 }
 
 /// Whether to go on.
-#[derive(PartialEq)]
+#[derive(Debug, PartialEq)]
 enum Flow {
     On,
     Stop,
@@ -152,6 +157,7 @@ impl Follower {
             held_bytes: 0,
             is_unsaved: true,
             has_missed: false,
+            is_ending: false,
             last_life: unix_nanos(),
         };
         follower.first_walk(state, now);
@@ -189,6 +195,7 @@ impl Follower {
             }
             self.on_time(Instant::now());
         }
+        self.read_deleted().await;
         Unsettled { tails: self.tails, commits: self.commits }
     }
 
@@ -199,7 +206,28 @@ impl Follower {
         self.times.gather = Some(self.times.gather.map_or(due, |gather| gather.min(due)));
     }
 
+    /// What has no name any more goes with its descriptor: nobody can read it after the restart.
+    async fn read_deleted(&mut self) {
+        let (deadline, never) = (Instant::now() + DELETED_WITHIN, CancellationToken::new());
+        self.is_ending = true;
+        let deleted = self.tails.values().filter(|tail| tail.is_deleted());
+        for id in deleted.map(|tail| tail.id).collect::<Vec<_>>() {
+            let mut before = None;
+            while Instant::now() < deadline {
+                let turn = tokio::time::timeout_at(deadline.into(), self.turn(id, &never)).await;
+                let now = self.tails.get(&id).map(|tail| tail.position.offset);
+                if turn != Ok(Flow::On) || now == before {
+                    break;
+                }
+                before = now;
+            }
+        }
+    }
+
     fn waits(&self) -> Waits {
+        if self.is_ending {
+            return Waits { line: Duration::ZERO, record: Duration::ZERO };
+        }
         Waits {
             line: Duration::from_millis(self.config.line_wait_ms),
             record: Duration::from_millis(self.config.multiline_wait_ms),

@@ -34,7 +34,8 @@ SELECT
     max(TimeUnix) AS ReportedAt,
     toDate(ExpiresAt) AS ExpiresOn
 FROM metrics_raw AS r
-WHERE MetricName = 'ollystack.agent.ledger' AND ServiceName = 'ollystack-agent' AND AgentId != ''
+-- Anybody may send a metric of this name, and a number that is none must not cost the block that it came in.
+WHERE MetricName = 'ollystack.agent.ledger' AND ServiceName = 'ollystack-agent' AND AgentId != '' AND abs(Value) < 9e18
 GROUP BY TenantId, AgentId, SeriesHash, Time, ExpiresOn;
 
 -- How many rows each agent has here: fed by what records the deliveries, and kept when those expire.

@@ -705,7 +705,7 @@ ANY LEFT JOIN
     ANY LEFT JOIN (SELECT TenantId, MetricName, MetricDescription AS Described FROM metric_descriptions) AS d USING (TenantId, MetricName)
 ) AS s ON p.TenantId = s.TenantId AND p.MetricName = s.MetricName AND p.SeriesHash = s.SeriesHash;
 
--- 0012_agent_ledger b36e85047f63a4ae7505d21391eaac911cec83c0e28281c3be86d8b82a156ae5
+-- 0012_agent_ledger 9b31fb89845055d156a0d5876d54baa262ef119baafd97ac4a679178af70c412
 CREATE TABLE IF NOT EXISTS agent_ledger_data
 (
     TenantId   LowCardinality(String),
@@ -734,7 +734,7 @@ SELECT
     max(TimeUnix) AS ReportedAt,
     toDate(ExpiresAt) AS ExpiresOn
 FROM metrics_raw AS r
-WHERE MetricName = 'ollystack.agent.ledger' AND ServiceName = 'ollystack-agent' AND AgentId != ''
+WHERE MetricName = 'ollystack.agent.ledger' AND ServiceName = 'ollystack-agent' AND AgentId != '' AND abs(Value) < 9e18
 GROUP BY TenantId, AgentId, SeriesHash, Time, ExpiresOn;
 
 CREATE TABLE IF NOT EXISTS agent_rows

@@ -480,6 +480,61 @@ async fn one_query_says_what_an_agent_saw_sent_lost_and_why_and_what_is_stored()
 }
 
 #[tokio::test]
+async fn a_report_that_is_no_number_costs_neither_itself_nor_those_it_came_with() {
+    let store = Store::get();
+    let client = store.with_schema("no_number").await;
+    let (_, report) = ledger_line(("t", "a", "1700000000"), ("logs", "seen", ""), (1, 3));
+    let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e300].map(|value| MetricRow { value, ..report.clone() });
+    let rows: Vec<_> = odd.into_iter().chain([report.clone(), metric()]).collect();
+    insert(&client, "points", &rows).await;
+    assert_eq!(all::<u64>(&client, "SELECT count() FROM metrics_raw").await, [6]);
+    let reports = "SELECT max(Most), argMaxMerge(Last) FROM agent_ledger_data";
+    assert_eq!(all::<(i64, i64)>(&client, reports).await, [(3, 3)]);
+}
+
+#[tokio::test]
+async fn no_value_that_otlp_knows_costs_the_block_it_came_in() {
+    let store = Store::get();
+    let client = store.with_schema("odd").await;
+    let spans = [0, 1, u64::MAX].map(|duration| SpanRow {
+        duration,
+        status_code: "Error".into(),
+        span_kind: "Client".into(),
+        sample_weight: 2_f64.powi(56),
+        ..span()
+    });
+    insert(&client, "spans", &spans).await;
+    let point = |offset, value| MetricRow {
+        sum: Some(value),
+        min: Some(value),
+        max: Some(value),
+        scale: offset,
+        positive_offset: offset,
+        positive_bucket_counts: vec![0, u64::MAX, u64::MAX],
+        zero_count: u64::MAX,
+        ..red("error", u64::MAX, "a")
+    };
+    let numbers = [f64::NAN, f64::INFINITY, f64::MIN, -0.0];
+    let points: Vec<_> = [i32::MIN, 0, i32::MAX].iter().flat_map(|o| numbers.map(|n| point(*o, n))).collect();
+    insert(&client, "points", &points).await;
+    let lines = [0, 1, i64::MAX].map(|timestamp| LogRow {
+        tenant_id: "t".into(),
+        timestamp,
+        severity_number: 24,
+        body: "\u{fffd}\0".repeat(300),
+        log_attributes: attributes(&[(LOG_LAST, &(-timestamp).to_string()), (LOG_PATTERN_ID, "p")]),
+        line_count: u64::MAX,
+        ingested_at: now(),
+        expires_at: u32::MAX,
+        ..LogRow::default()
+    });
+    insert(&client, "lines", &lines).await;
+    for (table, rows) in [("traces_raw", 3), ("metrics_raw", 12), ("logs_raw", 3)] {
+        assert_eq!(all::<u64>(&client, &format!("SELECT count() FROM {table}")).await, [rows], "{table}");
+    }
+}
+
+#[tokio::test]
 async fn equal_faults_are_one_row_whatever_their_numbers() {
     let store = Store::get();
     let client = store.with_schema("faults").await;

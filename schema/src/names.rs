@@ -97,7 +97,8 @@ pub const HEADER_REDELIVERED: &str = "x-ollystack-redelivered";
 /// sender has not heard that clock yet. Whatever a pause or a queue on the way does, a gateway can tell an old attempt by it.
 pub const HEADER_SENT: &str = "x-ollystack-sent-ms";
 
-/// Request header of a redelivery: how long ago the attempt was sent that may have arrived, or a shorter time, in milliseconds.
+/// Request header of a redelivery: how long ago the last attempt was sent that may have arrived, or a shorter time, in
+/// milliseconds.
 pub const HEADER_ATTEMPT_AGE: &str = "x-ollystack-attempt-age-ms";
 
 /// Response header: the gateway's clock, in milliseconds since the epoch.

@@ -155,7 +155,7 @@ impl Client {
         })
     }
 
-    /// One attempt to deliver `frozen`. `doubtful_since` is when the earlier attempt was sent that may have arrived, if one may.
+    /// One attempt to deliver `frozen`. `doubtful_since` is when the last attempt was sent that may have arrived, if one may.
     pub(crate) async fn call(
         &self,
         frozen: &Frozen,

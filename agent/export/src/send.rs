@@ -143,7 +143,7 @@ impl Sender {
         }
     }
 
-    /// One batch to its end, or until it has to wait alone. `doubtful_since` is when the attempt was sent that may have arrived.
+    /// One batch to its end, or until it has to wait alone. `doubtful_since` is when the last attempt was sent that may have arrived.
     async fn deliver(&self, stored: Stored, mut doubtful_since: Option<Instant>) -> Fate {
         let Stored { id, entry, .. } = stored;
         let (signal, records) = (ollystack_record::Signal::from_u8(entry.signal), u64::from(entry.records));
@@ -173,8 +173,8 @@ impl Sender {
                 Err(failure) => failure,
             };
             if failure.may_have_arrived {
-                // The first such attempt: those after it bear the same mark, and of them one counts.
-                doubtful_since = doubtful_since.or(Some(failure.sent));
+                // The last such attempt: before the next is written, every one before it is over.
+                doubtful_since = Some(failure.sent);
             }
             let (state, asked, least) = match failure.verdict {
                 Verdict::Encoding => {

@@ -14,7 +14,7 @@ use ollystack_record::{Ack, Class, Ledger, Outcome, Place, Reduced, ReducedRecor
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -278,6 +278,24 @@ async fn a_repetition_says_how_long_ago_it_may_have_arrived_however_often_it_has
     let ages: Vec<Option<u64>> = ages.collect();
     assert!(ages.len() == 4 && ages[0].is_none() && ages.is_sorted(), "{ages:?}");
     assert!(ages[3] >= Some(200), "{ages:?}");
+}
+
+#[tokio::test]
+async fn a_repetition_is_as_old_as_the_last_attempt_that_may_have_arrived() {
+    let (endpoint, directory) = (Arc::new(Endpoint::default()), tempfile::tempdir().unwrap());
+    let away = || Refusal::Unavailable { retry_after: SOON, message: "perhaps".into() };
+    let wait = Duration::from_millis(300);
+    endpoint.script.lock().unwrap().extend([Err(away()), Err(untouched("this", wait)), Err(away())]);
+    let (port, _stop) = serve(&endpoint, None).await;
+    let config = config(format!("http://127.0.0.1:{port}"));
+    let begun = Instant::now();
+    let stage = Stage::start(config.clone(), directory.path());
+    stage.freeze(&config, vec![lines(5)]).await;
+    stage.settle().await;
+    let passed = begun.elapsed().as_millis() as u64;
+    let seen = endpoint.seen.lock().unwrap();
+    let age = header(&seen[3].headers, "x-ollystack-attempt-age-ms").parse::<u64>().unwrap();
+    assert!(seen.len() == 4 && age + 300 <= passed, "{age} of {passed} ms: not from before the wait");
 }
 
 #[tokio::test]

@@ -186,9 +186,7 @@ impl<A: Arrivals> Ingest<A> {
     /// Rows that come late leave no time to those that they are gathered with.
     fn in_time(&self, begin_by: Option<Deadline>) -> Result<(), Denial> {
         match begin_by {
-            Some(begin_by) if !self.terms.leaves_time(begin_by) => {
-                Err(Denial::of_this(Duration::ZERO, "this attempt took too long to arrive"))
-            }
+            Some(begin_by) if !self.terms.leaves_time(begin_by) => Err(Denial::late()),
             _ => Ok(()),
         }
     }

@@ -21,6 +21,9 @@ const AGENT_BYTES_MAX: usize = 64;
 /// When to try again with a clock.
 const CLOCK_RETRY_AFTER: Duration = Duration::from_millis(50);
 
+/// When to try again after an attempt that was too long on its way.
+const LATE_RETRY_AFTER: Duration = Duration::from_secs(1);
+
 /// Taken for the age of an attempt of which none is given: nothing is left to wait for.
 const AGE_UNKNOWN: Duration = Duration::from_secs(24 * 3600);
 
@@ -38,7 +41,7 @@ pub(super) struct Agent {
     pub(super) sequence: u64,
     /// Until when an insert of it may begin.
     pub(super) begin_by: Deadline,
-    /// Set when an earlier attempt may have arrived: how long ago it was sent, at least.
+    /// Set when an earlier attempt may have arrived: how long ago the last one was sent, at least.
     pub(super) age: Option<Duration>,
 }
 
@@ -76,9 +79,10 @@ impl Caller {
         let now_ms = now_ms();
         // Agents from before there were dates have none: they are taken as sent when they came.
         let sent_ms = number(headers, HEADER_SENT)?.unwrap_or(now_ms);
-        let begin_by = terms.begin_by(sent_ms, now_ms).ok_or_else(|| {
-            let message = format!("header {HEADER_SENT} must be of the last moments by the clock in {HEADER_CLOCK}");
-            Denial::of_this(CLOCK_RETRY_AFTER, &message)
+        let begin_by = terms.begin_by(sent_ms, now_ms).ok_or_else(|| match sent_ms {
+            0 => Denial::undated(),
+            _ if sent_ms > now_ms => Denial::undated(),
+            _ => Denial::late(),
         })?;
         let age = match text(headers, HEADER_REDELIVERED)? {
             Some("1") => Some(number(headers, HEADER_ATTEMPT_AGE)?.map_or(AGE_UNKNOWN, Duration::from_millis)),
@@ -100,6 +104,18 @@ impl Denial {
     pub(super) fn of_this(retry_after: Duration, why: &str) -> Denial {
         let refusal = Refusal::Unavailable { retry_after, message: format!("{why}; send again later") };
         Denial { refusal, effect: Effect::NoneOfThis }
+    }
+
+    /// Without a date by our clock.
+    fn undated() -> Denial {
+        let why = format!("header {HEADER_SENT} must be of the last moments by the clock in {HEADER_CLOCK}");
+        Denial::of_this(CLOCK_RETRY_AFTER, &why)
+    }
+
+    /// Too long on its way, as those beside it will be: an agent sends one at a time then, which has the way for itself.
+    pub(super) fn late() -> Denial {
+        let message = "this attempt was too long on its way; send again later, fewer at a time".to_owned();
+        Refusal::Unavailable { retry_after: LATE_RETRY_AFTER, message }.into()
     }
 
     /// As an agent is answered.

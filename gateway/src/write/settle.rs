@@ -3,7 +3,8 @@
 //!
 //! Comes from `write`; asks the table. Rows that are there all tell that the insert came past the table, and the same block
 //! under the same token, at whatever time, then completes the views and adds nothing to the table. Rows of which none are there once
-//! the insert's time is over were never written. Invariant: the table's rows are never written after the block's time, so
+//! the insert's time is over were not written, but a ClickHouse that stood still may just be about to: their senders come again with a
+//! repetition, which is looked up then. Invariant: the table's rows are never written after the block's time, so
 //! whoever repeats the delivery elsewhere after that finds them, or writes the only ones.
 
 use super::Writer;
@@ -53,10 +54,10 @@ impl Writer {
             return insert(None).await;
         }
         let deliveries = frozen.deliveries();
-        // Asked before the look: what is not there then is never there.
+        // Asked before the look: what is not there then is none of a ClickHouse that keeps its limits.
         let over = over.passed();
         match self.clickhouse.in_table(&deliveries).await.ok()? {
-            0 if over => Some(Fate::Untouched),
+            0 if over => Some(Fate::Doubtful),
             0 if begin_by.passed() => None,
             0 => insert(Some(begin_by)).await,
             all if all == deliveries.len() => insert(None).await,

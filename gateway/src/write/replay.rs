@@ -6,7 +6,7 @@ use super::Writer;
 use super::clickhouse::{Error, Kind};
 use crate::batch::block::Block;
 use crate::telemetry::metrics::OfTable;
-use ollystack_buffer::{Buffer, Stored};
+use ollystack_buffer::{Buffer, EntryId, Stored};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -56,8 +56,7 @@ impl Writer {
 
     /// Bring one entry out of the spill. False when it went back.
     async fn send(&self, stored: Stored, last_try: bool) -> bool {
-        let lease = Lease { buffer: &self.spill, stored: Some(stored) };
-        let Some(stored) = &lease.stored else { return false };
+        let lease = Lease { buffer: &self.spill, id: Some(stored.id) };
         let block = match Block::from_entry(&stored.entry) {
             Ok(block) => block,
             Err(error) => {
@@ -84,17 +83,16 @@ impl Writer {
     async fn retry_set_aside(&self) {
         let mut kept = Vec::new();
         while let Ok(Some(stored)) = self.set_aside.next().await {
-            let lease = Lease { buffer: &self.set_aside, stored: Some(stored) };
-            let block = lease.stored.as_ref().and_then(|stored| Block::from_entry(&stored.entry).ok());
-            let inserted = match &block {
-                Some(block) => {
-                    let inserted = self.insert(block, None).await.is_ok();
+            let lease = Lease { buffer: &self.set_aside, id: Some(stored.id) };
+            let inserted = match Block::from_entry(&stored.entry) {
+                Ok(block) => {
+                    let inserted = self.insert(&block, None).await.is_ok();
                     if inserted {
                         self.count_replayed(&block.head);
                     }
                     inserted
                 }
-                None => false,
+                Err(_) => false,
             };
             match inserted {
                 true => drop(lease.done().await),
@@ -119,17 +117,18 @@ fn never(error: &Error, last_try: bool) -> bool {
     error.kind == Kind::Block || (error.kind == Kind::Other && last_try)
 }
 
-/// A lease that goes back when it is dropped, so that a stop in the middle of an insert leaves the entry where it was.
+/// A lease that goes back when it is dropped, so that a stop in the middle of an insert leaves the entry where it was. Without the
+/// entry: as many as are set aside are kept at a time.
 struct Lease<'a> {
     buffer: &'a Buffer,
-    stored: Option<Stored>,
+    id: Option<EntryId>,
 }
 
 impl Lease<'_> {
     /// The entry arrived. True, unless the buffer is closed: then it comes again and its token makes that harmless.
     async fn done(mut self) -> bool {
-        match self.stored.take() {
-            Some(stored) => self.buffer.ack(vec![stored.id]).await.is_ok(),
+        match self.id.take() {
+            Some(id) => self.buffer.ack(vec![id]).await.is_ok(),
             None => false,
         }
     }
@@ -137,8 +136,8 @@ impl Lease<'_> {
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        if let Some(stored) = &self.stored {
-            self.buffer.release(stored.id);
+        if let Some(id) = self.id {
+            self.buffer.release(id);
         }
     }
 }

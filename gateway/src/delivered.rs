@@ -32,7 +32,7 @@ impl Identity {
 
 /// Knows what has arrived.
 pub(crate) trait Arrivals: Send + Sync + 'static {
-    /// Whether rows of a delivery that was first sent `age` ago are in ClickHouse: all of them then, as they are in one block. An
+    /// Whether rows of a delivery whose last attempt was sent `age` ago are in ClickHouse: all of them then, as they are in one block. An
     /// error says why that cannot be known now.
     fn arrived(&self, identity: &Identity, age: Duration) -> impl Future<Output = Result<bool, String>> + Send;
 }

@@ -109,6 +109,9 @@ impl ClickHouse {
         let mut tcp = HttpConnector::new();
         tcp.set_connect_timeout(Some(config.connect_timeout()));
         tcp.set_nodelay(true);
+        // What was sent and is not confirmed so soon is never sent again: the kernel would go on for minutes, past our close, and
+        // an insert would arrive after its time.
+        tcp.set_tcp_user_timeout(Some(config.connect_timeout()));
         tcp.set_keepalive(Some(Duration::from_secs(60)));
         let mut builder = HyperClient::builder(TokioExecutor::new());
         builder.pool_idle_timeout(IDLE_TIMEOUT);
@@ -199,7 +202,7 @@ impl ClickHouse {
         Ok(text.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect())
     }
 
-    /// Whether rows of a delivery have arrived that was first sent `age` ago.
+    /// Whether rows of a delivery have arrived whose last attempt was sent `age` ago.
     pub(crate) async fn has(&self, identity: &Identity, age: Duration) -> Result<bool, Error> {
         const QUERY: &str = "SELECT toUInt64(sum(Rows)) FROM ingested_batches \
                              WHERE TenantId = ? AND AgentId = ? AND BatchSequence = ? AND Signal = ?";

@@ -5,6 +5,7 @@
 //! refused knows which limit to lower.
 
 use crate::config::Config;
+use crate::guard;
 use crate::table::{Align, Table, bytes};
 use ollystack_process::logs::RULE_BYTES_MAX as LINE_RULE_BYTES_MAX;
 use ollystack_process::redact::RULE_BYTES_MAX;
@@ -189,6 +190,28 @@ impl Budget {
         self.0.iter().fold(0, |sum, line| sum.saturating_add(line.bytes))
     }
 
+    /// What to say where less is allowed, as by a control group. Limits are seldom reached all at once, so the agent runs all the
+    /// same, under its guard.
+    pub(crate) fn beyond(&self, allowed: u64) -> Option<String> {
+        let (declared, share) = (self.total(), 100 - guard::OTHERS_PERCENT);
+        if declared <= allowed {
+            return None;
+        }
+        // What the program itself takes cannot be lowered.
+        let mut lines: Vec<&Line> = self.0.iter().skip(1).collect();
+        lines.sort_by_key(|line| std::cmp::Reverse(line.bytes));
+        let most =
+            lines.iter().take(4).map(|line| format!("{} {} ({})", line.stage, bytes(line.bytes), line.arithmetic));
+        Some(format!(
+            "the control group allows {} of memory ({share}% of its limit), the limits of the stages add up to {}: under load the agent slows down and refuses earlier, to stay below; raise the group's limit to {}, or lower limits by {}, which most of it is: {}",
+            bytes(allowed),
+            bytes(declared),
+            bytes(declared / share * 100),
+            bytes(declared - allowed),
+            most.collect::<Vec<_>>().join(", ")
+        ))
+    }
+
     fn render(&self) -> String {
         let mut table = Table::new([("stage", Align::Left), ("at most", Align::Right), ("because", Align::Left)]);
         for line in &self.0 {
@@ -231,6 +254,17 @@ mod tests {
             set(&mut config);
             check(&config).unwrap_err();
         }
+    }
+
+    #[test]
+    fn a_group_that_allows_less_is_told_with_what_to_lower() {
+        let budget = declare(&Config::default());
+        assert_eq!(budget.beyond(budget.total()), None);
+        let advice = budget.beyond(50 << 20).unwrap();
+        for part in ["allows 50.0 MiB", "otlp 19.9 MiB (otlp.limits.in_flight_bytes_max", "traces.bytes_max"] {
+            assert!(advice.contains(part), "{part} is missing in {advice}");
+        }
+        assert!(!advice.contains("code, stacks"), "what nobody can lower: {advice}");
     }
 
     #[test]

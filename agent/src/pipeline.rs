@@ -98,6 +98,8 @@ impl Pipeline {
     }
 
     fn take(&mut self, received: Received, out: &mut Vec<Reduced>) {
+        // What its input counts for it until, here, `process` does.
+        let _held = received.held();
         let mut batch = received.take(&self.ledger);
         if let Records::Metrics(samples) = &batch.records {
             self.keeper.took(samples.len() as u64);

@@ -9,7 +9,7 @@
 
 use crate::books::{self, Books};
 use crate::config::{Config, Loaded, Unfit};
-use crate::guard::Guard;
+use crate::guard::{self, Guard};
 use crate::observe::{Identity, Observatory, Parts};
 use crate::pipeline::{self, Pipeline, Pulse};
 use crate::stage::{Stages, within};
@@ -97,7 +97,10 @@ impl Agent {
         let budget = budget::check(&config)?;
         let state = state::open(&state::locate(&config)?)?;
         let (ledger, figures) = (Arc::new(Ledger::default()), Arc::new(inputs::Figures::default()));
-        let guard = Guard::start(&config.limits, budget.total(), Arc::clone(&figures))?;
+        if let Some(advice) = budget.beyond(guard::grant(&config.limits)) {
+            tracing::warn!("{advice}");
+        }
+        let guard = Guard::start(&config.limits, Arc::clone(&figures))?;
         let options = Options {
             bytes_max: config.buffer.bytes_max,
             segment_bytes_max: config.buffer.segment_bytes_max,

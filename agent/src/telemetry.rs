@@ -9,7 +9,7 @@ use crate::admin::{Account, Report, View};
 use crate::config::Config;
 use crate::supervise::Supervisor;
 use ollystack_record::{
-    Ack, Batch, Intake, Kind, Metric, Records, Resource, Sample, Scope, Series, Source, Value, value,
+    Ack, Batch, Intake, Kind, Level, Metric, Records, Resource, Sample, Scope, Series, Source, Value, value,
 };
 use ollystack_schema::names::{AGENT_LEDGER, key, semconv};
 use std::collections::HashMap;
@@ -112,6 +112,14 @@ impl Telemetry {
         add("process.cpu.time", "s", COUNTER, &[], Value::Double(report.cpu_seconds));
         add("process.thread.count", "{thread}", LEVEL, &[], int(report.threads));
         add("ollystack.agent.map.usage", "By", LEVEL, &[], int(report.memory.map_bytes));
+        let guard = &report.guard;
+        add("ollystack.agent.memory.usage", "By", LEVEL, &[], int(guard.used_bytes));
+        add("ollystack.agent.memory.limit", "By", LEVEL, &[], int(guard.grant_bytes));
+        add("ollystack.agent.memory.pressure", "{level}", LEVEL, &[], int(guard.level as u64));
+        let pressed = guard.level_seconds.iter().filter(|(level, _)| *level != Level::Calm.name());
+        let pressed = Value::Double(pressed.map(|(_, seconds)| seconds).sum());
+        add("ollystack.agent.memory.pressure.time", "s", COUNTER, &[], pressed);
+        add("ollystack.agent.cpu.rest.time", "s", COUNTER, &[], Value::Double(guard.cpu_rest_seconds));
         add("ollystack.agent.buffer.usage", "By", LEVEL, &[], int(report.buffer.disk_bytes));
         add("ollystack.agent.export.failures", "{attempt}", COUNTER, &[], int(report.export.attempts_failed));
         let account_id = report.in_all.begun_unix_seconds.to_string();
@@ -211,6 +219,22 @@ mod tests {
         ] {
             assert_eq!(told(signal, outcome, detail), Value::Int(records), "{signal} {outcome} {detail}");
         }
+    }
+
+    #[test]
+    fn how_hard_memory_presses_and_for_how_long_is_told() {
+        let mut report = example();
+        report.guard.level = Level::Shrink;
+        (report.guard.used_bytes, report.guard.grant_bytes) = (80, 100);
+        report.guard.level_seconds =
+            [("calm", 50.0), ("slow", 2.0), ("shrink", 3.5)].map(|(name, seconds)| (name.to_owned(), seconds)).into();
+        let samples = Telemetry::new(resource(&Resource::default(), "id")).samples(&report, UNIX_EPOCH);
+        let told = |name: &str| {
+            let named = |sample: &&Sample| sample.series.metric.name == format!("ollystack.agent.memory.{name}");
+            samples.iter().find(named).unwrap().value.clone()
+        };
+        assert_eq!([told("usage"), told("limit"), told("pressure")], [80, 100, 2].map(Value::Int));
+        assert_eq!(told("pressure.time"), Value::Double(5.5));
     }
 
     #[test]

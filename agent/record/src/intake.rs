@@ -5,6 +5,7 @@
 //! which drops and counts when the queue is full, or memory at its ceiling. The inputs learn here how hard memory and CPU press. Invariant: every record is counted as seen exactly once, here.
 
 use crate::{Batch, DropReason, Ledger, Level, Place, Pressure};
+use std::fmt::Debug;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -19,11 +20,15 @@ pub struct Intake {
     pressure: Arc<Pressure>,
 }
 
+/// What an input counts for a batch, such as its bytes; it is given back when the last of its clones is dropped.
+pub type Held = Arc<dyn Debug + Send + Sync>;
+
 /// A batch as `process` receives it; the room it took is given back when this is dropped.
 #[derive(Debug)]
 pub struct Received {
     /// The batch.
     pub batch: Batch,
+    held: Option<Held>,
     _room: OwnedSemaphorePermit,
     _own: Option<OwnedSemaphorePermit>,
 }
@@ -81,6 +86,12 @@ impl Intake {
         Ok(())
     }
 
+    /// The same with what is held for the batch until `process` counts it, whether its input still waits for the verdict or not.
+    pub async fn send_holding(&self, batch: Batch, held: Held) -> Result<(), IntakeError> {
+        self.reserve(batch.records.count()).await?.queue(batch, Some(held));
+        Ok(())
+    }
+
     /// Wait for room for a batch of so many records, which need not be made before there is some. Cancel-safe.
     pub async fn reserve(&self, records: u64) -> Result<Slot<'_>, IntakeError> {
         let own = match self.own.clone() {
@@ -102,7 +113,7 @@ impl Intake {
         match self.sender.try_reserve() {
             Ok(slot) => {
                 self.count(&batch);
-                slot.send(Received { batch, _room: room, _own: own });
+                slot.send(Received { batch, held: None, _room: room, _own: own });
                 Ok(())
             }
             Err(mpsc::error::TrySendError::Full(())) => Err((IntakeError::Full, batch)),
@@ -148,13 +159,22 @@ impl Intake {
 impl Slot<'_> {
     /// Queue the batch for which there is room.
     pub fn send(self, batch: Batch) {
+        self.queue(batch, None);
+    }
+
+    fn queue(self, batch: Batch, held: Option<Held>) {
         let Slot { intake, slot, room, own } = self;
         intake.count(&batch);
-        slot.send(Received { batch, _room: room, _own: own });
+        slot.send(Received { batch, held, _room: room, _own: own });
     }
 }
 
 impl Received {
+    /// What is held for the batch: to be kept until `process` has taken it and counts what it keeps of it.
+    pub fn held(&self) -> Option<Held> {
+        self.held.clone()
+    }
+
     /// Take the batch out of the queue's account: from here on `process` answers for its records.
     pub fn take(self, ledger: &Ledger) -> Batch {
         ledger.waiting_add(self.batch.records.signal(), Place::Queue, -(self.batch.records.count() as i64));
@@ -207,6 +227,21 @@ mod tests {
         assert!(reading.dropped.contains(&("memory_limit", 2)));
         drop(intake);
         receiver.recv().await.unwrap().take(&ledger);
+    }
+
+    #[tokio::test]
+    async fn what_is_held_for_a_batch_is_held_until_process_has_taken_it() {
+        let ledger = Arc::new(Ledger::default());
+        let (intake, mut receiver) = Intake::new(8, 10, ledger.clone());
+        let held: Held = Arc::new(());
+        let watch = Arc::downgrade(&held);
+        intake.send_holding(batch(1), held).await.unwrap();
+        let received = receiver.recv().await.unwrap();
+        let held = received.held();
+        received.take(&ledger);
+        assert!(watch.upgrade().is_some(), "taken from the queue, and in the hands of process");
+        drop(held);
+        assert!(watch.upgrade().is_none());
     }
 
     #[tokio::test]

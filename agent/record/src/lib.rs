@@ -24,7 +24,7 @@ pub use ack::{Ack, Outcome, Pending, Verdicts};
 pub use afterwork::Afterwork;
 pub use availability::{Availability, State};
 pub use batch::{Batch, Class, Records, Reduced, ReducedRecords, Signal, Source};
-pub use intake::{Intake, IntakeError, Received, Slot};
+pub use intake::{Held, Intake, IntakeError, Received, Slot};
 pub use ledger::{DropReason, Ledger, Place};
 pub use metric::{Kind, Metric, Sample, Scope, Series, Value};
 pub use opentelemetry_proto::tonic as otlp;

@@ -3,7 +3,7 @@
 //! Invariant: nothing is created or locked; a state directory that is not there yet is judged by its nearest parent.
 
 use crate::config::{Config, Loaded};
-use crate::{budget, state, table};
+use crate::{budget, guard, state, table};
 use ollystack_record::Availability;
 use std::path::Path;
 use std::time::SystemTime;
@@ -57,6 +57,9 @@ pub(super) fn state_dir(config: &Config) -> Availability {
 pub(super) fn memory(config: &Config) -> Availability {
     match budget::check(config) {
         Ok(budget) => {
+            if let Some(advice) = budget.beyond(guard::grant(&config.limits)) {
+                return Availability::partial("memory", advice, "");
+            }
             let (declared, grant) = (table::bytes(budget.total()), table::bytes(config.limits.memory_bytes_max));
             Availability::on("memory", format!("the stages' limits add up to {declared} of {grant}"))
         }

@@ -5,8 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-/// Part of the group's limit that is left to what the group holds besides: page cache under writing, page tables, sockets.
-const OTHERS: u64 = 10;
+/// Of the group's limit, what is left to what the group holds besides: page cache under writing, page tables, sockets.
+pub(crate) const OTHERS_PERCENT: u64 = 10;
 /// Percent of the last ten seconds in which some task of the group waited for memory, from which on it is stalled.
 const STALLED_PERCENT: f64 = 20.0;
 
@@ -50,7 +50,12 @@ impl Cgroup {
         let read = |file: &PathBuf| std::fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
         // Version 1 says "no limit" by a number near 2^63.
         let smallest = self.limits.iter().filter_map(read).min().filter(|bytes| *bytes < 1 << 60)?;
-        Some(smallest / 100 * (100 - OTHERS))
+        Some(smallest / 100 * (100 - OTHERS_PERCENT))
+    }
+
+    /// What is left of a grant where less than it is allowed.
+    pub(crate) fn least(&self, granted: u64) -> u64 {
+        self.memory_bytes_max().map_or(granted, |allowed| allowed.min(granted))
     }
 
     /// Whether memory is so short in the group that its tasks wait for it. Of a group with a limit: elsewhere it is the host that is
@@ -95,6 +100,7 @@ mod tests {
         std::fs::remove_file(root.path().join("memory.max")).unwrap();
         let group = Cgroup::find("0::/pods/agent\n", root.path());
         assert_eq!((group.memory_bytes_max(), group.is_stalled()), (Some(900), true));
+        assert_eq!((group.least(1_000), group.least(800)), (900, 800));
         std::fs::write(root.path().join("pods/memory.max"), "max\n").unwrap();
         assert_eq!((group.memory_bytes_max(), group.is_stalled()), (None, false));
     }

@@ -2,21 +2,24 @@
 //!
 //! A thread of its own, as the runtime's may be busy when it matters. Memory is what is resident and what the kernel holds for the
 //! agent's maps, against the grant: `limits.memory_bytes_max` or what the control group allows, whichever is less. CPU is the
-//! process's time against `limits.cpu_cores_max`. Invariant: each change of level is in the log and in [`Figures`], with what
-//! caused it.
+//! process's time against `limits.cpu_cores_max`. Invariant: the time on each level is in [`Figures`], and each worsening in the log, with
+//! what caused it.
 
 mod cgroup;
 mod ladder;
 mod share;
+mod speech;
 
 use crate::config::Limits;
 use crate::inputs;
 use crate::{runtime, usage};
 use cgroup::Cgroup;
+pub(crate) use cgroup::OTHERS_PERCENT;
 use ladder::Ladder;
 use ollystack_record::{Level, Pressure};
 use serde::{Deserialize, Serialize};
 use share::Share;
+use speech::{Line, Speech};
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,6 +42,8 @@ pub(crate) struct Figures {
     /// Resident and kernel maps, now and at most.
     pub(crate) used_bytes: u64,
     pub(crate) used_bytes_peak: u64,
+    /// The most that it grew from one look to the next, of growth that ended near to the first level or above.
+    pub(crate) growth_bytes_max: u64,
     /// What it may be.
     pub(crate) grant_bytes: u64,
     /// By name of the level.
@@ -56,22 +61,19 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// Watch from now on. `declared` is what the stages' limits add up to, `inputs` know of the kernel's maps.
-    pub(crate) fn start(limits: &Limits, declared: u64, inputs: Arc<inputs::Figures>) -> std::io::Result<Guard> {
+    /// Watch from now on. `inputs` know of the kernel's maps.
+    pub(crate) fn start(limits: &Limits, inputs: Arc<inputs::Figures>) -> std::io::Result<Guard> {
         let watcher = Watcher::new(limits, Cgroup::own(), inputs);
-        if watcher.grant < declared {
-            let granted = watcher.grant;
-            tracing::warn!(
-                granted,
-                declared,
-                "the control group allows less memory than the limits add up to: under load the agent will slow down to stay below it; raise its limit or lower limits.memory_bytes_max"
-            );
-        }
         let (running, stopped) = sync_channel(0);
         let (pressure, figures) = (Arc::clone(&watcher.pressure), Arc::clone(&watcher.figures));
         std::thread::Builder::new().name("guard".into()).spawn(move || watcher.run(&stopped))?;
         Ok(Guard { pressure, figures, _running: running })
     }
+}
+
+/// What the agent may take: what it was granted, or what its control group allows if that is less.
+pub(crate) fn grant(limits: &Limits) -> u64 {
+    Cgroup::own().least(limits.memory_bytes_max)
 }
 
 struct Watcher {
@@ -84,6 +86,7 @@ struct Watcher {
     cgroup: Cgroup,
     is_stalled: bool,
     ladder: Ladder,
+    speech: Speech,
     share: Share,
     cores: f64,
     start: Instant,
@@ -108,10 +111,11 @@ impl Watcher {
             figures: Arc::default(),
             inputs,
             granted,
-            grant: cgroup.memory_bytes_max().map_or(granted, |allowed| allowed.min(granted)),
+            grant: cgroup.least(granted),
             cgroup,
             is_stalled: false,
             ladder: Ladder::default(),
+            speech: Speech::default(),
             share: Share::new(limits.cpu_cores_max),
             cores: limits.cpu_cores_max,
             start: Instant::now(),
@@ -133,43 +137,61 @@ impl Watcher {
     fn take(&mut self, now: Reading) -> Duration {
         let elapsed = now.at.saturating_sub(self.last.at);
         let worked = now.cpu.saturating_sub(self.last.cpu);
+        let growth = now.used_bytes.saturating_sub(self.last.used_bytes);
         self.last = now;
         let is_time = now.at >= self.seldom;
         if is_time {
             self.seldom = now.at + SELDOM;
             self.is_stalled = self.cgroup.is_stalled();
-            self.grant = self.cgroup.memory_bytes_max().map_or(self.granted, |allowed| allowed.min(self.granted));
+            self.grant = self.cgroup.least(self.granted);
         }
         let before = self.pressure.level();
         let level = self.ladder.step(now.used_bytes, self.grant, self.is_stalled, now.at);
         let rest = self.share.charge(worked, elapsed);
         self.pressure.set_level(level);
         self.pressure.rest(rest);
-        self.say(before, level, now.used_bytes);
-        self.note(before, level, elapsed, rest, now.used_bytes);
+        let line = self.speech.hear(before, level, elapsed, now.at);
+        self.say(line, level, now.used_bytes);
+        let is_full = now.used_bytes as f64 > self.grant as f64 * NEAR;
+        self.note(before, level, elapsed, rest, if is_full { growth } else { 0 });
         if level >= Level::Shrink && is_time {
             runtime::release_memory();
         }
-        let is_near = now.used_bytes as f64 > self.grant as f64 * NEAR
-            || (self.cores > 0.0 && worked.as_secs_f64() > elapsed.as_secs_f64() * self.cores * NEAR);
+        let is_near = is_full || (self.cores > 0.0 && worked.as_secs_f64() > elapsed.as_secs_f64() * self.cores * NEAR);
         if level > Level::Calm || !rest.is_zero() || is_near { LOOK } else { GLANCE }
     }
 
-    fn say(&self, before: Level, level: Level, used_bytes: u64) {
+    fn say(&self, line: Option<Line>, level: Level, used_bytes: u64) {
         let (grant_bytes, is_stalled) = (self.grant, self.is_stalled);
         let name = level.name();
-        if level > before {
-            tracing::warn!(level = name, used_bytes, grant_bytes, is_stalled, "memory presses: {}", measures(level));
-        } else if level < before {
-            tracing::info!(level = name, used_bytes, grant_bytes, "memory presses less: {}", measures(level));
+        match line {
+            Some(Line::Worse) => {
+                tracing::warn!(
+                    level = name,
+                    used_bytes,
+                    grant_bytes,
+                    is_stalled,
+                    "memory presses: {}",
+                    measures(level)
+                );
+            }
+            Some(Line::Still(spent)) => {
+                tracing::warn!(level = name, used_bytes, grant_bytes, is_stalled, "memory still presses: {spent}");
+            }
+            Some(Line::Over(spent)) => {
+                tracing::info!(used_bytes, grant_bytes, "memory has been calm for a minute; before, {spent}");
+            }
+            None => {}
         }
     }
 
-    fn note(&self, before: Level, level: Level, elapsed: Duration, rest: Duration, used_bytes: u64) {
+    fn note(&self, before: Level, level: Level, elapsed: Duration, rest: Duration, growth_bytes: u64) {
+        let used_bytes = self.last.used_bytes;
         let mut figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner);
         figures.level = level;
         figures.used_bytes = used_bytes;
         figures.used_bytes_peak = figures.used_bytes_peak.max(used_bytes);
+        figures.growth_bytes_max = figures.growth_bytes_max.max(growth_bytes);
         figures.grant_bytes = self.grant;
         *figures.level_seconds.entry(before.name().to_owned()).or_default() += elapsed.as_secs_f64();
         figures.cpu_rest_seconds += rest.min(elapsed).as_secs_f64();
@@ -213,6 +235,7 @@ mod tests {
         guard.take(reading(700, 60, 0));
         let figures = guard.figures.lock().unwrap().clone();
         assert_eq!((figures.level, figures.used_bytes >> 20, figures.used_bytes_peak >> 20), (Level::Lean, 60, 90));
+        assert_eq!(figures.growth_bytes_max >> 20, 35, "from 30 to 65, which is near; from nothing to 30 is not");
         let seconds = figures.level_seconds;
         assert!((seconds["calm"] - 0.6).abs() < 1e-9 && (seconds["lean"] - 0.1).abs() < 1e-9, "{seconds:?}");
     }
@@ -235,7 +258,7 @@ mod tests {
 
     #[test]
     fn the_guard_s_own_look_finds_this_process() {
-        let guard = Guard::start(&Limits::default(), 0, Arc::default()).unwrap();
+        let guard = Guard::start(&Limits::default(), Arc::default()).unwrap();
         while guard.figures.lock().unwrap().used_bytes == 0 {
             std::thread::yield_now();
         }

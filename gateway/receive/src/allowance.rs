@@ -1,17 +1,18 @@
 //! What requests in progress hold: bytes and a place each, of what all may hold and of what their caller may.
 //!
 //! A server has one [`Allowance`] for all; a service may give each caller one of its own, so that nobody takes what others need.
-//! Invariant: a [`Share`] gives back exactly what it took when it is dropped, whatever became of its request.
+//! Invariant: a [`Share`], and the [`Held`] parted from it, give back exactly what they took when they are dropped, whatever became of
+//! their request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// So many bytes and requests may be in progress at a time. Clones are the same allowance.
 #[derive(Clone, Debug)]
-pub struct Allowance(Arc<Held>);
+pub struct Allowance(Arc<Gauges>);
 
 #[derive(Debug)]
-struct Held {
+struct Gauges {
     bytes: Gauge,
     requests: Gauge,
 }
@@ -40,7 +41,7 @@ impl Gauge {
 impl Allowance {
     /// All of it free.
     pub fn new(bytes_max: usize, requests_max: usize) -> Allowance {
-        Allowance(Arc::new(Held { bytes: Gauge::new(bytes_max), requests: Gauge::new(requests_max) }))
+        Allowance(Arc::new(Gauges { bytes: Gauge::new(bytes_max), requests: Gauge::new(requests_max) }))
     }
 
     /// Bytes and requests that are held now.
@@ -141,6 +142,13 @@ impl Share {
         Ok(())
     }
 
+    /// Leave all but `bytes` to whoever has the message now. The place stays here, with the request.
+    pub(crate) fn part(&mut self, bytes: usize) -> Held {
+        let rest = self.bytes.saturating_sub(bytes);
+        self.bytes -= rest;
+        Held { of: [self.own.clone(), Some(self.all.clone())], bytes: rest }
+    }
+
     /// Hold `bytes` less.
     pub(crate) fn shrink(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);
@@ -159,6 +167,19 @@ impl Drop for Share {
             allowance.0.bytes.give_back(self.bytes);
             allowance.0.requests.give_back(1);
         }
+    }
+}
+
+/// The bytes that a decoded message takes, given back when this is dropped. The default holds none.
+#[derive(Debug, Default)]
+pub struct Held {
+    of: [Option<Allowance>; 2],
+    bytes: usize,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.of.iter().flatten().for_each(|allowance| allowance.0.bytes.give_back(self.bytes));
     }
 }
 
@@ -189,6 +210,20 @@ mod tests {
         assert_eq!(two.grow(6), Ok(()));
         drop(two);
         assert_eq!(all.used(), (0, 0));
+    }
+
+    #[test]
+    fn what_a_message_holds_outlives_its_request_or_is_given_back_before_it() {
+        let (all, own) = (Allowance::new(10, 2), Allowance::new(10, 2));
+        let [mut one, mut two] = [(); 2].map(|()| Share::new(&all, Some(&own)).unwrap());
+        assert_eq!((one.grow(6), two.grow(4)), (Ok(()), Ok(())));
+        drop(one.part(1));
+        assert_eq!((all.used(), own.used()), ((5, 2), (5, 2)), "the place is kept, and a byte");
+        let held = two.part(1);
+        drop((one, two));
+        assert_eq!((all.used(), own.used()), ((3, 0), (3, 0)));
+        drop(held);
+        assert_eq!((all.used(), own.used()), ((0, 0), (0, 0)));
     }
 
     #[test]

@@ -105,7 +105,8 @@ where
     let framing = if transport == Transport::Grpc { Framing::Grpc } else { Framing::Whole };
     let mut share = Share::new(&shared.allowance, service.allowance(&caller)).map_err(no_room)?;
     let text: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_BYTES).sum();
-    grow(&mut share, REQUEST_BYTES + text)?;
+    let own = REQUEST_BYTES + text;
+    grow(&mut share, own)?;
     let sent = body::read(body, framing, limits.wire_bytes_max, millis(limits.body_timeout_ms), &mut share).await?;
     size.wire = sent.bytes.len() as u64;
     let encoding = match (sent.compressed, encoding) {
@@ -119,8 +120,15 @@ where
     size.decoded = bytes.len() as u64;
     let Decoded { message, cut } = decode(signal, transport == Transport::HttpJson, bytes, &mut share)?;
     size.cut = cut;
-    let request =
-        Export { message, headers: parts.headers, peer, transport, wire_bytes: size.wire, decoded_bytes: size.decoded };
+    let request = Export {
+        message,
+        headers: parts.headers,
+        peer,
+        transport,
+        wire_bytes: size.wire,
+        decoded_bytes: size.decoded,
+        held: share.part(own),
+    };
     let time = millis(limits.answer_timeout_ms);
     let accepted = timeout(time, service.export(caller, request)).await.unwrap_or_else(|_| {
         Err(Refusal::Unavailable {

@@ -9,7 +9,7 @@
 //! knows nothing of what all requests together hold, nor of how large a message becomes once decoded.
 //!
 //! Invariant: not a byte of a body is read before [`OtlpService::admit`] said yes, and what all requests together hold in
-//! memory (read, decompressed and decoded) stays below [`Limits::in_flight_bytes_max`].
+//! memory (read, decompressed and decoded) stays below [`Limits::in_flight_bytes_max`], for as long as [`Export::held`] is kept.
 
 mod allowance;
 mod answer;
@@ -31,7 +31,7 @@ mod slots;
 mod tls;
 mod weigh;
 
-pub use allowance::{Allowance, Busy};
+pub use allowance::{Allowance, Busy, Held};
 pub use limits::{Limits, LimitsError};
 pub use refusal::Refusal;
 pub use request::{Accepted, Event, Export, Message, OtlpService, RequestHead, Signal, Transport};

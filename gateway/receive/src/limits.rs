@@ -13,7 +13,8 @@ pub struct Limits {
     pub wire_bytes_max: usize,
     /// Bytes of one message after decompression.
     pub decoded_bytes_max: usize,
-    /// Bytes that all requests in progress may hold: as read, decompressed, and decoded into structures.
+    /// Bytes that all requests in progress may hold: as read, decompressed, and decoded into structures, until the service counts them
+    /// itself.
     pub in_flight_bytes_max: usize,
     /// Requests in progress: admitted, and not answered yet.
     pub requests_in_flight_max: usize,

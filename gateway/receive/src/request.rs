@@ -1,6 +1,6 @@
 //! What crosses between the face and the service behind it: the head of a request, the decoded export, the answer.
 
-use crate::{Allowance, Refusal, TooMany};
+use crate::{Allowance, Held, Refusal, TooMany};
 use http::HeaderMap;
 use opentelemetry_proto::tonic::collector::{
     logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest,
@@ -105,6 +105,9 @@ pub struct Export {
     pub wire_bytes: u64,
     /// Size after decompression, before decoding.
     pub decoded_bytes: u64,
+    /// What the message takes of the bytes that requests in progress may hold. Drop it with the message, or once the message is
+    /// counted elsewhere: a request that only waits for its answer then keeps nobody out.
+    pub held: Held,
 }
 
 /// A request message of one of the three services.

@@ -6,7 +6,7 @@ use crate::config::{Flags, Layers, Tenants};
 use crate::keys::file;
 use crate::telemetry::metrics::Metrics;
 use http::HeaderValue;
-use ollystack_receive::{Signal, Transport};
+use ollystack_receive::{Held, Signal, Transport};
 use ollystack_schema::names::{
     HEADER_ATTEMPT_AGE, HEADER_CLOCK, HEADER_REDELIVERED, HEADER_SENT, HEADER_SEQUENCE, HEADER_UNTOUCHED,
     UNTOUCHED_ALL, UNTOUCHED_THIS,
@@ -136,6 +136,7 @@ impl Rig {
             transport: Transport::Grpc,
             wire_bytes: 1,
             decoded_bytes: 1,
+            held: Held::default(),
         };
         self.ingest.export(caller, export).await
     }

@@ -1,13 +1,14 @@
 //! Between the OTLP face and the intake: hands in batches, waits for their verdict, answers.
 //!
-//! Invariant: a sender is told "accepted" only after the verdict on every one of its records; whoever gets no verdict in time is told to
-//! come back, which may deliver some records twice but loses none.
+//! The bytes of a request count among those in flight until `process` has taken its batches; what still waits for the verdict then is a
+//! place and a few numbers. Invariant: a sender is told "accepted" only after the verdict on every one of its records; whoever gets no
+//! verdict in time is told to come back, which may deliver some records twice but loses none.
 
 use crate::convert::{self, Converted};
 use crate::series::Interner;
 use crate::{Config, Stats};
 use ollystack_receive::{Accepted, Event, Export, Message, OtlpService, Refusal, RequestHead};
-use ollystack_record::{Ack, Batch, DropReason, Intake, IntakeError, Level, Outcome, Signal, Source};
+use ollystack_record::{Ack, Batch, DropReason, Held, Intake, IntakeError, Level, Outcome, Signal, Source};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -100,6 +101,7 @@ impl OtlpService for Service {
     async fn export(&self, (): (), request: Export) -> Result<Accepted, Refusal> {
         let signal = signal(&request.message);
         let Converted { batches, rejected, why } = self.convert(request.message);
+        let held: Held = Arc::new(request.held);
         let ledger = Arc::clone(self.intake.ledger());
         let begun = Instant::now();
         let (ack, pending) = Ack::new();
@@ -108,7 +110,7 @@ impl OtlpService for Service {
         let mut deadline = begun + self.intake_timeout;
         for (resource, records) in batches {
             let batch = Batch { source: Source::Otlp, resource, records, ack: ack.clone() };
-            match timeout_at(deadline, self.intake.send(batch)).await {
+            match timeout_at(deadline, self.intake.send_holding(batch, Arc::clone(&held))).await {
                 Ok(Ok(())) => deadline = begun + self.ack_timeout,
                 Ok(Err(IntakeError::Closed | IntakeError::Full)) => {
                     return Err(self.unavailable("the agent is stopping".to_owned()));
@@ -119,6 +121,7 @@ impl OtlpService for Service {
                 }
             }
         }
+        drop(held);
         // Our own share: with no batch at all there is nothing to wait for.
         ack.resolve(Outcome::Durable);
         let verdict = timeout_at(begun + self.ack_timeout, pending.outcome()).await;

@@ -131,6 +131,62 @@ async fn invalid_spans_are_told_and_counted_and_the_others_pass() {
     assert_eq!(input.stats.read().records_rejected, 1);
 }
 
+/// An input, and a request so long that while it is in flight there are not bytes enough to read and decode another.
+async fn start_with_bytes_for_one() -> (Input, String) {
+    let input = start(|config| {
+        (config.limits.wire_bytes_max, config.limits.decoded_bytes_max) = (256 << 10, 256 << 10);
+        config.limits.in_flight_bytes_max = 640 << 10;
+    });
+    let text = "x".repeat(200 << 10);
+    let json =
+        format!(r#"{{"resourceLogs":[{{"scopeLogs":[{{"logRecords":[{{"body":{{"stringValue":"{text}"}}}}]}}]}}]}}"#);
+    (input.await, json)
+}
+
+#[tokio::test]
+async fn requests_that_wait_for_their_verdict_keep_no_others_out() {
+    let (mut input, json) = start_with_bytes_for_one().await;
+    let (mut answers, mut taken) = (Vec::new(), Vec::new());
+    for _ in 0..20 {
+        let (address, json) = (input.config.http_address, json.clone());
+        let mut answer = tokio::spawn(async move { post(address, "/v1/logs", &json).await });
+        tokio::select! {
+            batch = input.next() => taken.push(batch),
+            answer = &mut answer => panic!("after {}: {}", taken.len(), answer.unwrap()),
+        }
+        answers.push(answer);
+    }
+    assert!(answers.iter().all(|answer| !answer.is_finished()), "all of them wait");
+    taken.into_iter().for_each(|batch| batch.ack.resolve(Outcome::Durable));
+    for answer in answers {
+        let answer = answer.await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_queued_is_in_flight_although_its_sender_is_gone() {
+    let (mut input, json) = start_with_bytes_for_one().await;
+    let head = format!("content-type: application/json\r\ncontent-length: {}\r\n\r\n", json.len());
+    let request = format!("POST /v1/logs HTTP/1.1\r\nhost: test\r\n{head}{json}");
+    let mut sender = TcpStream::connect(input.config.http_address).await.unwrap();
+    sender.write_all(request.as_bytes()).await.unwrap();
+    while input.ledger.read().signals[Signal::Logs as usize].seen == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(sender);
+    while input.stats.read().connections > 0 {
+        tokio::task::yield_now().await;
+    }
+    let answer = post(input.config.http_address, "/v1/logs", &json).await;
+    assert!(answer.starts_with("HTTP/1.1 429 ") && answer.contains("bytes"), "{answer}");
+    input.next().await.ack.resolve(Outcome::Durable);
+    let address = input.config.http_address;
+    let answer = tokio::spawn(async move { post(address, "/v1/logs", &json).await });
+    input.next().await.ack.resolve(Outcome::Durable);
+    assert!(answer.await.unwrap().starts_with("HTTP/1.1 200 "));
+}
+
 #[tokio::test]
 async fn a_full_agent_sends_the_sender_away_and_counts_nothing() {
     let mut input = start(|config| config.intake_timeout_ms = 1).await;

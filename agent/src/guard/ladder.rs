@@ -6,8 +6,8 @@
 use ollystack_record::Level;
 use std::time::Duration;
 
-/// Percent of the grant at which each level begins. Between two looks, 100 ms apart, two workers can take some 5 MiB more (measured:
-/// `cargo xtask bench overload`), so the last rungs lie apart by more than that and the ceiling is not reached.
+/// Percent of the grant at which each level begins. What is used grows on between two looks, 100 ms apart; by how much it did at most is
+/// in the guard's figures (`growth_bytes_max`). Of the default grant the last rung leaves 5 MiB for it.
 pub(crate) const BEGINS: [u64; Level::ALL.len()] = [0, 75, 82, 89, 95];
 /// Percent below its beginning at which a level may end.
 const SLACK: u64 = 3;

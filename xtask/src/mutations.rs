@@ -15,10 +15,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-/// A broken promise may show as a test that never ends: that counts as noticed.
-const TEST_SECONDS_MAX: u32 = 1200;
-/// Of coreutils: ends the test with all that it started.
-const TIMEOUT: &str = "timeout";
+/// Of coreutils: ends what it starts, with all that was started by it, after so many seconds, and exits with a status of its own.
+const BOUNDED: [&str; 2] = ["timeout", "1200"];
+const TIMED_OUT: i32 = 124;
 
 /// Flags.
 #[derive(Args)]
@@ -108,7 +107,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 }
 
 impl Mutation {
-    /// Good when the test fails, and not for want of compiling.
+    /// Good when the test fails, and not for want of compiling or ending.
     fn must_be_caught(&self, tree: &Path, step: &mut Step) -> Result<()> {
         step.line(self.breaks);
         let path = tree.join(self.file);
@@ -138,12 +137,14 @@ impl Mutation {
 }
 
 impl Test {
-    /// Whether it passes. That it does not even build is an error.
+    /// Whether it passes. That it does not even build, or does not end, is an error.
     fn holds(&self, tree: &Path, step: &mut Step) -> Result<bool> {
         let in_tree = |arguments: &[&str]| {
             let mut command = cargo(arguments);
-            command.current_dir(tree).env("CARGO_TARGET_DIR", target(tree));
-            command
+            command.env("CARGO_TARGET_DIR", target(tree));
+            let mut bounded = through(&BOUNDED.map(str::to_owned), command);
+            bounded.current_dir(tree);
+            bounded
         };
         for program in self.programs {
             let built = step.run(&mut in_tree(&["build", "--locked", "-p", program]));
@@ -155,16 +156,14 @@ impl Test {
             command
         };
         step.run(&mut command(&["--no-run"])).with_context(|| format!("{self:?} does not build"))?;
-        let mut bounded = through(&[TIMEOUT.to_owned(), TEST_SECONDS_MAX.to_string()], {
-            let mut command = command(&["--"]);
-            command.args(self.arguments);
-            command
-        });
-        let output = bounded.current_dir(tree).output().context("cargo does not start")?;
+        let output = command(&["--"]).args(self.arguments).output();
+        let output = output.with_context(|| format!("{} does not start", BOUNDED[0]))?;
         let said = [output.stdout, output.stderr].concat();
         for line in String::from_utf8_lossy(&said).lines().filter(|line| !line.starts_with("test result: ")) {
             step.line(line);
         }
+        // It may be slow, or wait for what the mutation took away: no verdict either way.
+        ensure!(output.status.code() != Some(TIMED_OUT), "{self:?} did not end within {} s", BOUNDED[1]);
         Ok(output.status.success())
     }
 }

@@ -24,14 +24,17 @@ impl Report {
 
     /// Adds to a figure that counts.
     pub(crate) fn add(&mut self, name: &str, value: u64) {
-        let before = self.figures.get(name).and_then(Value::as_u64).unwrap_or(0);
-        self.figure(name, before + value);
+        self.figure(name, self.count(name) + value);
+    }
+
+    /// A figure that counts, so far.
+    pub(crate) fn count(&self, name: &str) -> u64 {
+        self.figures.get(name).and_then(Value::as_u64).unwrap_or(0)
     }
 
     /// Keeps the largest of a figure.
     pub(crate) fn most(&mut self, name: &str, value: u64) {
-        let before = self.figures.get(name).and_then(Value::as_u64).unwrap_or(0);
-        self.figure(name, before.max(value));
+        self.figure(name, self.count(name).max(value));
     }
 
     /// What a reader should know beside the figures.
@@ -54,9 +57,10 @@ impl Report {
     /// Puts another one to it: figures with the same name are added up.
     pub(crate) fn merge(&mut self, other: Report) {
         for (name, value) in other.figures {
-            let sum = |before: &Value| Some(before.as_u64()? + value.as_u64()?);
-            let value = self.figures.get(&name).and_then(sum).map_or(value.clone(), Value::from);
-            self.figures.insert(name, value);
+            match value.as_u64() {
+                Some(count) => self.add(&name, count),
+                None => self.figure(&name, value),
+            }
         }
         self.notes.extend(other.notes);
         self.violations.extend(other.violations);

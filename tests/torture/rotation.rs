@@ -83,14 +83,17 @@ fn turn(
         inodes.see(&renamed.path("app.log"))?;
         std::thread::sleep(PAUSE);
     }
+    // What a reader has never opened is gone with its name; this one has, and reads on what it cannot find any more.
+    compressed.write("app.log", lines())?;
+    compressed.until_read(agent)?;
     compressed.write("app.log", lines())?;
     compressed.rename()?;
     compressed.compress()?;
     compressed.write("app.log", lines())?;
 
-    // Without a notice of its own the end of a file that is deleted is gone: the reader has it open by now.
     recreated.write("app.log", lines())?;
     recreated.until_read(agent)?;
+    recreated.write("app.log", lines())?;
     fs::remove_file(recreated.path("app.log"))?;
     recreated.rotations += 1;
     recreated.write("app.log", lines())?;
@@ -157,8 +160,6 @@ impl Log {
         let rotated = self.rotated(self.rotations);
         let packed = crate::otlp::gzip(&fs::read(&rotated)?)?;
         fs::write(self.path(&format!("app.log.{}.gz", self.rotations)), packed)?;
-        // Rotation leaves the reader a moment, as `delaycompress` does.
-        std::thread::sleep(TRUNCATION_PAUSE);
         Ok(fs::remove_file(rotated)?)
     }
 
@@ -225,7 +226,19 @@ impl Log {
         report.figure(&format!("rotations_{}", self.name), self.rotations);
         report.must(distinct == lines, || format!("{}: {distinct} of {lines} lines are there", self.name));
         report.must(rows == distinct, || format!("{}: {} lines show twice", self.name, rows - distinct));
+        if rows > distinct {
+            report.note(self.twice(world)?);
+        }
         Ok(())
+    }
+
+    /// Of some lines that are there twice: from which files, read when.
+    fn twice(&self, world: &World<'_>) -> Result<String> {
+        world.sql(&format!(
+            "SELECT Body, groupArray(LogAttributes['log.file.path']), groupArray(ObservedTimestamp) FROM {{db}}.logs_raw \
+             WHERE startsWith(Body, '{} ') GROUP BY Body HAVING count() > 1 ORDER BY Body LIMIT 5",
+            self.name
+        ))
     }
 
     /// Truncation destroys what was not read; no line of it is there twice, and none is missing without being counted.
@@ -242,6 +255,9 @@ impl Log {
         report.figure("copytruncate_lines_counted_as_lost", vanished);
         report.figure("copytruncate_lines_twice", rows - distinct);
         report.must(rows == distinct, || format!("{} lines show twice after truncation", rows - distinct));
+        if rows > distinct {
+            report.note(self.twice(world)?);
+        }
         Ok(())
     }
 }

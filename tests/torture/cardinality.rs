@@ -289,8 +289,11 @@ fn backlog(run: &Run, runtime: &Runtime, report: &mut Report) -> Result<()> {
     let mut random = Rng::with_seed(run.seed());
     let deadline = Instant::now() + Duration::from_secs(600);
     loop {
-        let disk_bytes = stage.agent.status()?["buffer"]["disk_bytes"].as_u64().context("no buffer in /status")?;
-        if disk_bytes > bytes_max / 10 * 9 {
+        let status = stage.agent.status()?;
+        let disk_bytes = status["buffer"]["disk_bytes"].as_u64().context("no buffer in /status")?;
+        let accounts = status["signals"].as_array().context("no ledger")?;
+        let evicts = accounts.iter().any(|account| account["dropped"]["buffer_evicted"].as_u64() > Some(0));
+        if evicts || disk_bytes > bytes_max / 10 * 9 {
             break;
         }
         ensure!(Instant::now() < deadline, "the buffer does not fill: {disk_bytes} of {bytes_max} bytes");

@@ -5,6 +5,7 @@
 
 mod quota;
 
+use crate::batch::budget::Waiting;
 use crate::config::Tenants;
 use crate::keys::file::{self, KeyFile, TenantEntry};
 use crate::keys::{Key, KeyHash};
@@ -32,6 +33,8 @@ pub(crate) struct Tenant {
     /// Days until its rows expire.
     pub(crate) retention_days: u32,
     limits: Tenants,
+    /// Its rows that wait to be written.
+    pub(crate) waiting: Waiting,
     bucket: Bucket,
     allowance: Allowance,
 }
@@ -188,7 +191,7 @@ impl Admission {
 }
 
 impl Ring {
-    /// Tenants whose limits did not change keep their bucket, so that reloading the file gives nobody a new burst.
+    /// Tenants whose limits did not change keep their bucket, so that reloading the file gives nobody a new burst. What waits waits on.
     fn new(file: &KeyFile, defaults: Tenants, previous: Option<&Ring>) -> Ring {
         let mut ring = Ring::default();
         for entry in file.keys.iter().filter(|entry| entry.revoked.is_none()) {
@@ -200,7 +203,10 @@ impl Ring {
                     let before = previous.and_then(|ring| ring.tenants.get(entry.tenant.as_str()));
                     let tenant = match before.filter(|tenant| tenant.limits == limits) {
                         Some(tenant) => Arc::clone(tenant),
-                        None => Arc::new(Tenant::new(&entry.tenant, limits)),
+                        None => {
+                            let waiting = before.map(|tenant| tenant.waiting.clone()).unwrap_or_default();
+                            Arc::new(Tenant { waiting, ..Tenant::new(&entry.tenant, limits) })
+                        }
                     };
                     ring.tenants.insert(Arc::clone(&tenant.name), Arc::clone(&tenant));
                     tenant
@@ -218,6 +224,7 @@ impl Tenant {
             name: name.into(),
             retention_days: limits.retention_days,
             limits,
+            waiting: Waiting::default(),
             allowance: Allowance::new(limits.in_flight_bytes_max, limits.requests_in_flight_max),
             bucket: Bucket::new(limits.records_per_second, limits.burst_seconds, Instant::now()),
         }

@@ -6,7 +6,7 @@
 mod caller;
 
 use crate::admit::Admission;
-use crate::batch::budget::Budget;
+use crate::batch::budget::{Budget, Waiting};
 use crate::batch::share::Fate;
 use crate::batch::{Batcher, Kept, Request, Rows};
 use crate::convert::series::Seen;
@@ -18,7 +18,7 @@ use crate::telemetry::metrics::SharedMetrics;
 pub(crate) use caller::Caller;
 use caller::{Denial, Effect};
 use http::HeaderMap;
-use ollystack_receive::{Accepted, Allowance, Event, Export, Message, OtlpService, Refusal, RequestHead};
+use ollystack_receive::{Accepted, Allowance, Event, Export, OtlpService, Refusal, RequestHead};
 use ollystack_schema::names::HEADER_AGENT;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -60,6 +60,10 @@ impl<A: Arrivals> OtlpService for Ingest<A> {
         Some(caller.tenant.allowance())
     }
 
+    fn untouched(&self, caller: &Caller, refusal: Refusal) -> Refusal {
+        if caller.agent.is_some() { Denial::from(refusal).for_agent() } else { refusal }
+    }
+
     async fn export(&self, caller: Caller, request: Export) -> Result<Accepted, Refusal> {
         let of_agent = caller.agent.is_some();
         let headers = if of_agent { caller::clock() } else { HeaderMap::new() };
@@ -76,7 +80,7 @@ impl<A: Arrivals> OtlpService for Ingest<A> {
         });
         let ingested = match taken {
             Ok(()) => {
-                let ingested = self.ingest(caller, request.message, request.decoded_bytes, &mut held).await;
+                let ingested = self.ingest(caller, request, &mut held).await;
                 ingested.inspect_err(|denial| {
                     tenant.give_back(records);
                     self.metrics.reject(signal, denial.refusal.reason(), records);
@@ -104,10 +108,10 @@ impl<A: Arrivals> OtlpService for Ingest<A> {
 
 impl<A: Arrivals> Ingest<A> {
     /// What of `held` is left after a denial, nobody has taken.
-    async fn ingest(&self, caller: Caller, message: Message, bytes: u64, held: &mut Held) -> Result<Outcome, Denial> {
+    async fn ingest(&self, caller: Caller, request: Export, held: &mut Held) -> Result<Outcome, Denial> {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let now = u32::try_from(seconds).unwrap_or(u32::MAX);
-        let identity = caller.identity(message.signal());
+        let identity = caller.identity(request.message.signal());
         let under_way = match &identity {
             None => None,
             Some(identity) => Some(self.deliveries.begin(identity, now).ok_or_else(|| {
@@ -127,7 +131,7 @@ impl<A: Arrivals> Ingest<A> {
             ingested_at: now,
             expires_at: now.saturating_add(caller.tenant.retention_days.saturating_mul(SECONDS_PER_DAY)),
         };
-        let (mut outcome, mut rows) = self.convert(message, delivery, bytes).await?;
+        let (mut outcome, mut rows) = self.convert(request, delivery, &caller.tenant.waiting).await?;
         let begin_by = caller.agent.map(|agent| agent.begin_by);
         if known {
             // The records are there; whether labels that came with them are, nobody knows, and twice does not show.
@@ -191,13 +195,21 @@ impl<A: Arrivals> Ingest<A> {
         }
     }
 
-    async fn convert(&self, message: Message, delivery: Delivery, bytes: u64) -> Result<(Outcome, Vec<Rows>), Refusal> {
-        let (mut sink, seen) = (Sink::new(self.budget.clone()), Arc::clone(&self.seen));
+    /// From the message, whose bytes are free again then, to rows, whose bytes are held until they are safe: of all and of the tenant.
+    async fn convert(
+        &self,
+        request: Export,
+        delivery: Delivery,
+        waiting: &Waiting,
+    ) -> Result<(Outcome, Vec<Rows>), Refusal> {
+        let (mut sink, seen) = (Sink::new(self.budget.of(waiting)), Arc::clone(&self.seen));
+        let Export { message, held, decoded_bytes, .. } = request;
         let work = move || {
             let outcome = convert(message, &delivery, &seen, &mut sink)?;
+            drop(held);
             Ok((outcome, sink.finish()?))
         };
-        let converted = if bytes <= INLINE_BYTES_MAX {
+        let converted = if decoded_bytes <= INLINE_BYTES_MAX {
             work()
         } else {
             tokio::task::spawn_blocking(work).await.map_err(|_| unavailable("the request could not be converted"))?

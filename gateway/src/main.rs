@@ -24,6 +24,7 @@ use cli::{Cli, Command, Configured};
 use config::{Config, Layers, StoreMode};
 use keys::file::{self, KeyFile};
 use ollystack_schema::migrations::Placement;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -31,12 +32,20 @@ use std::time::SystemTime;
 use write::clickhouse::ClickHouse;
 
 fn main() -> ExitCode {
+    shield_memory();
     match dispatch(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("ollystack-gateway: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// No core dump, and no debugger of another process of this user: both would show keys and tenants' data.
+fn shield_memory() {
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        eprintln!("ollystack-gateway: core dumps stay possible: {error}");
     }
 }
 
@@ -156,6 +165,14 @@ fn table<const N: usize>(rows: Vec<[String; N]>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rustix::process::{DumpableBehavior, dumpable_behavior};
+
+    #[test]
+    fn nobody_gets_a_core_dump() {
+        super::shield_memory();
+        assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
+    }
+
     #[test]
     fn a_table_lines_up() {
         let rows = vec![["A", "BB"], ["ccc", ""]].into_iter().map(|row| row.map(str::to_owned)).collect();

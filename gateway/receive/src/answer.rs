@@ -5,6 +5,8 @@
 //! encoding of the request; Retry-After in whole seconds. Invariant: RetryInfo or Retry-After is there exactly when
 //! [`Refusal::retry_after`] says so.
 
+use crate::allowance::Share;
+use crate::server::InProgress;
 use crate::{Accepted, Refusal, Signal, Transport};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -27,6 +29,21 @@ use tonic_types::{ErrorDetails, StatusExt};
 pub(crate) struct Body {
     data: Option<Bytes>,
     trailers: Option<HeaderMap>,
+    place: Option<Place>,
+}
+
+/// What an answer takes until it has left: a sender that does not read has no more of them than of requests in progress.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) _share: Option<Share>,
+    pub(crate) _in_progress: InProgress,
+}
+
+impl Body {
+    /// Give the place back when the body has left, or its stream is gone.
+    pub(crate) fn hold(&mut self, place: Place) {
+        self.place = Some(place);
+    }
 }
 
 impl http_body::Body for Body {
@@ -58,7 +75,7 @@ pub(crate) fn accepted(signal: Signal, transport: Transport, accepted: Accepted)
             data.put_slice(&message);
             let mut trailers = HeaderMap::with_capacity(1);
             trailers.insert("grpc-status", HeaderValue::from_static("0"));
-            typed(StatusCode::OK, GRPC, Body { data: Some(data.freeze()), trailers: Some(trailers) })
+            typed(StatusCode::OK, GRPC, Body { data: Some(data.freeze()), trailers: Some(trailers), place: None })
         }
         Transport::HttpProtobuf => typed(StatusCode::OK, PROTOBUF, whole(message(signal, &accepted).into())),
         Transport::HttpJson => typed(StatusCode::OK, JSON, whole(message_json(signal, &accepted).into())),
@@ -108,7 +125,7 @@ fn typed(status: StatusCode, content_type: &'static str, body: Body) -> Response
 }
 
 fn whole(data: Bytes) -> Body {
-    Body { data: (!data.is_empty()).then_some(data), trailers: None }
+    Body { data: (!data.is_empty()).then_some(data), ..Body::default() }
 }
 
 fn grpc_status(refusal: &Refusal) -> Response<Body> {

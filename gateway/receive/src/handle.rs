@@ -4,13 +4,13 @@
 //! yes, and whatever goes wrong becomes an answer.
 
 use crate::allowance::Share;
-use crate::answer::{self, Body};
+use crate::answer::{self, Body, Place};
 use crate::body::{self, Framing};
 use crate::decode::{Decoded, decode};
 use crate::decompress::{Encoding, decompress, grow, no_room};
-use crate::limits::millis;
+use crate::limits::{Limits, millis};
 use crate::schema::NESTS_MAX;
-use crate::server::{Activity, Shared};
+use crate::server::{InProgress, Shared};
 use crate::{Accepted, Event, Export, OtlpService, Refusal, RequestHead, Signal, Transport};
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
@@ -28,7 +28,7 @@ const HEADER_BYTES: usize = 128;
 /// Answer one request.
 pub(crate) async fn answer<S, B>(
     shared: &Shared<S>,
-    activity: &Activity,
+    mut in_progress: InProgress,
     peer: SocketAddr,
     request: Request<B>,
 ) -> Response<Body>
@@ -41,9 +41,11 @@ where
     let (parts, body) = request.into_parts();
     let route = route(&parts);
     let mut size = Size::default();
+    let mut share: Option<Share> = None;
     let outcome = match &route {
         Route::Export(signal, transport) => {
-            let result = export(shared, activity, peer, *signal, *transport, (parts, body), &mut size).await;
+            let way = (peer, *signal, *transport);
+            let result = export(shared, &in_progress, way, (parts, body), &mut size, &mut share).await;
             result.map(|accepted| answer::accepted(*signal, *transport, accepted))
         }
         Route::Refuse(_, refusal) => Err(refusal.clone()),
@@ -69,12 +71,17 @@ where
         values_cut,
         elapsed,
     });
-    match (outcome, route) {
+    let mut response = match (outcome, route) {
         (Ok(response), _) => response,
         (Err(_), Route::NotFound(transport)) => answer::not_found(transport),
         (Err(_), Route::WrongMethod(transport)) => answer::wrong_method(transport),
         (Err(refusal), _) => answer::refused(transport, &refusal),
-    }
+    };
+    in_progress.answered();
+    // Of the request nothing is left but its stream.
+    drop(share.as_mut().map(|share| share.part(REQUEST_BYTES)));
+    response.body_mut().hold(Place { _share: share, _in_progress: in_progress });
+    response
 }
 
 #[derive(Default)]
@@ -84,14 +91,16 @@ struct Size {
     cut: u64,
 }
 
+/// Whence a request comes, and where it goes.
+type Way = (SocketAddr, Signal, Transport);
+
 async fn export<S, B>(
     shared: &Shared<S>,
-    activity: &Activity,
-    peer: SocketAddr,
-    signal: Signal,
-    transport: Transport,
+    in_progress: &InProgress,
+    (peer, signal, transport): Way,
     (parts, body): (Parts, B),
     size: &mut Size,
+    share: &mut Option<Share>,
 ) -> Result<Accepted, Refusal>
 where
     S: OtlpService,
@@ -100,14 +109,40 @@ where
 {
     let (service, limits) = (&shared.service, &shared.limits);
     let caller = service.admit(&RequestHead { headers: &parts.headers, peer, signal, transport })?;
-    activity.admitted();
+    in_progress.admitted();
+    let received = match Share::new(&shared.allowance, service.allowance(&caller)) {
+        Ok(own) => receive(limits, (peer, signal, transport), (parts, body), size, share.insert(own)).await,
+        Err(none) => Err(no_room(none)),
+    };
+    let request = received.map_err(|refusal| service.untouched(&caller, refusal))?;
+    let time = millis(limits.answer_timeout_ms);
+    let accepted = timeout(time, service.export(caller, request)).await.unwrap_or_else(|_| {
+        Err(Refusal::Unavailable {
+            retry_after: Duration::from_secs(1),
+            message: format!("no answer within {} ms; the data may or may not have been taken", time.as_millis()),
+        })
+    });
+    accepted.map(|accepted| if size.cut > 0 { warned(accepted, size.cut) } else { accepted })
+}
+
+/// Read, decompress and decode an admitted request.
+async fn receive<B>(
+    limits: &Limits,
+    (peer, signal, transport): Way,
+    (parts, body): (Parts, B),
+    size: &mut Size,
+    share: &mut Share,
+) -> Result<Export, Refusal>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Display,
+{
     let encoding = encoding(&parts.headers, transport)?;
     let framing = if transport == Transport::Grpc { Framing::Grpc } else { Framing::Whole };
-    let mut share = Share::new(&shared.allowance, service.allowance(&caller)).map_err(no_room)?;
     let text: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_BYTES).sum();
     let own = REQUEST_BYTES + text;
-    grow(&mut share, own)?;
-    let sent = body::read(body, framing, limits.wire_bytes_max, millis(limits.body_timeout_ms), &mut share).await?;
+    grow(share, own)?;
+    let sent = body::read(body, framing, limits.wire_bytes_max, millis(limits.body_timeout_ms), share).await?;
     size.wire = sent.bytes.len() as u64;
     let encoding = match (sent.compressed, encoding) {
         (false, _) => Encoding::Identity,
@@ -116,11 +151,11 @@ where
         }
         (true, encoding) => encoding,
     };
-    let bytes = decompress(encoding, sent.bytes, limits.decoded_bytes_max, &mut share)?;
+    let bytes = decompress(encoding, sent.bytes, limits.decoded_bytes_max, share)?;
     size.decoded = bytes.len() as u64;
-    let Decoded { message, cut } = decode(signal, transport == Transport::HttpJson, bytes, &mut share)?;
+    let Decoded { message, cut } = decode(signal, transport == Transport::HttpJson, bytes, share)?;
     size.cut = cut;
-    let request = Export {
+    Ok(Export {
         message,
         headers: parts.headers,
         peer,
@@ -128,15 +163,7 @@ where
         wire_bytes: size.wire,
         decoded_bytes: size.decoded,
         held: share.part(own),
-    };
-    let time = millis(limits.answer_timeout_ms);
-    let accepted = timeout(time, service.export(caller, request)).await.unwrap_or_else(|_| {
-        Err(Refusal::Unavailable {
-            retry_after: Duration::from_secs(1),
-            message: format!("no answer within {} ms; the data may or may not have been taken", time.as_millis()),
-        })
-    });
-    accepted.map(|accepted| if cut > 0 { warned(accepted, cut) } else { accepted })
+    })
 }
 
 /// A success that says what was left out.

@@ -16,6 +16,7 @@ mod answer;
 mod body;
 mod decode;
 mod decompress;
+mod flood;
 #[cfg(feature = "fuzz")]
 #[path = "../fuzz/targets.rs"]
 pub mod fuzz;

@@ -23,6 +23,12 @@ pub trait OtlpService: Send + Sync + 'static {
         None
     }
 
+    /// What this caller is told when the face refuses a request that [`export`](OtlpService::export) never saw.
+    fn untouched(&self, caller: &Self::Caller, refusal: Refusal) -> Refusal {
+        let _ = caller;
+        refusal
+    }
+
     /// Take one decoded request. The answer goes out when this returns, so return only when the data is safe.
     /// The future is dropped at an await when the client goes away.
     fn export(&self, caller: Self::Caller, request: Export) -> impl Future<Output = Result<Accepted, Refusal>> + Send;
@@ -150,7 +156,7 @@ pub enum Event {
     ConnectionOpened,
     /// An accepted connection ended.
     ConnectionClosed,
-    /// A connection was closed at once: too many are open.
+    /// A connection was closed: too many are open, or it did too much of what leads to nothing.
     ConnectionRefused(TooMany),
     /// TLS was not agreed, or not in time.
     HandshakeFailed,

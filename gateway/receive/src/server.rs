@@ -3,9 +3,10 @@
 //! Invariant: a connection is counted from accept to end, and none outlives the drain timeout after `stop`.
 
 use crate::allowance::Allowance;
+use crate::flood::Metered;
 use crate::limits::{Limits, LimitsError, millis};
 use crate::linger::Lingering;
-use crate::slots::Slots;
+use crate::slots::{Slots, TooMany};
 use crate::{Event, OtlpService, Tls, TlsError, handle};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -20,7 +21,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -78,38 +79,59 @@ pub(crate) struct Shared<S> {
     slots: Slots,
 }
 
-/// What a connection does, so that an idle one can be told from a busy one.
-#[derive(Default)]
+/// What a connection does, so that an idle one can be told from a busy one, and a busy one from one that takes no answers.
+#[derive(Debug, Default)]
 pub(crate) struct Activity {
     begun: AtomicUsize,
+    /// Requests whose answer has left, or was given up.
     ended: AtomicUsize,
+    /// Answers that are ready and have not left.
+    unsent: AtomicUsize,
     admitted: AtomicBool,
 }
 
 impl Activity {
-    /// A request was admitted: whoever is at the other end may stay.
-    pub(crate) fn admitted(&self) {
-        self.admitted.store(true, Relaxed);
-    }
-
     fn read(&self) -> (usize, usize) {
         (self.begun.load(Relaxed), self.ended.load(Relaxed))
     }
-}
 
-/// One request, from its head to its answer.
-struct InProgress<'a>(&'a Activity);
-
-impl<'a> InProgress<'a> {
-    fn new(activity: &'a Activity) -> InProgress<'a> {
-        activity.begun.fetch_add(1, Relaxed);
-        InProgress(activity)
+    /// How many requests have ended, if there are answers that wait to leave.
+    fn stuck_at(&self) -> Option<usize> {
+        (self.unsent.load(Relaxed) > 0).then(|| self.ended.load(Relaxed))
     }
 }
 
-impl Drop for InProgress<'_> {
+/// One request, from its head until its answer has left.
+#[derive(Debug)]
+pub(crate) struct InProgress {
+    activity: Arc<Activity>,
+    answered: bool,
+}
+
+impl InProgress {
+    fn new(activity: Arc<Activity>) -> InProgress {
+        activity.begun.fetch_add(1, Relaxed);
+        InProgress { activity, answered: false }
+    }
+
+    /// A request was admitted: whoever is at the other end may stay.
+    pub(crate) fn admitted(&self) {
+        self.activity.admitted.store(true, Relaxed);
+    }
+
+    /// The answer is ready.
+    pub(crate) fn answered(&mut self) {
+        self.answered = true;
+        self.activity.unsent.fetch_add(1, Relaxed);
+    }
+}
+
+impl Drop for InProgress {
     fn drop(&mut self) {
-        self.0.ended.fetch_add(1, Relaxed);
+        if self.answered {
+            self.activity.unsent.fetch_sub(1, Relaxed);
+        }
+        self.activity.ended.fetch_add(1, Relaxed);
     }
 }
 
@@ -197,21 +219,26 @@ where
     let limits = &shared.limits;
     let activity = Arc::new(Activity::default());
     let service = service_fn(|request| {
-        let (shared, activity) = (Arc::clone(shared), Arc::clone(&activity));
-        async move {
-            let _in_progress = InProgress::new(&activity);
-            Ok::<_, Infallible>(handle::answer(&shared, &activity, peer, request).await)
-        }
+        let (shared, in_progress) = (Arc::clone(shared), InProgress::new(Arc::clone(&activity)));
+        // On the heap, so that what a request needs room for is free before its answer leaves.
+        Box::pin(async move { Ok::<_, Infallible>(handle::answer(&shared, in_progress, peer, request).await) })
     });
     let builder = builder(limits);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(Lingering::new(io)), service));
+    let flooded = Arc::new(AtomicBool::new(false));
+    let io = TokioIo::new(Lingering::new(Metered::new(io, Arc::clone(&flooded))));
+    let mut connection = pin!(builder.serve_connection(io, service));
     let mut deadline = Instant::now() + millis(limits.header_timeout_ms);
     let mut last = (0, 0);
     let mut closing = false;
+    let mut look = interval(millis(limits.body_timeout_ms));
+    let mut stuck_at = None;
     loop {
         tokio::select! {
             ended = connection.as_mut() => {
                 if let Err(error) = ended {
+                    if flooded.load(Relaxed) {
+                        shared.service.observe(Event::ConnectionRefused(TooMany::Frames));
+                    }
                     tracing::debug!(%peer, %error, "connection ended");
                 }
                 return;
@@ -223,7 +250,8 @@ where
             () = sleep_until(deadline) => {
                 let (begun, ended) = activity.read();
                 let idle = begun == ended;
-                if idle && (closing || !activity.admitted.load(Relaxed)) {
+                // Who was never admitted has nothing but refusals to wait for.
+                if (idle && closing) || !activity.admitted.load(Relaxed) {
                     return;
                 }
                 if idle && last == (begun, ended) && !closing {
@@ -232,6 +260,13 @@ where
                 }
                 last = (begun, ended);
                 deadline = Instant::now() + millis(limits.idle_timeout_ms);
+            }
+            _ = look.tick() => {
+                let before = std::mem::replace(&mut stuck_at, activity.stuck_at());
+                if stuck_at.is_some() && stuck_at == before {
+                    tracing::debug!(%peer, "answers were not taken; closing the connection");
+                    return;
+                }
             }
         }
     }

@@ -8,13 +8,15 @@ use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Why a connection was closed at once.
+/// Why a connection was closed before its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TooMany {
     /// As many are open as may be.
     InAll,
     /// As many are open from its address as may be.
     FromAddress,
+    /// It sent frame after frame that carried nothing.
+    Frames,
 }
 
 impl TooMany {
@@ -23,6 +25,7 @@ impl TooMany {
         match self {
             TooMany::InAll => "connections",
             TooMany::FromAddress => "connections_per_address",
+            TooMany::Frames => "frames_of_connection",
         }
     }
 }

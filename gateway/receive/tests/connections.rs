@@ -258,3 +258,48 @@ async fn a_certificate_that_cannot_be_read_is_named() {
     let error = ollystack_receive::Server::new(service, Limits::default(), Some(&missing)).err().unwrap().to_string();
     assert!(error.starts_with("tls: /nowhere/"), "{error}");
 }
+
+/// HTTP/2 by hand: a frame of stream 1.
+fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    [&length[1..], &[kind, flags, 0, 0, 0, if kind < 2 { 1 } else { 0 }], payload].concat()
+}
+
+#[tokio::test]
+async fn a_flood_of_frames_ends_its_connection_and_is_counted() {
+    let server = start(Limits::default(), None).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let begin = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(4, 0, &[])].concat();
+    stream.write_all(&begin).await.unwrap();
+    // Fails at the latest when the other end is closed.
+    while stream.write_all(&frame(6, 0, &[7; 8]).repeat(100)).await.is_ok() {}
+    server.service.closed.notified().await;
+    assert!(server.service.events.lock().unwrap().contains(&"ConnectionRefused(Frames)".to_owned()));
+}
+
+#[tokio::test]
+async fn answers_that_nobody_takes_count_as_in_progress_and_end_their_connection() {
+    let server = start(Limits { body_timeout_ms: 200, ..Limits::default() }, None).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    // No window for answers (SETTINGS_INITIAL_WINDOW_SIZE is 4).
+    let begin = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(4, 0, &[0, 4, 0, 0, 0, 0])].concat();
+    let literal = |name: &str, value: &str| {
+        [&[0, name.len() as u8], name.as_bytes(), &[value.len() as u8], value.as_bytes()].concat()
+    };
+    let head = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/v1/logs"),
+        (":authority", "test"),
+        ("content-type", "application/json"),
+        ("authorization", "Bearer good"),
+    ];
+    let head: Vec<u8> = head.iter().flat_map(|(name, value)| literal(name, value)).collect();
+    stream.write_all(&[begin, frame(1, 4, &head), frame(0, 1, b"{}")].concat()).await.unwrap();
+    while server.service.allowance.used().1 == 0 || server.service.events.lock().unwrap().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(server.service.allowance.used().1, 1, "answered, and the answer is still here");
+    server.service.closed.notified().await;
+    assert_eq!(server.service.allowance.used(), (0, 0));
+}

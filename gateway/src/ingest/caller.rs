@@ -154,7 +154,13 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Refus
     let text = |value: &'a HeaderValue| {
         value.to_str().map_err(|_| Refusal::Invalid(format!("header {name} must be printable ASCII")))
     };
-    headers.get(name).map(text).transpose()
+    let mut all = headers.get_all(name).iter();
+    let first = all.next().map(text).transpose()?;
+    match all.next() {
+        // Whoever stands between may have looked at the other one.
+        Some(_) => Err(Refusal::Invalid(format!("header {name} is there more than once; send it once"))),
+        None => Ok(first),
+    }
 }
 
 fn number(headers: &HeaderMap, name: &str) -> Result<Option<u64>, Refusal> {

@@ -6,7 +6,7 @@ use crate::config::{Flags, Layers, Tenants};
 use crate::keys::file;
 use crate::telemetry::metrics::Metrics;
 use http::HeaderValue;
-use ollystack_receive::{Held, Signal, Transport};
+use ollystack_receive::{Busy, Held, Message, Signal, Transport};
 use ollystack_schema::names::{
     HEADER_ATTEMPT_AGE, HEADER_CLOCK, HEADER_REDELIVERED, HEADER_SENT, HEADER_SEQUENCE, HEADER_UNTOUCHED,
     UNTOUCHED_ALL, UNTOUCHED_THIS,
@@ -23,6 +23,7 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -33,14 +34,23 @@ const HOUR: Duration = Duration::from_secs(3_600);
 #[derive(Default)]
 struct Disk {
     loses: AtomicBool,
+    /// What comes stays where it is.
+    keeps: AtomicBool,
+    kept: Mutex<Vec<Frozen>>,
+    came: Notify,
     tokens: Mutex<Vec<String>>,
     tables: Mutex<Vec<usize>>,
 }
 
 impl BlockSink for Disk {
-    async fn write(&self, frozen: Frozen) {
+    async fn write(&self, mut frozen: Frozen) {
         self.tokens.lock().unwrap().push(frozen.block.head.token.clone());
         self.tables.lock().unwrap().push(frozen.table);
+        if self.keeps.load(Ordering::Relaxed) {
+            frozen.step_aside();
+            self.kept.lock().unwrap().push(frozen);
+            return self.came.notify_one();
+        }
         if !self.loses.load(Ordering::Relaxed) {
             frozen.settle(Fate::Safe);
         }
@@ -213,11 +223,64 @@ async fn the_good_records_of_a_request_pass_and_the_bad_ones_are_named() {
 }
 
 #[tokio::test]
+async fn rows_of_a_sender_that_hung_up_are_its_tenants_until_they_are_safe() {
+    let rig = rig(0);
+    rig.disk.keeps.store(true, Ordering::Relaxed);
+    let mut sent = 0;
+    // Each hangs up once its rows are on their way.
+    let refusal = loop {
+        let mut request = Box::pin(rig.send(logs(1_000), &[]));
+        tokio::select! {
+            answer = &mut request => break answer.unwrap_err(),
+            () = rig.disk.came.notified() => sent += 1,
+        }
+    };
+    let (used, max) = (rig.ingest.budget.used(), rig.ingest.budget.max());
+    assert!(sent > 1 && used <= max / 4 * 3, "{used} of {max}");
+    assert_eq!(refusal.reason(), "exhausted");
+    assert!(refusal.retry_after().is_some());
+
+    let other = rig.ingest.budget.of(&Waiting::default());
+    assert!(other.hold(max - used).is_some(), "another tenant has the rest");
+    rig.disk.kept.lock().unwrap().drain(..).for_each(|frozen| frozen.settle(Fate::Safe));
+    assert_eq!(rig.ingest.budget.used(), 0);
+}
+
+#[tokio::test]
 async fn a_request_that_grows_too_large_is_refused_for_good() {
     let rig = rig(0);
     let refusal = rig.send(logs(100_000), &[]).await.unwrap_err();
     assert_eq!((refusal.reason(), refusal.retry_after()), ("too_large", None));
     assert_eq!(rig.ingest.budget.used(), 0);
+}
+
+#[tokio::test]
+async fn what_the_face_refuses_by_itself_is_untouched() {
+    let rig = rig(0);
+    let peer: SocketAddr = "127.0.0.1:1".parse().unwrap();
+    for (more, expected) in [(&FRESH[..], UNTOUCHED_ALL), (&[], "")] {
+        let headers = rig.headers(more);
+        let head = RequestHead { headers: &headers, peer, signal: Signal::Logs, transport: Transport::Grpc };
+        let caller = rig.ingest.admit(&head).unwrap();
+        let refusal = rig.ingest.untouched(&caller, Refusal::Busy(Busy::Bytes));
+        assert_eq!((refusal.reason(), said(&refusal, HEADER_UNTOUCHED).as_str()), ("bytes_in_flight", expected));
+    }
+}
+
+#[tokio::test]
+async fn an_identity_that_is_there_twice_is_none() {
+    let rig = rig(0);
+    let peer: SocketAddr = "127.0.0.1:1".parse().unwrap();
+    let once = [AGAIN[0], AGAIN[1], AGAIN[2], AGAIN[3], (HEADER_SENT, "0")];
+    for (name, value) in once {
+        let mut headers = rig.headers(&AGAIN);
+        headers.insert(HEADER_SENT, caller::clock()[HEADER_CLOCK].clone());
+        headers.append(name, value.parse().unwrap());
+        let head = RequestHead { headers: &headers, peer, signal: Signal::Logs, transport: Transport::Grpc };
+        let refusal = rig.ingest.admit(&head).unwrap_err();
+        assert_eq!(refusal.reason(), "invalid", "{name}");
+        assert!(refusal.message().contains(name), "{}", refusal.message());
+    }
 }
 
 #[tokio::test]

@@ -59,9 +59,10 @@ impl CheckpointFile {
         }
     }
 
-    /// Have none.
+    /// Have none, also after a loss of power: what it holds leaves now.
     pub(crate) fn remove(&self) {
-        match std::fs::remove_file(self.path()) {
+        let removed = std::fs::remove_file(self.path()).and_then(|()| std::fs::File::open(&self.dir)?.sync_all());
+        match removed {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 let path = self.path();
                 tracing::error!(path = %path.display(), %error, "an outdated checkpoint cannot be removed: remove it, or the next start may send its windows twice");

@@ -50,7 +50,7 @@ pub(crate) fn run(run: &Run) -> Result<Report> {
             faults = self::faults(run, round, folder.path())?;
         }
         let all = faults.len() as u64;
-        let at = if run.count() < all { number * all / run.count() } else { number - begin };
+        let at = if number < run.of() && run.of() < all { number * all / run.of() } else { number - begin };
         let fault = faults[at as usize];
         run.progress(number, &format!("{fault:?}"));
         let place = folder.path().join("work");

@@ -78,6 +78,11 @@ impl<'a> Run<'a> {
         if self.only.is_some() { 1 } else { self.cycles }
     }
 
+    /// Of how many, where only one of them runs.
+    pub(crate) fn of(&self) -> u64 {
+        self.cycles
+    }
+
     /// The real ClickHouse.
     pub(crate) fn store(&self) -> Result<&'a Store> {
         if let Some((store, _)) = self.store.0.get() {

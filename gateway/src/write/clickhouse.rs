@@ -28,6 +28,9 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// A look-up by primary key. A sender waits for it.
 const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A look-up of all deliveries of a block: some 80 bytes each, and agents with a line a second make thousands; the default is 256 KiB.
+const LOOK_UP_BYTES_MAX: &str = "67108864";
+
 /// Rows that ClickHouse takes as one block, by default; a part of each table and view comes of a block at a time.
 const BLOCK_ROWS_MAX: u32 = 1_048_449;
 
@@ -238,7 +241,8 @@ impl ClickHouse {
              AND (TenantId, AgentId, BatchSequence, toUnixTimestamp(IngestedAt)) IN ?",
             table_of(first.identity().signal)
         );
-        let query = self.client.clone().with_database(&self.database).query(&query).bind(since).bind(keys);
+        let client = self.client.clone().with_database(&self.database);
+        let query = client.query(&query).with_setting("max_query_size", LOOK_UP_BYTES_MAX).bind(since).bind(keys);
         let there: u64 = within(LOOK_UP_TIMEOUT, query.fetch_one()).await?;
         Ok(usize::try_from(there).unwrap_or(usize::MAX))
     }

@@ -105,6 +105,7 @@ impl GatewayConfig {
         ensure!(output.status.success(), "keys new: {}", String::from_utf8_lossy(&output.stderr));
         let secret = printed.split_whitespace().find(|word| word.starts_with("olly_"));
         let secret = secret.with_context(|| format!("`keys new` printed no key: {printed}"))?.to_owned();
+        crate::keys::made(&secret);
         Ok(Key { tenant: tenant.to_owned(), secret })
     }
 

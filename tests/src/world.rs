@@ -119,6 +119,13 @@ impl<'a> World<'a> {
     /// The ends of all logs, for a report of failure.
     pub fn logs(&self) -> String {
         let mut report = String::new();
+        self.each_log(|path, text| {
+            let _ = writeln!(report, "--- {}\n{}", path.display(), tail(text, 40));
+        });
+        report
+    }
+
+    fn each_log(&self, mut read: impl FnMut(&Path, &str)) {
         let mut folders = vec![self.folder.path().to_owned()];
         while let Some(folder) = folders.pop() {
             for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -127,16 +134,16 @@ impl<'a> World<'a> {
                     folders.push(path);
                 } else if path.extension().is_some_and(|end| end == "log") {
                     let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap_or_default()).into_owned();
-                    let _ = writeln!(report, "--- {}\n{}", path.display(), tail(&text, 40));
+                    read(&path, &text);
                 }
             }
         }
-        report
     }
 }
 
 impl Drop for World<'_> {
     fn drop(&mut self) {
+        self.each_log(crate::keys::look);
         // Without SYNC: waiting for the last reader of a table would hold one of the store's few query threads.
         let _ = self.sql("DROP DATABASE IF EXISTS {db}");
     }

@@ -95,7 +95,6 @@ pub(crate) fn run(run: &Run) -> Result<Report> {
     agent.ledger_closes()?;
     for (name, log) in [("gateway", gateway.process().output()), ("agent", agent.process().output())] {
         report.must(!log.contains("panicked"), || format!("the {name} panicked"));
-        report.must(!log.contains(&key.secret), || format!("the key is in the log of the {name}"));
     }
     Ok(report)
 }

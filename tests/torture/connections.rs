@@ -25,6 +25,14 @@ const ATTACKERS: usize = 1_000;
 const PER_ADDRESS: u64 = 400;
 /// Honest senders, each with one request at a time.
 const HONEST: usize = 32;
+/// And of those whose requests hold no record.
+const PROBES: usize = 8;
+/// Each with one connection, and one that is ending.
+const HONEST_CONNECTIONS: u64 = 2 * (HONEST + PROBES) as u64;
+/// Between two requests of an honest sender.
+const BETWEEN: Duration = Duration::from_millis(20);
+/// The same honest senders alone, before each attack.
+const CALM: Duration = Duration::from_secs(2);
 const CYCLE: Duration = Duration::from_secs(5);
 /// What requests may hold, and what their connections may beside it.
 const IN_FLIGHT_BYTES: u64 = 64 << 20;
@@ -32,7 +40,7 @@ const CONNECTION_BYTES: u64 = 64 << 10;
 const SLACK_BYTES: u64 = 8 << 20;
 /// Between two bursts of a flood, or two bytes of what is slow: attackers and attacked share this machine's cores.
 const PAUSE: Duration = Duration::from_millis(200);
-const BURST: usize = 40;
+const BURST: usize = 200;
 
 /// What attackers do.
 #[derive(Clone, Copy, Debug)]
@@ -78,9 +86,21 @@ const ATTACKS: [Attack; 12] = [
 /// What became of honest requests.
 #[derive(Debug, Default)]
 struct Tally {
-    requests: u64,
     failed: Vec<String>,
-    slowest: Duration,
+    took: Vec<Duration>,
+}
+
+impl Tally {
+    fn add(&mut self, other: Tally) {
+        self.failed.extend(other.failed);
+        self.took.extend(other.took);
+    }
+
+    /// Of what is sorted.
+    fn quantile_ms(&self, quantile: f64) -> u64 {
+        let last = self.took.len().saturating_sub(1);
+        self.took.get((last as f64 * quantile) as usize).map_or(0, |took| took.as_millis() as u64)
+    }
 }
 
 pub(crate) fn run(run: &Run) -> Result<Report> {
@@ -98,9 +118,11 @@ pub(crate) fn run(run: &Run) -> Result<Report> {
     let before = resident_bytes(gateway.process().id())?;
     let watch = MemoryWatch::start(gateway.process().id());
 
+    let (mut calm, mut stormy) = ([Tally::default(), Tally::default()], [Tally::default(), Tally::default()]);
     for mut cycle in run.cycles() {
+        let before = runtime.block_on(honest_load(address, &honest.secret, Instant::now() + CALM))?;
         let end = Instant::now() + CYCLE;
-        let tally = runtime.block_on(async {
+        let meanwhile = runtime.block_on(async {
             let attackers: Vec<_> = (0..ATTACKERS)
                 .map(|number| {
                     let attack = ATTACKS[number % ATTACKS.len()];
@@ -108,39 +130,41 @@ pub(crate) fn run(run: &Run) -> Result<Report> {
                     tokio::spawn(keep_at_it(attack, address, hostile.secret.clone(), random, end))
                 })
                 .collect();
-            let senders: Vec<_> =
-                (0..HONEST).map(|number| tokio::spawn(honestly(address, honest.secret.clone(), number, end))).collect();
+            let key = honest.secret.clone();
+            let load = tokio::spawn(async move { honest_load(address, &key, end).await });
             sleep(CYCLE / 2).await;
             let open = tokio::task::spawn_blocking(connections_open(&gateway)).await??;
             report.most("connections_open_most", open);
-            report.must(open <= PER_ADDRESS + 2 * HONEST as u64, || {
+            report.must(open <= PER_ADDRESS + HONEST_CONNECTIONS, || {
                 format!("{open} connections; {}", run.replay_of(cycle.number))
             });
-            let mut tally = Tally::default();
-            for sender in senders {
-                let one = sender.await?;
-                tally.requests += one.requests;
-                tally.failed.extend(one.failed);
-                tally.slowest = tally.slowest.max(one.slowest);
-            }
-            let mut thrown_out = 0;
+            let meanwhile = load.await??;
             for attacker in attackers {
-                thrown_out += attacker.await?;
+                report.add("hostile_connections", attacker.await?);
             }
-            report.add("hostile_connections", thrown_out);
-            anyhow::Ok(tally)
+            anyhow::Ok(meanwhile)
         })?;
-        report.add("honest_requests", tally.requests);
-        report.add("honest_failed", tally.failed.len() as u64);
-        report.most("honest_slowest_ms", tally.slowest.as_millis() as u64);
-        // One in a thousand may fail.
-        let failed = tally.failed.len() as u64;
-        report.must(failed * 1_000 <= tally.requests, || {
-            let first = tally.failed.first().cloned().unwrap_or_default();
-            format!("{failed} of {} honest requests failed ({first}); {}", tally.requests, run.replay_of(cycle.number))
-        });
+        for (sum, of_cycle) in calm.iter_mut().chain(&mut stormy).zip(before.into_iter().chain(meanwhile)) {
+            sum.add(of_cycle);
+        }
         gateway.process().must_run()?;
         run.progress(cycle.number, "connections");
+    }
+    for (name, tallies) in [("calm", &mut calm), ("attacked", &mut stormy)] {
+        for (kind, tally) in ["stored", "empty"].into_iter().zip(tallies) {
+            tally.took.sort_unstable();
+            report.figure(&format!("{kind}_{name}_requests"), tally.took.len());
+            report.figure(&format!("{kind}_{name}_p50_ms"), tally.quantile_ms(0.5));
+            report.figure(&format!("{kind}_{name}_max_ms"), tally.quantile_ms(1.0));
+            report.add("honest_requests", tally.took.len() as u64);
+            report.add("honest_failed", tally.failed.len() as u64);
+            // One in a thousand may fail.
+            let (failed, asked) = (tally.failed.len(), tally.took.len());
+            report.must(failed * 1_000 <= asked, || {
+                let first = tally.failed.first().cloned().unwrap_or_default();
+                format!("{failed} of {asked} honest requests ({kind}, {name}) failed: {first}")
+            });
+        }
     }
 
     let grown = watch.rss_bytes_peak().saturating_sub(before);
@@ -148,6 +172,9 @@ pub(crate) fn run(run: &Run) -> Result<Report> {
     let allowed = IN_FLIGHT_BYTES + PER_ADDRESS * CONNECTION_BYTES + SLACK_BYTES;
     report.must(grown <= allowed, || format!("memory grew by {grown} bytes, {allowed} are allowed"));
     let refused = gateway.metric("ollystack_connections_refused_total", &["reason=\"connections_per_address\""])?;
+    let flooding = gateway.metric("ollystack_connections_refused_total", &["reason=\"frames_of_connection\""])?;
+    report.figure("flooding_connections_ended", flooding);
+    report.must(flooding > 0.0, || "no connection was ended for its flood of frames".to_owned());
     report.must(refused > 0.0, || "no connection was refused for its address's sake".to_owned());
     until("the attackers' connections are closed", || {
         let open = gateway.metric("ollystack_connections", &[])?;
@@ -167,10 +194,25 @@ fn connections_open(gateway: &Gateway) -> impl FnOnce() -> Result<u64> + use<> {
     }
 }
 
+/// Honest senders until then: what became of requests that are stored, and of empty ones, which the face answers by itself.
+async fn honest_load(address: SocketAddr, key: &str, end: Instant) -> Result<[Tally; 2]> {
+    let sender =
+        |number: usize, message: &[u8]| tokio::spawn(honestly(address, key.to_owned(), number, message.to_vec(), end));
+    let stored: Vec<_> = (0..HONEST).map(|number| sender(number, &Signal::Logs.one("honest"))).collect();
+    let empty: Vec<_> = (0..PROBES).map(|number| sender(number, &[])).collect();
+    let mut tallies = [Tally::default(), Tally::default()];
+    for (tally, senders) in tallies.iter_mut().zip([stored, empty]) {
+        for sender in senders {
+            tally.add(sender.await?);
+        }
+    }
+    Ok(tallies)
+}
+
 /// One request after the other, half of the senders over a new connection each time.
-async fn honestly(address: SocketAddr, key: String, number: usize, end: Instant) -> Tally {
+async fn honestly(address: SocketAddr, key: String, number: usize, message: Vec<u8>, end: Instant) -> Tally {
     let way = if number.is_multiple_of(2) { Way::Grpc } else { Way::Http { json: false } };
-    let call = Call::new(way, Signal::Logs, &key, "identity", &Signal::Logs.one("honest"));
+    let call = Call::new(way, Signal::Logs, &key, "identity", &message);
     let mut tally = Tally::default();
     let mut kept = None;
     while Instant::now() < end {
@@ -190,8 +232,8 @@ async fn honestly(address: SocketAddr, key: String, number: usize, end: Instant)
         if let Err(error) = outcome.await {
             tally.failed.push(format!("{way:?}: {error:#}"));
         }
-        tally.requests += 1;
-        tally.slowest = tally.slowest.max(begun.elapsed());
+        tally.took.push(begun.elapsed());
+        sleep(BETWEEN).await;
     }
     tally
 }

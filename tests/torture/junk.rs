@@ -1,7 +1,7 @@
 //! Requests that were valid and then were mutated, to the gateway and to the agent, by every way: each gets the answer that follows
 //! from its bytes, and what is stored is what the answers say.
 //!
-//! Which answer follows is worked out here, with the libraries' own decoders. A cycle is [`REQUESTS`] requests; four thousand
+//! Which answer follows is worked out here, with the libraries' own decoders. A cycle is [`REQUESTS`] requests; ten thousand
 //! cycles are a million. Invariant: a cycle's requests follow from its seed alone.
 
 use crate::client::{Answer, Call, Client, Verdict, Way};
@@ -29,9 +29,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Of one cycle.
-const REQUESTS: usize = 250;
+const REQUESTS: usize = 100;
 /// On their way at once.
-const LANES: usize = 125;
+const LANES: usize = 50;
 /// Decompressed, no mutation makes more of a payload of a few hundred bytes than this; it is below every limit.
 const PLAIN_BYTES_MAX: u64 = 3 << 20;
 /// How deep a value of a payload may be nested: within what is kept, beyond it, and beyond what prost takes.
@@ -102,11 +102,6 @@ pub(crate) fn run(run: &Run) -> Result<Report> {
     through_the_agent(&world, &agent, &mut report)?;
     report.must(!agent.process().output().contains("panicked"), || "the agent panicked".to_owned());
     report.must(!gateway.process().output().contains("panicked"), || "the gateway panicked".to_owned());
-    for (name, log) in [("gateway", gateway.process().output()), ("agent", agent.process().output())] {
-        for key in [&counted, &other, &forward] {
-            report.must(!log.contains(&key.secret), || format!("a key is in the log of the {name}"));
-        }
-    }
     Ok(report)
 }
 

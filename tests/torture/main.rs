@@ -10,10 +10,10 @@ mod clock;
 mod connections;
 mod corrupt;
 mod disk;
+mod duplicates;
 mod evil;
 mod frames;
 mod full;
-mod duplicates;
 mod io;
 mod junk;
 mod kill;
@@ -112,7 +112,7 @@ const TORTURES: &[Torture] = &[
         name: "duplicates",
         shows: "answers lost at every place between ClickHouse and the agent: nothing shows twice, in tables and in views",
         short: 2,
-        full: 64,
+        full: 256,
         run: duplicates::run,
     },
     Torture {
@@ -126,7 +126,7 @@ const TORTURES: &[Torture] = &[
         name: "junk",
         shows: "a million mutated requests to gateway and agent: each its exact answer, and what is stored is what was said",
         short: 4,
-        full: 4_000,
+        full: 10_000,
         run: junk::run,
     },
     Torture {
@@ -214,6 +214,7 @@ fn main() -> Result<ExitCode> {
         let begin = Instant::now();
         let mut report =
             (torture.run)(&run).with_context(|| format!("{} broke off; {}", torture.name, run.replay()))?;
+        ollystack_tests::keys_shown().into_iter().for_each(|shown| report.violation(shown));
         report.figure("cycles", cycles);
         report.figure("seconds", begin.elapsed().as_secs());
         held &= report.held();

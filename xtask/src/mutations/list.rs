@@ -1,4 +1,7 @@
 //! The mutations: each a line of the product whose loss would break a promise, and the test that must go red without it.
+//!
+//! Seen red, each by an assertion about what it breaks: all but two. `wal-name-not-synced` survived the failure of two in five syncs
+//! of a workload, and `rollback-journal-unseen` that of its first ones: no test is known to hold these lines, and a run of all says so.
 
 use super::{Mutation, Test};
 
@@ -11,12 +14,14 @@ const fn torture(arguments: &'static [&'static str]) -> Test {
 }
 
 const POWER: Test = torture(&["power", "--cycles", "1000", "--seed", "1"]);
+/// Among its states is one without any segment and without the latest header.
+const POWER_IDS: Test = torture(&["power", "--cycles", "1000", "--seed", "3"]);
 /// Every rename of an agent, and a state of its disk.
 const POWER_AGENT: Test = Test {
     programs: &["ollystack-agent", "ollystack-gateway"],
     ..torture(&["power-agent", "--cycles", "1", "--seed", "1"])
 };
-/// Every fault of one workload.
+/// Faults spread evenly over one workload, which has about 1,800.
 const IO: Test = torture(&["io", "--cycles", "600", "--seed", "1"]);
 const BUFFER: &str = "ollystack-buffer";
 const MODEL: Test = test(BUFFER, &["--test", "model"]);
@@ -59,7 +64,7 @@ pub(super) const MUTATIONS: &[Mutation] = &[
         file: "agent/buffer/src/state.rs",
         text: "HEADER_BYTES)?;\n        self.file.sync_data()",
         replacement: "HEADER_BYTES)",
-        caught_by: POWER,
+        caught_by: POWER_IDS,
     },
     Mutation {
         name: "wal-name-not-synced",
@@ -167,7 +172,7 @@ pub(super) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "checkpoint-not-synced",
-        breaks: "the power leaves a checkpoint of zeros",
+        breaks: "the power leaves a checkpoint, or an agent's id, of zeros",
         file: "agent/src/state.rs",
         text: "    file.sync_all()?;\n",
         replacement: "",

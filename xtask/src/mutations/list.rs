@@ -1,6 +1,6 @@
 //! The mutations: each a line of the product whose loss would break a promise, and the test that must go red without it.
 //!
-//! Seen red, each by an assertion about what it breaks: all but two. `wal-name-not-synced` survived the failure of two in five syncs
+//! Seen red, each by an assertion about what it breaks: all but two. `wal-name-not-synced` survived the failure of two in three syncs
 //! of a workload, and `rollback-journal-unseen` that of its first ones: no test is known to hold these lines, and a run of all says so.
 
 use super::{Mutation, Test};

@@ -17,7 +17,7 @@ const NOW: u64 = 1_795_165_927_000_000_000;
 const BESIDE_MAX: usize = 128 << 10;
 
 fn record(body: String, attributes: usize) -> LogRecord {
-    let attributes = (0..attributes).map(|number| value::string(&format!("key-{number}"), "some value")).collect();
+    let attributes = (0..attributes).map(|number| value::string(format!("key-{number}"), "some value")).collect();
     let body = Some(AnyValue { value: Some(Value::StringValue(body)) });
     LogRecord { observed_time_unix_nano: NOW, body, attributes, ..LogRecord::default() }
 }

@@ -2,7 +2,8 @@
 //!
 //! In every cycle one of them goes away, work is accepted until the buffer evicts, the agent ends, in order or not, and starts on its full
 //! backlog. Then the way is mended. The files never take more than their cap, memory stays within its grant, and what was
-//! acknowledged is there once or counted as evicted, to the record.
+//! acknowledged is there once or counted as evicted, to the record. Of batches that were on their way when they were evicted the buffer
+//! tells once they are back, so a kill leaves those few to the correction that the ledger makes at the next start.
 
 use crate::oracle::{self, IDS_PER_REQUEST};
 use crate::otlp::{self, PROTOBUF, Signal};
@@ -24,6 +25,8 @@ const FILLER_BYTES: usize = 400;
 const REQUESTS_MAX: u64 = 400;
 /// Requests after that.
 const REQUESTS_MORE: u64 = 10;
+/// Batches on their way at a time, by default.
+const IN_FLIGHT_MAX: u64 = 4;
 /// The grant by default.
 const MEMORY_BYTES_MAX: u64 = 100 << 20;
 /// Twice as long as the agent takes to write down what it counted.
@@ -50,6 +53,7 @@ struct Outage<'a> {
     /// Records that the agent, and the gateway itself, took.
     acknowledged: u64,
     plain: u64,
+    kills: u64,
 }
 
 pub(crate) fn run(run: &Run) -> Result<Report> {
@@ -88,6 +92,7 @@ impl<'a> Outage<'a> {
             requests: 0,
             acknowledged: 0,
             plain: 0,
+            kills: 0,
         })
     }
 
@@ -119,6 +124,7 @@ impl<'a> Outage<'a> {
             ensure!(self.agent.stop()?.success(), "the agent did not stop in order");
         } else {
             self.agent.process().kill()?;
+            self.kills += 1;
         }
         self.agent.restart()?;
         self.look(report)?;
@@ -181,6 +187,12 @@ impl<'a> Outage<'a> {
         evicted.context("/status has no drops by eviction")
     }
 
+    /// What the ledger found missing from the buffer at starts after kills.
+    fn corrected(&self) -> Result<u64> {
+        let corrected = self.agent.account_in_all("logs")?["corrected"]["buffer"].as_i64();
+        Ok(u64::try_from(-corrected.context("/status has no corrections")?).unwrap_or(0))
+    }
+
     /// What the files and the memory take.
     fn look(&mut self, report: &mut Report) -> Result<()> {
         let disk = bytes_of(&self.agent.config().folder.join("state/buffer"));
@@ -199,13 +211,18 @@ impl<'a> Outage<'a> {
             |what: &str, of: &str| self.world.count(&format!("SELECT {what} FROM {{db}}.logs_raw WHERE {of}"));
         let mut last = (0, 0);
         let all = within(DRAIN, "every record is there or counted", || {
-            last = (counted("uniqExact(Body)", "ServiceName = 'outage'")?, self.evicted()?);
+            last = (counted("uniqExact(Body)", "ServiceName = 'outage'")?, self.evicted()? + self.corrected()?);
             Ok((last.0 + last.1 >= acknowledged).then_some(()))
         });
-        let (there, evicted) = last;
+        let ((there, gone), corrected) = (last, self.corrected()?);
+        let (evicted, on_their_way) = (gone - corrected, self.kills * IN_FLIGHT_MAX * RECORDS);
+        report.figure("evicted_on_their_way_before_a_kill", corrected);
+        report.must(corrected <= on_their_way, || {
+            format!("{corrected} records are corrected, at most {on_their_way} were on their way when a kill came")
+        });
         report.figure("acknowledged", acknowledged);
         report.figure("evicted_and_counted", evicted);
-        report.must(all.is_ok() && there + evicted == acknowledged, || {
+        report.must(all.is_ok() && there + gone == acknowledged, || {
             format!("{acknowledged} records were acknowledged, {there} are there and {evicted} counted as evicted")
         });
         let spilled = within(DRAIN, "what was spilled is there", || {

@@ -202,8 +202,8 @@ impl Agent {
         self.stop_pipeline.cancel();
         within(by(8), "processing", self.stages.end("processing")).await;
         within(by(9), "freezing", self.stages.end("freezing")).await;
-        // Every verdict is in by now: what was read is committed, and not read again.
-        after_inputs.finish(by(9)).await;
+        // Every verdict is in by now: what was read is committed, and not read again. A disk that does not answer is not waited for.
+        within(by(10), "the inputs' commits", after_inputs.finish(by(9))).await;
         self.stop_sending.cancel();
         within(by(10), "sending", self.stages.end("sending")).await;
         within(by(10), "thinning", self.stages.end("thinning")).await;

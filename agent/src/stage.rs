@@ -75,7 +75,7 @@ impl Stages {
 }
 
 /// Wait for the end of something, but not for ever.
-pub(crate) async fn within(deadline: Instant, what: &str, end: impl Future<Output = ()>) {
+pub(crate) async fn within<T>(deadline: Instant, what: &str, end: impl Future<Output = T>) {
     if tokio::time::timeout_at(deadline, end).await.is_err() {
         tracing::warn!("{what} did not end in time; going on without");
     }
@@ -99,6 +99,6 @@ mod tests {
 
     #[tokio::test]
     async fn what_does_not_end_is_left_behind_at_the_deadline() {
-        within(Instant::now(), "it", std::future::pending()).await;
+        within(Instant::now(), "it", std::future::pending::<()>()).await;
     }
 }

@@ -32,6 +32,8 @@ pub(crate) fn of_the_gateway_writes_what_it_took(world: &World) -> Result<Outcom
 
 pub(crate) fn of_the_agent_sends_or_keeps_what_it_took(world: &World) -> Result<Outcome> {
     let mut gateway = world.gateway()?.start(world.binaries())?;
+    // Until the tables are there, agents are told to keep what they have.
+    gateway.wait_until_the_schema_is_there()?;
     // A window and a decision that would take minutes: only the stop brings them out.
     let config = world.agent(&gateway, "acme")?.set("otlp.enabled", "true");
     let config = config

@@ -83,7 +83,7 @@ impl<'a> World<'a> {
     pub fn gateway_behind(&self, clickhouse: &str) -> Result<GatewayConfig> {
         let config = GatewayConfig::new(&self.folder.path().join("gateway"), clickhouse, &self.database)?;
         // A test's rows are few: they need not wait a second for company, nor a repetition long for the attempt before it.
-        let config = config.set("batch.wait_ms", "50").set("batch.begin_within_ms", "1000");
+        let config = config.set("batch.wait_ms", "50").set("batch.begin_within_ms", "4000");
         Ok(config.set("clickhouse.connect_timeout_ms", "500").set("clickhouse.insert_timeout_ms", "5000"))
     }
 

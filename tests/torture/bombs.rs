@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use ollystack_tests::{Agent, Key, MemoryWatch, World, resident_bytes, until};
 use std::io::Write;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// What requests in progress may hold, of the gateway and of the agent, and what a process may take beside it.
 const GATEWAY_BYTES: u64 = 24 << 20;
@@ -36,6 +37,10 @@ struct Bomb {
     bytes: Vec<u8>,
     expected: Verdict,
 }
+
+/// How often an honest sender comes back, and after how long: half a minute in all.
+const HONEST_TRIES: usize = 60;
+const HONEST_PAUSE: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(run: &Run) -> Result<Report> {
     let mut report = Report::default();
@@ -99,11 +104,18 @@ pub(crate) fn run(run: &Run) -> Result<Report> {
     Ok(report)
 }
 
+/// One record, sent until it is taken: a process that has just opened bombs may ask for a moment.
 async fn honest(address: SocketAddr, key: &Key) -> Result<()> {
     let call = Call::new(Way::Grpc, Signal::Logs, &key.secret, "identity", &Signal::Logs.one("honest"));
-    let answer = once(address, &call).await?;
-    ensure!(answer.verdict == Verdict::Taken, "an honest request is answered {answer:?}");
-    Ok(())
+    for _ in 0..HONEST_TRIES {
+        let answer = once(address, &call).await?;
+        if answer.verdict == Verdict::Taken {
+            return Ok(());
+        }
+        ensure!(answer.verdict == Verdict::Busy, "an honest request is answered {answer:?}");
+        tokio::time::sleep(HONEST_PAUSE).await;
+    }
+    anyhow::bail!("an honest request was told to come back {HONEST_TRIES} times")
 }
 
 /// One bomb by every way that can carry it.

@@ -1,5 +1,5 @@
-//! Log files are read to their ends: every line once, through rotation by rename and over a restart of the agent; over a kill -9
-//! none is lost, though some may be read again; a file that vanishes costs nothing but itself, and the agent reads on.
+//! Log files are read to their ends: every line once, through rotation by rename, over a restart of the agent and over a kill -9; a
+//! file that vanishes costs nothing but itself, and the agent reads on.
 
 use anyhow::{Context, Result, ensure};
 use ollystack_tests::{AgentConfig, Outcome, World, until};
@@ -34,7 +34,7 @@ pub(crate) fn rotation_and_restart_lose_and_double_no_line(world: &World) -> Res
     Ok(Outcome::Held)
 }
 
-pub(crate) fn a_kill_loses_no_line(world: &World) -> Result<Outcome> {
+pub(crate) fn a_kill_loses_and_doubles_no_line(world: &World) -> Result<Outcome> {
     let gateway = world.gateway()?.start(world.binaries())?;
     let folder = world.folder().join("logs");
     fs::create_dir(&folder)?;
@@ -48,7 +48,7 @@ pub(crate) fn a_kill_loses_no_line(world: &World) -> Result<Outcome> {
         agent.restart()?;
         written += write(&current, written)?;
     }
-    all_are_there(world, written)?;
+    arrives(world, written)?;
     agent.ledger_closes()?;
     Ok(Outcome::Held)
 }

@@ -61,7 +61,7 @@ const PROPERTIES: &[(&str, Property)] = properties![
     patterns::fold_a_log_without_losing_count_of_a_line,
     patterns::fold_what_comes_by_otlp_and_answer_when_it_is_safe,
     log_files::rotation_and_restart_lose_and_double_no_line,
-    log_files::a_kill_loses_no_line,
+    log_files::a_kill_loses_and_doubles_no_line,
     log_files::a_file_that_vanishes_is_no_trouble_for_the_others,
     stop::of_the_gateway_writes_what_it_took,
     stop::of_the_agent_sends_or_keeps_what_it_took,

@@ -49,7 +49,7 @@ struct Subject<'a> {
 pub(crate) fn run(run: &Run) -> Result<Report> {
     let mut report = Report::default();
     let Some(library) = LIBRARIES.iter().find(|path| Path::new(path).exists()) else {
-        report.note("skipped: libfaketime is not installed; `apt-get install -y libfaketime`");
+        report.note("skipped: libfaketime is not installed; `apt-get install -y faketime`");
         return Ok(report);
     };
     let world = run.world("clock")?;

@@ -69,7 +69,7 @@ pub(crate) fn python_sdk(step: &mut Step) -> Result<()> {
 }
 
 /// What some tortures stand on: the program, and the Debian package that brings it.
-const TORTURE_TOOLS: [(&str, &str); 1] = [("strace", "strace")];
+const TORTURE_TOOLS: [(&str, &str); 2] = [("strace", "strace"), ("faketime", "faketime")];
 
 /// Tools of tortures. One that cannot be installed here is named; its tortures say that they were skipped.
 pub(crate) fn torture_tools(step: &mut Step) -> Result<()> {

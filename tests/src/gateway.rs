@@ -167,19 +167,10 @@ impl Gateway {
         })
     }
 
-    /// Waits until every migration is applied, so that what follows goes to ClickHouse and not to the spill.
+    /// Waits until every migration is applied: before, rows of plain senders wait in the spill, and agents are told to keep theirs.
     pub fn wait_until_the_schema_is_there(&mut self) -> Result<()> {
         let url = format!("http://127.0.0.1:{}/readyz", self.config.ports[2]);
         until("the schema is there", || {
-            self.process.must_run()?;
-            Ok(get(&url).is_ok_and(|answer| answer.status == 200).then_some(()))
-        })
-    }
-
-    /// Waits until ClickHouse is reached and its schema is up to date; before, rows wait in the spill.
-    pub fn wait_until_it_writes(&mut self) -> Result<()> {
-        let url = format!("http://127.0.0.1:{}/readyz", self.config.ports[2]);
-        until("the gateway is ready", || {
             self.process.must_run()?;
             Ok(get(&url).is_ok_and(|answer| answer.status == 200).then_some(()))
         })

@@ -50,7 +50,7 @@ pub(crate) fn run(run: &Run) -> Result<Report> {
     let config = config.set("tenants.in_flight_bytes_max", &GATEWAY_BYTES.to_string());
     let config = config.set("server.wire_bytes_max", &WIRE_BYTES.to_string());
     let mut gateway = config.set("server.decoded_bytes_max", &DECODED_BYTES.to_string()).start(world.binaries())?;
-    gateway.wait_until_it_writes()?;
+    gateway.wait_until_the_schema_is_there()?;
     let key = gateway.new_key("bombs")?;
     let endpoint = Endpoint::before(gateway.grpc().parse()?)?;
     let agent = world.agent_to(&format!("http://{}", endpoint.address()), &key.secret)?;

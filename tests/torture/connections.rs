@@ -111,7 +111,7 @@ pub(crate) fn run(run: &Run) -> Result<Report> {
     let config = config.set("server.in_flight_bytes_max", &IN_FLIGHT_BYTES.to_string());
     let config = config.set("tenants.in_flight_bytes_max", &IN_FLIGHT_BYTES.to_string());
     let mut gateway = config.set("tenants.records_per_second", "0").start(world.binaries())?;
-    gateway.wait_until_it_writes()?;
+    gateway.wait_until_the_schema_is_there()?;
     let (honest, hostile) = (gateway.new_key("honest")?, gateway.new_key("hostile")?);
     let address: SocketAddr = gateway.grpc().parse()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

@@ -67,7 +67,7 @@ pub(crate) fn run(run: &Run) -> Result<Report> {
     let world = run.world("junk")?;
     let config = world.gateway()?.set("tenants.records_per_second", "0").set("server.header_timeout_ms", "60000");
     let mut gateway = config.start(world.binaries())?;
-    gateway.wait_until_it_writes()?;
+    gateway.wait_until_the_schema_is_there()?;
     let [counted, other, forward] = ["counted", "other", "agent"].map(|tenant| gateway.new_key(tenant));
     let (counted, other, forward) = (counted?, other?, forward?);
     let agent = world.agent_to(&format!("http://{}", gateway.grpc()), &forward.secret)?;

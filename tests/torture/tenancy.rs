@@ -50,7 +50,7 @@ pub(crate) fn run(run: &Run) -> Result<Report> {
     let mut report = Report::default();
     let world = run.world("tenancy")?;
     let mut gateway = world.gateway()?.set("tenants.records_per_second", "0").start(world.binaries())?;
-    gateway.wait_until_it_writes()?;
+    gateway.wait_until_the_schema_is_there()?;
     let (victim, intruder) = (gateway.new_key("victim")?, gateway.new_key("intruder")?);
     let address: SocketAddr = gateway.grpc().parse()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

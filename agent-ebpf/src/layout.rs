@@ -10,7 +10,7 @@ macro_rules! plain {
         unsafe impl Plain for $name {}
     )* };
 }
-plain!(Sock, Http, Tcp, Process);
+plain!(Sock, Iter, Flow, Tcp, Process, Cgroup, Oom, Block, RunQueue);
 
 /// `struct sock`, its common part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,12 +29,41 @@ pub struct Sock {
     pub skc_v6_daddr: u32,
 }
 
-/// What the HTTP programs read.
+impl Flow {
+    /// Until the agent fills it.
+    // SAFETY: any bit pattern is a valid value (`Plain`).
+    pub const UNFILLED: Flow = unsafe { core::mem::zeroed() };
+}
+
+/// Where a `struct msghdr` of the kernel says where the bytes are, its `struct iov_iter` within it. All from the message's start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Iter {
+    /// What the bytes lie in: its field, and the bits of it that tell.
+    pub kind: u32,
+    /// See `kind`.
+    pub kind_mask: u32,
+    /// The kind that is pieces told of in an array of the kernel's (`ITER_IOVEC`), and where its address is.
+    pub iovec: u32,
+    /// See `iovec`.
+    pub iov: u32,
+    /// The kind that is one piece (`ITER_UBUF`, from Linux 6.0), and where its address is. A kind that no kernel has if it has none.
+    pub ubuf: u32,
+    /// See `ubuf`.
+    pub ubuf_address: u32,
+    /// How much of the first piece is done with.
+    pub iov_offset: u32,
+    /// Which argument of `tcp_recvmsg` and its twins are the flags, counted from 0: 3, or 4 up to Linux 5.18.
+    pub receive_flags: u32,
+}
+
+/// What the flow programs read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 #[allow(missing_docs)] // the kernel's own names: struct, then field
-pub struct Http {
+pub struct Flow {
     pub sock: Sock,
+    pub iter: Iter,
     pub task_files: u32,
     pub files_fdt: u32,
     pub fdtable_max_fds: u32,
@@ -42,8 +71,17 @@ pub struct Http {
     pub file_inode: u32,
     pub file_private_data: u32,
     pub inode_mode: u32,
-    pub socket_type: u32,
     pub socket_sk: u32,
+    /// `SOCK_STREAM` or `SOCK_DGRAM`, 16 bits.
+    pub sk_type: u32,
+    /// `IPPROTO_TCP` and the like, 16 bits.
+    pub sk_protocol: u32,
+    pub tcp_write_seq: u32,
+    pub tcp_copied_seq: u32,
+    pub tcp_rcv_nxt: u32,
+    pub tcp_snd_una: u32,
+    pub tcp_bytes_received: u32,
+    pub tcp_bytes_acked: u32,
     /// Where a task says that its call is a 32-bit one, and the bits that say so: such calls are numbered differently.
     pub task_compat: u32,
     pub task_compat_mask: u32,
@@ -51,10 +89,14 @@ pub struct Http {
     pub agent: u32,
     /// Bytes of the ring, from which its fill is judged.
     pub ring_bytes: u32,
-    /// Bytes of a head to copy at most.
+    /// Bytes of a call to copy at most.
     pub head_bytes: u32,
-    /// Messages without HTTP after which a socket is given up.
+    /// Calls of no protocol that is known after which a socket is given up.
     pub misses_max: u32,
+    /// A bit for each protocol of `sniff` that is wanted.
+    pub protocols: u32,
+    /// Whether a program's registers can be asked for (`bpf_task_pt_regs`).
+    pub registers: u32,
 }
 
 /// What the TCP programs read.
@@ -83,4 +125,71 @@ pub struct Process {
     pub task_start_time: u32,
     pub signal_live: u32,
     pub binprm_filename: u32,
+}
+
+/// From a task to the folders of its control group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+#[allow(missing_docs)] // the kernel's own names: struct, then field
+pub struct Cgroup {
+    pub task_cgroups: u32,
+    /// The group's state by the controller that is asked for.
+    pub css_set_subsys: u32,
+    pub css_cgroup: u32,
+    /// A number that no other state ever has.
+    pub css_serial_nr: u32,
+    pub cgroup_kn: u32,
+    pub kernfs_node_name: u32,
+    pub kernfs_node_parent: u32,
+}
+
+/// What the program that sees kills for want of memory reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+#[allow(missing_docs)] // the kernel's own names: struct, then field
+pub struct Oom {
+    pub cgroup: Cgroup,
+    pub task_pid: u32,
+    pub task_tgid: u32,
+    pub task_comm: u32,
+    pub task_cred: u32,
+    pub cred_uid: u32,
+    pub task_mm: u32,
+    /// The first of four counts of pages: of files, anonymous, swapped out, shared.
+    pub mm_rss_stat: u32,
+    /// Bytes from one to the next.
+    pub rss_stat_bytes: u32,
+}
+
+/// What the program that sees block devices reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+#[allow(missing_docs)] // the kernel's own names: struct, then field
+pub struct Block {
+    /// With `rq_flags` right behind it.
+    pub request_cmd_flags: u32,
+    pub request_data_len: u32,
+    pub request_start_time_ns: u32,
+    /// To the disk (before Linux 5.17), or to the queue that has it.
+    pub request_disk: u32,
+    /// From the queue to the disk; [`NO_HOP`] where the request has the disk itself.
+    pub queue_disk: u32,
+    /// With `first_minor` right behind it.
+    pub disk_major: u32,
+    /// The bit of `rq_flags` that a request bears while it is a part of another.
+    pub flush_sequence: u32,
+}
+
+/// In place of an offset: there is nothing to follow.
+pub const NO_HOP: u32 = u32::MAX;
+
+/// What the programs that see threads wait for a CPU read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+#[allow(missing_docs)] // the kernel's own names: struct, then field
+pub struct RunQueue {
+    pub cgroup: Cgroup,
+    pub task_pid: u32,
+    /// 32 bits of what a thread is doing; 0 is running.
+    pub task_state: u32,
 }

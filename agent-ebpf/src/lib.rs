@@ -9,11 +9,22 @@
 #![no_std]
 #![allow(unsafe_code)] // bytes become records here, and nowhere else: see `Plain`
 
-pub mod http;
+#[cfg(test)]
+extern crate std;
+
+pub mod block;
+pub mod cgroup;
+pub mod flow;
+pub mod histogram;
+pub mod http2;
 pub mod layout;
 #[cfg(feature = "objects")]
 pub mod objects;
+pub mod oom;
 pub mod process;
+pub mod profile;
+pub mod run_queue;
+pub mod sniff;
 pub mod tcp;
 
 /// Plain integers in C layout without padding.

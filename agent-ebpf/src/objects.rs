@@ -35,6 +35,22 @@ object!(
     TCP, "tcp.o"
 );
 object!(
-    /// HTTP/1.x over system calls.
-    HTTP, "http.o"
+    /// What calls move over sockets.
+    FLOW, "flow.o"
+);
+object!(
+    /// Kills for want of memory.
+    OOM, "oom.o"
+);
+object!(
+    /// Requests to block devices.
+    BLOCK, "block.o"
+);
+object!(
+    /// Waits for a CPU.
+    RUN_QUEUE, "run_queue.o"
+);
+object!(
+    /// What runs when the clock ticks.
+    PROFILE, "profile.o"
 );

@@ -2,12 +2,16 @@
 //!
 //! Invariant: nothing here can fault or panic. A read of a bad address yields `None`, and the program gives up.
 #![no_std]
+#![feature(asm_experimental_arch)]
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_comm as get_current_comm, bpf_probe_read_kernel as probe_read_kernel,
 };
 use ollystack_ebpf::{COMMAND_BYTES, Ends, FAMILY_V4, FAMILY_V6, layout};
+
+pub mod cgroup;
+pub mod histogram;
 
 /// Asks a ring how many bytes wait in it.
 pub const AVAILABLE: u64 = 0;

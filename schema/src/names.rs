@@ -58,11 +58,47 @@ pub const TCP_RETRANSMITS: &str = "ollystack.tcp.retransmits";
 /// Metric: smoothed round trip of TCP connections in seconds, at their close, as a delta histogram.
 pub const TCP_ROUND_TRIP: &str = "ollystack.tcp.round_trip";
 
+/// Metric: duration of requests between two services, before sampling, as [`SPAN_DURATION`] has it of operations. Attributes: who called
+/// whom ([`key::EDGE_SOURCE`] and its like), `span.kind` of the side that measured, `status.code`. Feeds `service_topology`.
+pub const EDGE_DURATION: &str = "ollystack.edge.duration";
+
+/// Metric of the semantic conventions: how long names took to be looked up, as [`SPAN_DURATION`] has it of operations. Attributes:
+/// `service.name`, `dns.question.name`, and `error.type` of those that failed.
+pub const DNS_LOOKUP_DURATION: &str = "dns.lookup.duration";
+
+/// Metric: TCP connections open between two services, whatever they speak. Attributes: who called whom. Feeds `service_topology`.
+pub const EDGE_CONNECTIONS: &str = "ollystack.edge.connections";
+
+/// Metric: payload bytes that the calling side sent over them; what a connection carried after it was last looked at is not in it.
+pub const EDGE_SENT: &str = "ollystack.edge.sent";
+
+/// Metric: payload bytes that the calling side received over them.
+pub const EDGE_RECEIVED: &str = "ollystack.edge.received";
+
+/// Metric: mean smoothed round trip of them, in seconds.
+pub const EDGE_ROUND_TRIP: &str = "ollystack.edge.round_trip";
+
+/// Metric, always 1: the service of that name answers at `server.address` and `server.port`. Without a port, the address is of that
+/// service alone; without a service, it is the host's. Names what other hosts know by its address in `service_topology`.
+pub const ENDPOINT: &str = "ollystack.endpoint";
+
 /// Metric: programs started, by `process.executable.name`.
 pub const PROCESS_STARTS: &str = "ollystack.process.starts";
 
 /// Metric: processes ended, by `process.executable.name` and [`key::PROCESS_OUTCOME`].
 pub const PROCESS_EXITS: &str = "ollystack.process.exits";
+
+/// Metric: processes that the kernel killed for want of memory, under the victim's service, container and pod.
+pub const PROCESS_OOM_KILLS: &str = "ollystack.process.oom_kills";
+
+/// Metric: duration of requests to block devices in seconds, as a delta exponential histogram; its count agrees with
+/// `system.disk.operations`, its sum with `system.disk.operation_time`. Attributes: `system.device`, and `disk.io.direction`, which
+/// beside `read` and `write` may be `flush` or `discard`.
+pub const DISK_OPERATION_DURATION: &str = "ollystack.disk.operation.duration";
+
+/// Metric: how long threads that could run waited for a CPU, in seconds, as a delta exponential histogram under the container,
+/// pod or service that their control group is.
+pub const RUN_QUEUE_LATENCY: &str = "ollystack.run_queue.latency";
 
 /// Metric: seconds in which some or all work stood still for want of a resource (Linux PSI), a running total. Attributes:
 /// [`key::PRESSURE_RESOURCE`] and [`key::PRESSURE_SHARE`].
@@ -79,6 +115,13 @@ pub const EVENT_PROCESS_EXEC: &str = "process.exec";
 
 /// Event name of the log record of a process' end.
 pub const EVENT_PROCESS_EXIT: &str = "process.exit";
+
+/// Event name of the log record of a process that the kernel killed for want of memory.
+pub const EVENT_PROCESS_OOM_KILL: &str = "process.oom_kill";
+
+/// Event name of the log record of what a service's processes spent CPU time on. Its body has a line a stack: functions from the
+/// outermost on between semicolons, the command's name before them, a space and the ticks of the clock that found it so.
+pub const EVENT_PROFILE_CPU: &str = "profile.cpu";
 
 /// Metric: an agent's ledger as it stands, over every start of its installation, in records: feeds `agent_ledger`. Attributes: the four
 /// of [`key`] from [`key::SIGNAL`] on; seen + corrected = sent + folded + sampled_out + suppressed + dropped + waiting.
@@ -107,6 +150,13 @@ pub const HEADER_CLOCK: &str = "x-ollystack-clock-ms";
 /// Response header of a refusal: the attempt wrote nothing, and nothing of it is still to be written. [`UNTOUCHED_ALL`] or
 /// [`UNTOUCHED_THIS`].
 pub const HEADER_UNTOUCHED: &str = "x-ollystack-untouched";
+
+/// Response header: the most of its ordinary traces that an agent is to keep, 0 to 1.
+pub const HEADER_SAMPLING_RATIO_MAX: &str = "x-ollystack-sampling-ratio-max";
+
+/// Response header: what an agent is to multiply the share of ordinary traces by that it keeps, above 0 and up to 1, so that its tenant's
+/// quotas last.
+pub const HEADER_SAMPLING_SCALE: &str = "x-ollystack-sampling-scale";
 
 /// The value of [`HEADER_UNTOUCHED`] when other deliveries would fare no better now.
 pub const UNTOUCHED_ALL: &str = "all";
@@ -142,6 +192,19 @@ pub mod key {
     pub const PRESSURE_RESOURCE: &str = "system.linux.pressure.resource";
     /// Whether `some` or all (`full`) work stood still.
     pub const PRESSURE_SHARE: &str = "system.linux.pressure.share";
+    /// Who called: a service, a queue that was read from, or an address.
+    pub const EDGE_SOURCE: &str = "ollystack.edge.source";
+    /// What kind of thing that is: one of [`edge_kind`](super::edge_kind).
+    pub const EDGE_SOURCE_KIND: &str = "ollystack.edge.source.kind";
+    /// Who was called.
+    pub const EDGE_TARGET: &str = "ollystack.edge.target";
+    /// What kind of thing that is.
+    pub const EDGE_TARGET_KIND: &str = "ollystack.edge.target.kind";
+    /// What they speak, for example `http` or `postgresql`; `tcp` where it is not known.
+    pub const EDGE_PROTOCOL: &str = "ollystack.edge.protocol";
+    /// Address and port that the caller connected to, or that an address leads to that is translated on its way, where the service behind
+    /// them is not known to the caller's host. On spans only in the latter case.
+    pub const EDGE_ADDRESS: &str = "ollystack.edge.address";
     /// `metrics`, `logs` or `traces`.
     pub const SIGNAL: &str = "ollystack.signal";
     /// Which account the records are of: when it began, in seconds since the epoch. A new one begins when the former is lost.
@@ -152,6 +215,28 @@ pub mod key {
     pub const LEDGER_DETAIL: &str = "ollystack.ledger.detail";
     /// Number of the signal that ended a process.
     pub const PROCESS_SIGNAL: &str = "ollystack.process.signal";
+    /// Ticks of the clock that a profile tells of.
+    pub const PROFILE_TICKS: &str = "ollystack.profile.ticks";
+    /// How often the clock of each CPU ticks: ticks divided by it are CPU seconds.
+    pub const PROFILE_TICKS_PER_SECOND: &str = "ollystack.profile.ticks_per_second";
+    /// How long a profile's window was.
+    pub const PROFILE_DURATION_MS: &str = "ollystack.profile.duration_ms";
+    /// Bytes of memory that a process had when it was killed.
+    pub const PROCESS_RESIDENT_BYTES: &str = "ollystack.process.resident_bytes";
+}
+
+/// What the ends of an edge of the service map may be.
+pub mod edge_kind {
+    /// A service, by its `service.name`.
+    pub const SERVICE: &str = "service";
+    /// A database: the service that it is, where that is known, else its system, name and address.
+    pub const DATABASE: &str = "database";
+    /// A queue: its system and destination.
+    pub const QUEUE: &str = "queue";
+    /// Somebody at this address.
+    pub const ADDRESS: &str = "address";
+    /// Somebody on the internet.
+    pub const INTERNET: &str = "internet";
 }
 
 /// OpenTelemetry's attribute keys; a constant's name is its key in upper case.
@@ -168,7 +253,17 @@ pub mod semconv {
     pub const CONTAINER_RUNTIME_NAME: &str = "container.runtime.name";
     pub const CPU_LOGICAL_NUMBER: &str = "cpu.logical_number";
     pub const CPU_MODE: &str = "cpu.mode";
+    pub const DB_COLLECTION_NAME: &str = "db.collection.name";
+    pub const DB_NAMESPACE: &str = "db.namespace";
+    pub const DB_OPERATION_NAME: &str = "db.operation.name";
+    pub const DB_QUERY_SUMMARY: &str = "db.query.summary";
+    pub const DB_QUERY_TEXT: &str = "db.query.text";
+    pub const DB_RESPONSE_STATUS_CODE: &str = "db.response.status_code";
+    pub const DB_SYSTEM_NAME: &str = "db.system.name";
     pub const DISK_IO_DIRECTION: &str = "disk.io.direction";
+    pub const DNS_QUESTION_NAME: &str = "dns.question.name";
+    pub const DNS_QUESTION_TYPE: &str = "dns.question.type";
+    pub const DNS_RESPONSE_CODE: &str = "dns.response_code";
     pub const ERROR_TYPE: &str = "error.type";
     pub const HOST_ARCH: &str = "host.arch";
     pub const HOST_ID: &str = "host.id";
@@ -187,11 +282,20 @@ pub mod semconv {
     pub const LOG_FILE_NAME: &str = "log.file.name";
     pub const LOG_FILE_PATH: &str = "log.file.path";
     pub const LOG_IOSTREAM: &str = "log.iostream";
+    pub const MESSAGING_CLIENT_ID: &str = "messaging.client.id";
+    pub const MESSAGING_DESTINATION_NAME: &str = "messaging.destination.name";
+    pub const MESSAGING_DESTINATION_TEMPLATE: &str = "messaging.destination.template";
+    pub const MESSAGING_DESTINATION_TEMPORARY: &str = "messaging.destination.temporary";
+    pub const MESSAGING_OPERATION_NAME: &str = "messaging.operation.name";
+    pub const MESSAGING_OPERATION_TYPE: &str = "messaging.operation.type";
+    pub const MESSAGING_RABBITMQ_DESTINATION_ROUTING_KEY: &str = "messaging.rabbitmq.destination.routing_key";
+    pub const MESSAGING_SYSTEM: &str = "messaging.system";
     pub const NETWORK_CONNECTION_STATE: &str = "network.connection.state";
     pub const NETWORK_INTERFACE_NAME: &str = "network.interface.name";
     pub const NETWORK_IO_DIRECTION: &str = "network.io.direction";
     pub const NETWORK_PEER_ADDRESS: &str = "network.peer.address";
     pub const NETWORK_PEER_PORT: &str = "network.peer.port";
+    pub const NETWORK_PROTOCOL_NAME: &str = "network.protocol.name";
     pub const NETWORK_PROTOCOL_VERSION: &str = "network.protocol.version";
     pub const NETWORK_TRANSPORT: &str = "network.transport";
     pub const OS_DESCRIPTION: &str = "os.description";
@@ -209,9 +313,14 @@ pub mod semconv {
     pub const PROCESS_PID: &str = "process.pid";
     pub const PROCESS_STATE: &str = "process.state";
     pub const PROCESS_USER_ID: &str = "process.user.id";
+    pub const RPC_GRPC_STATUS_CODE: &str = "rpc.grpc.status_code";
+    pub const RPC_METHOD: &str = "rpc.method";
+    pub const RPC_SERVICE: &str = "rpc.service";
+    pub const RPC_SYSTEM: &str = "rpc.system";
     pub const SERVER_ADDRESS: &str = "server.address";
     pub const SERVER_PORT: &str = "server.port";
     pub const SERVICE_NAME: &str = "service.name";
+    pub const SERVICE_PEER_NAME: &str = "service.peer.name";
     pub const SYSTEM_DEVICE: &str = "system.device";
     pub const SYSTEM_FILESYSTEM_MODE: &str = "system.filesystem.mode";
     pub const SYSTEM_FILESYSTEM_MOUNTPOINT: &str = "system.filesystem.mountpoint";
@@ -222,6 +331,7 @@ pub mod semconv {
     pub const SYSTEM_PAGING_DIRECTION: &str = "system.paging.direction";
     pub const SYSTEM_PAGING_FAULT_TYPE: &str = "system.paging.fault.type";
     pub const SYSTEM_PAGING_STATE: &str = "system.paging.state";
+    pub const TLS_ESTABLISHED: &str = "tls.established";
     pub const URL_PATH: &str = "url.path";
     pub const URL_SCHEME: &str = "url.scheme";
     pub const URL_TEMPLATE: &str = "url.template";

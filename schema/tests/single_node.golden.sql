@@ -844,3 +844,758 @@ ALTER TABLE logs_raw ADD INDEX IF NOT EXISTS idx_logs_ingested_at IngestedAt TYP
 
 ALTER TABLE traces_raw ADD INDEX IF NOT EXISTS idx_traces_ingested_at IngestedAt TYPE minmax GRANULARITY 1;
 
+-- 0014_delivery_indexes 958c27f5b6f4b1bb5a641610225a2121991a1186885b6ceb5d7b58f1e900beb3
+ALTER TABLE metrics_raw ADD INDEX IF NOT EXISTS idx_metrics_delivery cityHash64(AgentId, BatchSequence) TYPE bloom_filter(0.01) GRANULARITY 1;
+
+ALTER TABLE logs_raw ADD INDEX IF NOT EXISTS idx_logs_delivery cityHash64(AgentId, BatchSequence) TYPE bloom_filter(0.01) GRANULARITY 1;
+
+ALTER TABLE traces_raw ADD INDEX IF NOT EXISTS idx_traces_delivery cityHash64(AgentId, BatchSequence) TYPE bloom_filter(0.01) GRANULARITY 1;
+
+-- 0015_service_map 4d2a974c8038c9cb255aefab4a20a32770ce33b3472f616623aa0f41ae3272c1
+DROP VIEW IF EXISTS service_topology_mv;
+
+CREATE TABLE IF NOT EXISTS service_topology_spans
+(
+    TenantId    LowCardinality(String),
+    Time        DateTime CODEC(Delta, ZSTD(1)),
+    Source      LowCardinality(String),
+    SourceKind  LowCardinality(String),
+    Target      LowCardinality(String),
+    TargetKind  LowCardinality(String),
+    Protocol    LowCardinality(String),
+    Address     LowCardinality(String),
+    SpanKind    LowCardinality(String),
+    Calls       SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    Errors      SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    DurationSum SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    DurationMax SimpleAggregateFunction(max, Float64) CODEC(ZSTD(1)),
+    ExpiresOn   Date CODEC(Delta, ZSTD(1))
+)
+ENGINE = AggregatingMergeTree
+PARTITION BY ExpiresOn
+ORDER BY (TenantId, Source, Target, Protocol, SourceKind, TargetKind, Address, SpanKind, Time)
+TTL ExpiresOn + INTERVAL 1 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS service_topology_spans_mv TO service_topology_spans AS
+WITH
+    SpanAttributes AS a,
+    multiIf(a['server.address'] != '', a['server.address'], a['net.peer.name'] != '', a['net.peer.name'], a['network.peer.address']) AS Host,
+    multiIf(a['server.port'] != '', a['server.port'], a['net.peer.port'] != '', a['net.peer.port'], a['network.peer.port']) AS Port,
+    if(a['service.peer.name'] != '', a['service.peer.name'], a['peer.service']) AS Peer,
+    if(a['db.system.name'] != '', a['db.system.name'], a['db.system']) AS Database,
+    if(a['db.namespace'] != '', a['db.namespace'], a['db.name']) AS Namespace,
+    if(a['messaging.destination.name'] != '', a['messaging.destination.name'], a['messaging.destination']) AS Destination,
+    a['messaging.system'] AS Messaging,
+    (host, port) -> multiIf(host = '' OR port = '', host, position(host, ':') > 0, concat('[', host, ']:', port), concat(host, ':', port)) AS at,
+    arrayStringConcat(arrayFilter(part -> part != '', [Messaging, Destination]), '/') AS Queue,
+    if(a['client.address'] != '', a['client.address'], a['network.peer.address']) AS Caller,
+    address -> IPv4StringToNumOrDefault(address) AS v4,
+    address -> bitShiftRight(v4(address), 24) IN (10, 127) OR bitShiftRight(v4(address), 20) = 2753
+        OR bitShiftRight(v4(address), 16) IN (49320, 43518) OR bitShiftRight(v4(address), 22) = 401
+        OR (position(address, ':') > 0 AND match(lower(address), '^(::1$|f[cd]|fe[89ab])')) AS private
+SELECT
+    TenantId,
+    toStartOfMinute(Timestamp) AS Time,
+    multiIf(
+        SpanKind = 'Consumer', Queue,
+        SpanKind != 'Server', ServiceName,
+        Peer != '', Peer,
+        private(Caller), Caller,
+        v4(Caller) != 0 OR position(Caller, ':') > 0, 'internet',
+        '') AS Source,
+    multiIf(SpanKind = 'Consumer', 'queue', SpanKind != 'Server' OR Peer != '', 'service', private(Caller), 'address', 'internet') AS SourceKind,
+    multiIf(
+        SpanKind IN ('Server', 'Consumer'), ServiceName,
+        Messaging != '', Queue,
+        Peer != '', Peer,
+        Database != '', arrayStringConcat(arrayFilter(part -> part != '', [Database, Namespace, at(Host, Port)]), '/'),
+        at(Host, Port)) AS Target,
+    multiIf(
+        SpanKind = 'Consumer', 'service',
+        SpanKind != 'Server' AND Messaging != '', 'queue',
+        Database != '', 'database',
+        SpanKind = 'Server' OR Peer != '', 'service',
+        'address') AS TargetKind,
+    multiIf(
+        Messaging != '', Messaging,
+        Database != '', Database,
+        a['rpc.system'] != '', a['rpc.system'],
+        a['http.request.method'] != '' OR a['http.method'] != '', 'http',
+        a['network.protocol.name']) AS Protocol,
+    if(SpanKind = 'Client' AND Peer = '' AND Messaging = '' AND private(a['network.peer.address']),
+        at(a['network.peer.address'], a['network.peer.port']), '') AS Address,
+    SpanKind,
+    sum(SampleWeight) AS Calls,
+    sumIf(SampleWeight, StatusCode = 'Error') AS Errors,
+    sum(Duration / 1e9 * SampleWeight) AS DurationSum,
+    max(Duration / 1e9) AS DurationMax,
+    toDate(ExpiresAt) AS ExpiresOn
+FROM traces_raw
+WHERE AgentId = '' AND SpanKind IN ('Client', 'Server', 'Producer', 'Consumer') AND Source != '' AND Target != ''
+GROUP BY TenantId, Time, Source, SourceKind, Target, TargetKind, Protocol, Address, SpanKind, ExpiresOn;
+
+CREATE VIEW IF NOT EXISTS service_endpoints AS
+SELECT
+    TenantId,
+    Time,
+    Address,
+    if(length(Services) = 1, Services[1], '') AS ServiceName,
+    if(length(Hosts) = 1, Hosts[1], '') AS HostName
+FROM
+(
+    SELECT
+        TenantId,
+        p.Time AS Time,
+        s.Address AS Address,
+        groupUniqArrayIf(s.ServiceName, s.ServiceName != '') AS Services,
+        groupUniqArray(s.HostName) AS Hosts
+    FROM
+    (
+        SELECT
+            TenantId,
+            SeriesHash,
+            if(toUnixTimestamp64Nano(r.StartTimeUnix) = 0, r.TimeUnix, r.StartTimeUnix) AS Start,
+            toDateTime(arrayJoin(range(toUnixTimestamp(toStartOfFiveMinutes(toDateTime(Start))), toUnixTimestamp(toDateTime(r.TimeUnix)) + 300, 300))) AS Time
+        FROM metrics_raw AS r
+        WHERE MetricName = 'ollystack.endpoint' AND r.TimeUnix >= r.StartTimeUnix AND (toUnixTimestamp64Nano(r.StartTimeUnix) = 0 OR r.TimeUnix < r.StartTimeUnix + INTERVAL 2 HOUR)
+        GROUP BY TenantId, SeriesHash, Time, Start
+    ) AS p
+    INNER JOIN
+    (
+        SELECT
+            TenantId,
+            SeriesHash,
+            any(d.HostName) AS HostName,
+            any(d.Attributes['service.name']) AS ServiceName,
+            any(d.Attributes['server.address']) AS Host,
+            any(d.Attributes['server.port']) AS Port,
+            multiIf(Port = '', Host, position(Host, ':') > 0, concat('[', Host, ']:', Port), concat(Host, ':', Port)) AS Address
+        FROM metrics_series AS d
+        WHERE MetricName = 'ollystack.endpoint'
+        GROUP BY TenantId, SeriesHash
+    ) AS s ON p.TenantId = s.TenantId AND p.SeriesHash = s.SeriesHash
+    GROUP BY TenantId, Time, Address
+);
+
+CREATE OR REPLACE VIEW service_topology AS
+WITH
+    metric_edges AS
+    (
+        SELECT
+            TenantId,
+            p.Time AS Time,
+            s.HostName AS HostName,
+            s.Attributes['ollystack.edge.source'] AS Source,
+            s.Attributes['ollystack.edge.source.kind'] AS SourceKind,
+            s.Attributes['ollystack.edge.target'] AS Target,
+            s.Attributes['ollystack.edge.target.kind'] AS TargetKind,
+            s.Attributes['ollystack.edge.protocol'] AS Protocol,
+            s.Attributes['ollystack.edge.address'] AS Address,
+            s.Attributes['span.kind'] = 'server' AS IsServer,
+            p.Calls AS Calls,
+            if(s.Attributes['status.code'] = 'error', p.Calls, 0.) AS Errors,
+            p.DurationSum AS DurationSum,
+            p.DurationMax AS DurationMax,
+            p.Connections AS Connections,
+            p.BytesSent AS BytesSent,
+            p.BytesReceived AS BytesReceived,
+            p.RoundTrip AS RoundTrip
+        FROM
+        (
+            SELECT
+                TenantId,
+                MetricName,
+                SeriesHash,
+                if(toUnixTimestamp64Nano(r.StartTimeUnix) = 0, r.TimeUnix, r.StartTimeUnix) AS Start,
+                toUnixTimestamp(toStartOfMinute(toDateTime(Start))) AS First,
+                if(MetricName = 'ollystack.edge.duration' OR r.TimeUnix > Start + INTERVAL 2 HOUR, [First],
+                    range(First, greatest(toUnixTimestamp(toDateTime(r.TimeUnix)), First + 1), 60)) AS Minutes,
+                toDateTime(arrayJoin(Minutes)) AS Time,
+                sumIf(toFloat64(r.Count), MetricName = 'ollystack.edge.duration') AS Calls,
+                sumIf(ifNull(r.Sum, 0), MetricName = 'ollystack.edge.duration') AS DurationSum,
+                maxIf(ifNull(r.Max, 0), MetricName = 'ollystack.edge.duration') AS DurationMax,
+                maxIf(ifNull(r.Max, r.Value), MetricName = 'ollystack.edge.connections') AS Connections,
+                sumIf(r.Value / length(Minutes), MetricName = 'ollystack.edge.sent') AS BytesSent,
+                sumIf(r.Value / length(Minutes), MetricName = 'ollystack.edge.received') AS BytesReceived,
+                avgIf(toNullable(ifNull(r.Sum / r.Count, r.Value)), MetricName = 'ollystack.edge.round_trip') AS RoundTrip
+            FROM metrics_raw AS r
+            WHERE MetricName IN ('ollystack.edge.duration', 'ollystack.edge.connections', 'ollystack.edge.sent', 'ollystack.edge.received', 'ollystack.edge.round_trip')
+            GROUP BY TenantId, MetricName, SeriesHash, Time, Start, First, Minutes
+        ) AS p
+        INNER JOIN
+        (
+            SELECT TenantId, MetricName, SeriesHash, any(d.HostName) AS HostName, any(d.Attributes) AS Attributes
+            FROM metrics_series AS d
+            WHERE MetricName IN ('ollystack.edge.duration', 'ollystack.edge.connections', 'ollystack.edge.sent', 'ollystack.edge.received', 'ollystack.edge.round_trip')
+            GROUP BY TenantId, MetricName, SeriesHash
+        ) AS s ON p.TenantId = s.TenantId AND p.MetricName = s.MetricName AND p.SeriesHash = s.SeriesHash
+    ),
+    all_edges AS
+    (
+        SELECT * FROM metric_edges
+        UNION ALL
+        SELECT
+            TenantId, Time, '' AS HostName, Source, SourceKind, Target, TargetKind, Protocol, Address, SpanKind = 'Server' AS IsServer,
+            Calls, Errors, DurationSum, DurationMax, 0. AS Connections, 0. AS BytesSent, 0. AS BytesReceived, NULL AS RoundTrip
+        FROM service_topology_spans
+        UNION ALL
+        SELECT
+            TenantId, Time, '' AS HostName, Source, 'service' AS SourceKind, Target, toString(d.TargetKind) AS TargetKind, '' AS Protocol, '' AS Address,
+            0 AS IsServer, Calls, Errors, DurationSum, DurationMax, 0. AS Connections, 0. AS BytesSent, 0. AS BytesReceived, NULL AS RoundTrip
+        FROM service_topology_data AS d
+    ),
+    named AS
+    (
+        SELECT
+            e.TenantId AS TenantId,
+            e.Time AS Time,
+            match(e.Source, '^(127[.]|::1$)') AND e.SourceKind = 'address' AND e.HostName != '' AS FromHere,
+            match(e.Target, '^(127[.]|\\[::1\\])') AND e.TargetKind = 'address' AND e.HostName != '' AS ToHere,
+            multiIf(FromHere, e.HostName, source.ServiceName != '', source.ServiceName, source.HostName != '', source.HostName, e.Source) AS Source,
+            if(e.IsServer, if(SourceKind = 'host', Source, ''), e.HostName) AS SourceHost,
+            multiIf(FromHere, 'host', source.ServiceName != '', 'service', source.HostName != '', 'host', e.SourceKind) AS SourceKind,
+            multiIf(
+                target.ServiceName != '', target.ServiceName,
+                ToHere, replaceRegexpOne(e.Target, '^(127[.][0-9.]+|\\[::1\\])', e.HostName),
+                e.Target) AS Target,
+            if(target.ServiceName != '' AND e.TargetKind = 'address', 'service', e.TargetKind) AS TargetKind,
+            e.Protocol AS Protocol,
+            e.IsServer AS IsServer,
+            e.Calls AS Calls,
+            e.Errors AS Errors,
+            e.DurationSum AS DurationSum,
+            e.DurationMax AS DurationMax,
+            e.Connections AS Connections,
+            e.BytesSent AS BytesSent,
+            e.BytesReceived AS BytesReceived,
+            e.RoundTrip AS RoundTrip
+        FROM all_edges AS e
+        LEFT JOIN service_endpoints AS target
+            ON e.TenantId = target.TenantId AND toStartOfFiveMinutes(e.Time) = target.Time AND e.Address = target.Address
+        LEFT JOIN service_endpoints AS source
+            ON e.TenantId = source.TenantId AND toStartOfFiveMinutes(e.Time) = source.Time AND if(e.SourceKind = 'address', e.Source, '') = source.Address
+    ),
+    by_host AS
+    (
+        SELECT
+            TenantId,
+            Time,
+            SourceHost,
+            Source,
+            SourceKind,
+            Target,
+            TargetKind,
+            Protocol,
+            sumIf(n.Calls, NOT IsServer) AS ClientCalls,
+            sumIf(n.Errors, NOT IsServer) AS ClientErrors,
+            sumIf(n.DurationSum, NOT IsServer) AS ClientDurationSum,
+            maxIf(n.DurationMax, NOT IsServer) AS ClientDurationMax,
+            sumIf(n.Calls, IsServer) AS OwnCalls,
+            sumIf(n.Errors, IsServer) AS OwnErrors,
+            sumIf(n.DurationSum, IsServer) AS OwnDurationSum,
+            maxIf(n.DurationMax, IsServer) AS OwnDurationMax,
+            sum(n.Connections) AS Connections,
+            sum(n.BytesSent) AS BytesSent,
+            sum(n.BytesReceived) AS BytesReceived,
+            avg(n.RoundTrip) AS RoundTrip,
+            countIf(SourceKind != 'host' AND ClientCalls > 0) OVER same_host AS Callers,
+            sumIf(OwnCalls, SourceKind = 'host') OVER same_host AS HostCalls,
+            sumIf(OwnErrors, SourceKind = 'host') OVER same_host AS HostErrors,
+            sumIf(OwnDurationSum, SourceKind = 'host') OVER same_host AS HostDurationSum,
+            maxIf(OwnDurationMax, SourceKind = 'host') OVER same_host AS HostDurationMax
+        FROM named AS n
+        GROUP BY TenantId, Time, SourceHost, Source, SourceKind, Target, TargetKind, Protocol
+        WINDOW same_host AS (PARTITION BY TenantId, Time, SourceHost, Target, Protocol)
+    ),
+    edges AS
+    (
+        SELECT
+            TenantId,
+            Time,
+            Source,
+            SourceKind,
+            Target,
+            TargetKind,
+            Protocol,
+            sum(h.ClientCalls) AS ClientCalls,
+            sum(h.ClientErrors) AS ClientErrors,
+            sum(h.ClientDurationSum) AS ClientDurationSum,
+            max(h.ClientDurationMax) AS ClientDurationMax,
+            sum(h.OwnCalls + if(h.ClientCalls > 0 AND h.Callers = 1, h.HostCalls, 0)) AS ServerCalls,
+            sum(h.OwnErrors + if(h.ClientCalls > 0 AND h.Callers = 1, h.HostErrors, 0)) AS ServerErrors,
+            sum(h.OwnDurationSum + if(h.ClientCalls > 0 AND h.Callers = 1, h.HostDurationSum, 0)) AS ServerDurationSum,
+            max(greatest(h.OwnDurationMax, if(h.ClientCalls > 0 AND h.Callers = 1, h.HostDurationMax, 0))) AS ServerDurationMax,
+            sum(h.Connections) AS Connections,
+            sum(h.BytesSent) AS BytesSent,
+            sum(h.BytesReceived) AS BytesReceived,
+            avg(h.RoundTrip) AS RoundTrip,
+            sum(ClientCalls + ServerCalls) OVER (PARTITION BY TenantId, Time, Source, Target) AS CallsOfPair
+        FROM by_host AS h
+        WHERE SourceKind != 'host' OR (Callers = 0 AND Protocol != 'tcp')
+        GROUP BY TenantId, Time, Source, SourceKind, Target, TargetKind, Protocol
+    )
+SELECT
+    TenantId,
+    Time,
+    Source,
+    SourceKind,
+    Target,
+    TargetKind,
+    Protocol,
+    if(ClientCalls > 0, ClientCalls, r.ServerCalls) AS Calls,
+    if(ClientCalls > 0, ClientErrors, r.ServerErrors) AS Errors,
+    multiIf(ClientCalls > 0, ClientDurationSum / ClientCalls, r.ServerCalls > 0, ServerDurationSum / r.ServerCalls, 0.) AS DurationAvg,
+    if(ClientCalls > 0, ClientDurationMax, r.ServerDurationMax) AS DurationMax,
+    r.ServerCalls AS ServerCalls,
+    r.ServerErrors AS ServerErrors,
+    if(r.ServerCalls > 0, ServerDurationSum / r.ServerCalls, 0.) AS ServerDurationAvg,
+    r.ServerDurationMax AS ServerDurationMax,
+    Connections,
+    BytesSent,
+    BytesReceived,
+    RoundTrip
+FROM edges AS r
+WHERE Protocol != 'tcp' OR CallsOfPair = 0;
+
+-- 0016_tenant_usage 1e9804623f6976cb07ee1f245df05b825808b6b26796abbb7f6da721aa7282a6
+CREATE TABLE IF NOT EXISTS tenant_usage_data
+(
+    TenantId        LowCardinality(String),
+    Hour            DateTime('UTC') CODEC(Delta, ZSTD(1)),
+    Signal          Enum8('metrics' = 0, 'logs' = 1, 'traces' = 2),
+    Gateway         String CODEC(ZSTD(1)),
+    Plan            LowCardinality(String),
+    Received        SimpleAggregateFunction(max, UInt64) CODEC(T64, ZSTD(1)),
+    Rejected        SimpleAggregateFunction(max, UInt64) CODEC(T64, ZSTD(1)),
+    Refused         SimpleAggregateFunction(max, UInt64) CODEC(T64, ZSTD(1)),
+    RequestsRefused SimpleAggregateFunction(max, UInt64) CODEC(T64, ZSTD(1)),
+    Bytes           SimpleAggregateFunction(max, UInt64) CODEC(T64, ZSTD(1)),
+    WireBytes       SimpleAggregateFunction(max, UInt64) CODEC(T64, ZSTD(1)),
+    Stored          SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1)),
+    ReportedAt      SimpleAggregateFunction(max, DateTime('UTC')) CODEC(Delta, ZSTD(1))
+)
+ENGINE = AggregatingMergeTree
+PARTITION BY toYYYYMM(Hour)
+ORDER BY (TenantId, Hour, Signal, Gateway, Plan)
+TTL Hour + INTERVAL 800 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS tenant_usage_metrics_mv TO tenant_usage_data AS
+SELECT TenantId, toStartOfHour(toDateTime(r.IngestedAt, 'UTC')) AS Hour, 'metrics' AS Signal, count() AS Stored
+FROM metrics_raw AS r
+GROUP BY TenantId, Hour;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS tenant_usage_logs_mv TO tenant_usage_data AS
+SELECT TenantId, toStartOfHour(toDateTime(r.IngestedAt, 'UTC')) AS Hour, 'logs' AS Signal, count() AS Stored
+FROM logs_raw AS r
+GROUP BY TenantId, Hour;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS tenant_usage_traces_mv TO tenant_usage_data AS
+SELECT TenantId, toStartOfHour(toDateTime(r.IngestedAt, 'UTC')) AS Hour, 'traces' AS Signal, count() AS Stored
+FROM traces_raw AS r
+GROUP BY TenantId, Hour;
+
+CREATE VIEW IF NOT EXISTS tenant_usage AS
+SELECT
+    Hour,
+    TenantId,
+    Signal,
+    argMaxIf(Plan, (LastAt, Plan), Gateway != '') AS Plan,
+    sum(MostReceived) AS Received,
+    sum(MostRejected) AS Rejected,
+    sum(MostRefused) AS Refused,
+    sum(MostRequestsRefused) AS RequestsRefused,
+    sum(MostBytes) AS Bytes,
+    sum(MostWireBytes) AS WireBytes,
+    sum(SumStored) AS Stored
+FROM
+(
+    SELECT
+        Hour,
+        TenantId,
+        Signal,
+        Gateway,
+        Plan,
+        max(u.Received) AS MostReceived,
+        max(u.Rejected) AS MostRejected,
+        max(u.Refused) AS MostRefused,
+        max(u.RequestsRefused) AS MostRequestsRefused,
+        max(u.Bytes) AS MostBytes,
+        max(u.WireBytes) AS MostWireBytes,
+        sum(u.Stored) AS SumStored,
+        max(u.ReportedAt) AS LastAt
+    FROM tenant_usage_data AS u
+    GROUP BY Hour, TenantId, Signal, Gateway, Plan
+)
+GROUP BY Hour, TenantId, Signal;
+
+-- 0017_storage d8d9dc2be3ab869623f5f12d4e75dc9b68a9609555383ea441ce28e7dc4f8170
+ALTER TABLE metrics_raw
+    MODIFY COLUMN StartTimeUnix CODEC(Delta, ZSTD(1)),
+    MODIFY COLUMN TimeUnix CODEC(Delta, ZSTD(1)),
+    MODIFY COLUMN Value CODEC(ZSTD(1)),
+    MODIFY COLUMN Sum CODEC(ZSTD(1)),
+    MODIFY COLUMN Min CODEC(ZSTD(1)),
+    MODIFY COLUMN Max CODEC(ZSTD(1)),
+    MODIFY COLUMN ZeroThreshold CODEC(ZSTD(1)),
+    MODIFY COLUMN BatchSequence CODEC(DoubleDelta, ZSTD(1));
+
+ALTER TABLE metrics_raw MODIFY SETTING auto_statistics_types = '';
+
+ALTER TABLE metrics_series MODIFY SETTING auto_statistics_types = '';
+
+ALTER TABLE metric_descriptions MODIFY SETTING auto_statistics_types = '';
+
+ALTER TABLE logs_raw MODIFY SETTING auto_statistics_types = '';
+
+ALTER TABLE traces_raw MODIFY SETTING auto_statistics_types = '';
+
+ALTER TABLE traces_trace_id_ts MODIFY SETTING auto_statistics_types = '';
+
+ALTER TABLE ingested_batches MODIFY SETTING auto_statistics_types = '';
+
+ALTER TABLE service_metrics_1m_data MODIFY SETTING auto_statistics_types = '';
+
+ALTER TABLE error_aggregates_data MODIFY SETTING auto_statistics_types = '';
+
+ALTER TABLE service_topology_spans MODIFY SETTING auto_statistics_types = '';
+
+ALTER TABLE log_patterns_data MODIFY SETTING auto_statistics_types = '';
+
+ALTER TABLE agent_ledger_data MODIFY SETTING auto_statistics_types = '';
+
+ALTER TABLE agent_rows MODIFY SETTING auto_statistics_types = '';
+
+ALTER TABLE tenant_usage_data MODIFY SETTING auto_statistics_types = '';
+
+ALTER TABLE logs_raw DROP INDEX IF EXISTS idx_body;
+
+ALTER TABLE logs_raw ADD INDEX IF NOT EXISTS idx_body_words Body
+    TYPE text(tokenizer = 'splitByNonAlpha', posting_list_codec = 'bitpacking');
+
+ALTER TABLE logs_raw MATERIALIZE INDEX IF EXISTS idx_body_words;
+
+-- 0018_rollups 4b4e5e43a08f3922fcac1ee221104ea7e07d788ab7b53e24aadd4e6acfc6ecc6
+CREATE TABLE IF NOT EXISTS metrics_5m_data
+(
+    TenantId               LowCardinality(String),
+    MetricName             LowCardinality(String),
+    SeriesHash             UInt64 CODEC(ZSTD(1)),
+    Time                   DateTime CODEC(DoubleDelta, ZSTD(1)),
+    Scale                  Int32 CODEC(T64, ZSTD(1)),
+    BoundsHash             UInt64 CODEC(ZSTD(1)),
+    ServiceName            LowCardinality(String),
+    MetricType             Enum8('gauge' = 1, 'sum' = 2, 'histogram' = 3, 'exponential_histogram' = 4, 'summary' = 5),
+    AggregationTemporality Enum8('unspecified' = 0, 'delta' = 1, 'cumulative' = 2),
+    IsMonotonic            Bool,
+    Count                  SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1)),
+    Sum                    SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    Min                    SimpleAggregateFunction(min, Nullable(Float64)) CODEC(ZSTD(1)),
+    Max                    SimpleAggregateFunction(max, Nullable(Float64)) CODEC(ZSTD(1)),
+    Last                   AggregateFunction(argMax, Float64, DateTime64(9)) CODEC(ZSTD(1)),
+    ZeroCount              SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1)),
+    Positive               SimpleAggregateFunction(sumMap, Map(Int32, UInt64)) CODEC(ZSTD(1)),
+    Negative               SimpleAggregateFunction(sumMap, Map(Int32, UInt64)) CODEC(ZSTD(1)),
+    ExplicitBounds         SimpleAggregateFunction(any, Array(Float64)) CODEC(ZSTD(1)),
+    RetentionDays          SimpleAggregateFunction(max, UInt16) CODEC(T64, ZSTD(1)),
+    ExpiresOn              Date CODEC(Delta, ZSTD(1))
+)
+ENGINE = AggregatingMergeTree
+PARTITION BY toMonday(ExpiresOn)
+ORDER BY (TenantId, MetricName, SeriesHash, Time, Scale, BoundsHash)
+TTL ExpiresOn + INTERVAL 1 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, auto_statistics_types = '';
+
+CREATE TABLE IF NOT EXISTS metrics_1h_data
+(
+    TenantId               LowCardinality(String),
+    MetricName             LowCardinality(String),
+    SeriesHash             UInt64 CODEC(ZSTD(1)),
+    Time                   DateTime CODEC(DoubleDelta, ZSTD(1)),
+    Scale                  Int32 CODEC(T64, ZSTD(1)),
+    BoundsHash             UInt64 CODEC(ZSTD(1)),
+    ServiceName            LowCardinality(String),
+    MetricType             Enum8('gauge' = 1, 'sum' = 2, 'histogram' = 3, 'exponential_histogram' = 4, 'summary' = 5),
+    AggregationTemporality Enum8('unspecified' = 0, 'delta' = 1, 'cumulative' = 2),
+    IsMonotonic            Bool,
+    Count                  SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1)),
+    Sum                    SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    Min                    SimpleAggregateFunction(min, Nullable(Float64)) CODEC(ZSTD(1)),
+    Max                    SimpleAggregateFunction(max, Nullable(Float64)) CODEC(ZSTD(1)),
+    Last                   AggregateFunction(argMax, Float64, DateTime64(9)) CODEC(ZSTD(1)),
+    ZeroCount              SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1)),
+    Positive               SimpleAggregateFunction(sumMap, Map(Int32, UInt64)) CODEC(ZSTD(1)),
+    Negative               SimpleAggregateFunction(sumMap, Map(Int32, UInt64)) CODEC(ZSTD(1)),
+    ExplicitBounds         SimpleAggregateFunction(any, Array(Float64)) CODEC(ZSTD(1)),
+    ExpiresOn              Date CODEC(Delta, ZSTD(1))
+)
+ENGINE = AggregatingMergeTree
+PARTITION BY toStartOfMonth(ExpiresOn)
+ORDER BY (TenantId, MetricName, SeriesHash, Time, Scale, BoundsHash)
+TTL ExpiresOn + INTERVAL 1 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, auto_statistics_types = '';
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS metrics_1h_numbers_mv TO metrics_1h_data AS
+SELECT
+    TenantId,
+    MetricName,
+    SeriesHash,
+    toStartOfHour(d.Time) AS Time,
+    any(d.ServiceName) AS ServiceName,
+    any(d.MetricType) AS MetricType,
+    any(d.AggregationTemporality) AS AggregationTemporality,
+    any(d.IsMonotonic) AS IsMonotonic,
+    sum(d.Count) AS Count,
+    sum(d.Sum) AS Sum,
+    min(d.Min) AS Min,
+    max(d.Max) AS Max,
+    argMaxMergeState(d.Last) AS Last,
+    toDate(toUInt16(least(65535, toUInt32(toUInt16(max(d.ExpiresOn))) + 10 * max(RetentionDays)))) AS ExpiresOn
+FROM metrics_5m_data AS d
+WHERE d.MetricType IN ('gauge', 'sum')
+GROUP BY TenantId, MetricName, SeriesHash, Time;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS metrics_1h_histograms_mv TO metrics_1h_data AS
+SELECT
+    TenantId,
+    MetricName,
+    SeriesHash,
+    toStartOfHour(d.Time) AS Time,
+    Scale,
+    BoundsHash,
+    any(d.ServiceName) AS ServiceName,
+    any(d.MetricType) AS MetricType,
+    any(d.AggregationTemporality) AS AggregationTemporality,
+    sum(d.Count) AS Count,
+    sum(d.Sum) AS Sum,
+    min(d.Min) AS Min,
+    max(d.Max) AS Max,
+    sum(d.ZeroCount) AS ZeroCount,
+    sumMap(d.Positive) AS Positive,
+    sumMap(d.Negative) AS Negative,
+    any(d.ExplicitBounds) AS ExplicitBounds,
+    toDate(toUInt16(least(65535, toUInt32(toUInt16(max(d.ExpiresOn))) + 10 * max(RetentionDays)))) AS ExpiresOn
+FROM metrics_5m_data AS d
+WHERE d.MetricType IN ('histogram', 'exponential_histogram')
+GROUP BY TenantId, MetricName, SeriesHash, Time, Scale, BoundsHash;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS metrics_5m_numbers_mv TO metrics_5m_data AS
+WITH
+    if(IsRun, toUInt64(greatest(Span, Since) - Since), 0) AS Begun,
+    if(IsRun, toUInt64(least(Span + 300, Until) - Since), 1) AS Done,
+    if(IsRun, toUInt64(Until - Since), 1) AS Whole,
+    toUInt64(intDiv(toUInt128(Points) * Done, Whole) - intDiv(toUInt128(Points) * Begun, Whole)) AS Share
+SELECT
+    TenantId,
+    MetricName,
+    SeriesHash,
+    toDateTime(Span) AS Time,
+    any(r.ServiceName) AS ServiceName,
+    any(r.MetricType) AS MetricType,
+    any(r.AggregationTemporality) AS AggregationTemporality,
+    any(r.IsMonotonic) AS IsMonotonic,
+    sum(Share) AS Count,
+    sum(multiIf(NOT IsRun, Total, IsIncrease, Total * (Done - Begun) / Whole, Total / Points * Share)) AS Sum,
+    min(Least) AS Min,
+    max(Most) AS Max,
+    argMaxState(Value, TimeUnix) AS Last,
+    max(Days) AS RetentionDays,
+    toDate(toUInt16(least(65535, max(toUInt32(toUInt16(toDate(IngestedAt))) + 3 * Days)))) AS ExpiresOn
+FROM
+(
+    SELECT
+        *,
+        Since - Since % 300 AS First,
+        AgentId != '' AND Until > First + 300 AND CanRun AS IsRun,
+        arrayJoin(if(IsRun, range(toUInt32(First), Until, 300), [toUInt32(First)])) AS Span
+    FROM
+    (
+        SELECT
+            TenantId, MetricName, SeriesHash, ServiceName, MetricType, AggregationTemporality, IsMonotonic, AgentId, TimeUnix, IngestedAt, Value,
+            toUInt32(greatest(0, intDiv(toUnixTimestamp64Nano(StartTimeUnix), 1000000000))) AS Start,
+            toUInt32(greatest(0, intDiv(toUnixTimestamp64Nano(TimeUnix), 1000000000))) AS Until,
+            AggregationTemporality = 'cumulative' AND IsMonotonic AS IsCourse,
+            MetricType = 'sum' AND AggregationTemporality = 'delta' AS IsIncrease,
+            toUInt32(if(Start = 0 OR Start > Until OR Until > Start + 7200 OR IsCourse OR AgentId = '' AND NOT IsIncrease, Until, Start)) AS Since,
+            IsIncrease OR NOT IsCourse AND Count > 1 AND r.Min = r.Max AS CanRun,
+            Count AS Points,
+            if(IsIncrease, Value, ifNull(r.Sum, 0)) AS Total,
+            ifNull(r.Min, Value) AS Least,
+            ifNull(r.Max, Value) AS Most,
+            toUInt16(least(65535, greatest(0, intDiv(toInt64(ExpiresAt) - toInt64(IngestedAt) + 86399, 86400)))) AS Days
+        FROM metrics_raw AS r
+        WHERE MetricType IN ('gauge', 'sum') AND bitAnd(Flags, 1) = 0
+    )
+) AS r
+GROUP BY TenantId, MetricName, SeriesHash, Time;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS metrics_5m_histograms_mv TO metrics_5m_data AS
+WITH
+    toInt64(ExpiresAt) - toInt64(IngestedAt) AS Retention,
+    toUInt16(least(65535, greatest(0, intDiv(Retention + 86399, 86400)))) AS Days,
+    toUnixTimestamp64Nano(StartTimeUnix) > 0 AND TimeUnix >= StartTimeUnix AND TimeUnix <= StartTimeUnix + INTERVAL 2 HOUR AS IsBegun,
+    (counts, first) -> CAST(arrayFilter(bucket -> bucket.2 > 0,
+        arrayMap((count, number) -> (first + toInt32(number), count), counts, arrayEnumerate(counts))), 'Map(Int32, UInt64)') AS buckets
+SELECT
+    TenantId,
+    MetricName,
+    SeriesHash,
+    toStartOfFiveMinutes(toDateTime(if(IsBegun, StartTimeUnix, TimeUnix))) AS Time,
+    r.Scale AS Scale,
+    if(empty(r.ExplicitBounds), 0, cityHash64(r.ExplicitBounds)) AS BoundsHash,
+    any(r.ServiceName) AS ServiceName,
+    any(r.MetricType) AS MetricType,
+    any(r.AggregationTemporality) AS AggregationTemporality,
+    sum(r.Count) AS Count,
+    sum(ifNull(r.Sum, 0)) AS Sum,
+    min(r.Min) AS Min,
+    max(r.Max) AS Max,
+    sum(r.ZeroCount) AS ZeroCount,
+    sumMap(if(r.MetricType = 'histogram', buckets(BucketCounts, 0), buckets(PositiveBucketCounts, PositiveOffset - 1))) AS Positive,
+    sumMap(buckets(NegativeBucketCounts, NegativeOffset - 1)) AS Negative,
+    any(r.ExplicitBounds) AS ExplicitBounds,
+    max(Days) AS RetentionDays,
+    toDate(toUInt16(least(65535, max(toUInt32(toUInt16(toDate(IngestedAt))) + 3 * Days)))) AS ExpiresOn
+FROM metrics_raw AS r
+WHERE r.MetricType IN ('histogram', 'exponential_histogram') AND r.AggregationTemporality != 'cumulative' AND bitAnd(Flags, 1) = 0
+GROUP BY TenantId, MetricName, SeriesHash, Time, Scale, BoundsHash;
+
+CREATE VIEW IF NOT EXISTS metrics_5m AS
+WITH
+    mapKeys(Positive) AS Keys,
+    arrayCumSum(mapValues(Positive)) AS Below,
+    mapKeys(Negative) AS NegativeKeys,
+    arrayReverse(arrayCumSum(arrayReverse(mapValues(Negative)))) AS NegativeBelow,
+    toFloat64(if(empty(NegativeBelow), 0, NegativeBelow[1])) AS BelowZero,
+    BelowZero + ZeroCount + toFloat64(if(empty(Below), 0, Below[-1])) AS Total,
+    rank -> least(ifNull(Max, inf), greatest(ifNull(Min, -inf), multiIf(
+        rank <= BelowZero AND NOT empty(NegativeKeys),
+            -exp2((NegativeKeys[greatest(1, arrayLastIndex(b -> b >= rank, NegativeBelow))] + 0.5) / exp2(Scale)),
+        rank <= BelowZero + ZeroCount OR empty(Keys), 0.,
+        exp2((Keys[greatest(1, arrayFirstIndex(b -> BelowZero + ZeroCount + b >= rank * (1 - 1e-12), Below))] + 0.5) / exp2(Scale))))) AS value,
+    quantile -> if(MetricType != 'exponential_histogram' OR Total = 0, NULL, toNullable(value(quantile * Total))) AS at
+SELECT
+    *,
+    if(Count > 0, Sum / Count, NULL) AS Avg,
+    at(0.5) AS P50,
+    at(0.95) AS P95,
+    at(0.99) AS P99
+FROM
+(
+    SELECT
+        TenantId, MetricName, SeriesHash, Time,
+        any(d.ServiceName) AS ServiceName,
+        any(d.MetricType) AS MetricType,
+        any(d.AggregationTemporality) AS AggregationTemporality,
+        any(d.IsMonotonic) AS IsMonotonic,
+        sum(d.Count) AS Count,
+        sum(d.Sum) AS Sum,
+        min(d.Min) AS Min,
+        max(d.Max) AS Max,
+        argMaxMerge(d.Last) AS Last,
+        Scale,
+        sum(d.ZeroCount) AS ZeroCount,
+        sumMap(d.Positive) AS Positive,
+        sumMap(d.Negative) AS Negative,
+        any(d.ExplicitBounds) AS ExplicitBounds
+    FROM metrics_5m_data AS d
+    GROUP BY TenantId, MetricName, SeriesHash, Time, Scale, BoundsHash
+);
+
+CREATE VIEW IF NOT EXISTS metrics_1h AS
+WITH
+    mapKeys(Positive) AS Keys,
+    arrayCumSum(mapValues(Positive)) AS Below,
+    mapKeys(Negative) AS NegativeKeys,
+    arrayReverse(arrayCumSum(arrayReverse(mapValues(Negative)))) AS NegativeBelow,
+    toFloat64(if(empty(NegativeBelow), 0, NegativeBelow[1])) AS BelowZero,
+    BelowZero + ZeroCount + toFloat64(if(empty(Below), 0, Below[-1])) AS Total,
+    rank -> least(ifNull(Max, inf), greatest(ifNull(Min, -inf), multiIf(
+        rank <= BelowZero AND NOT empty(NegativeKeys),
+            -exp2((NegativeKeys[greatest(1, arrayLastIndex(b -> b >= rank, NegativeBelow))] + 0.5) / exp2(Scale)),
+        rank <= BelowZero + ZeroCount OR empty(Keys), 0.,
+        exp2((Keys[greatest(1, arrayFirstIndex(b -> BelowZero + ZeroCount + b >= rank * (1 - 1e-12), Below))] + 0.5) / exp2(Scale))))) AS value,
+    quantile -> if(MetricType != 'exponential_histogram' OR Total = 0, NULL, toNullable(value(quantile * Total))) AS at
+SELECT
+    *,
+    if(Count > 0, Sum / Count, NULL) AS Avg,
+    at(0.5) AS P50,
+    at(0.95) AS P95,
+    at(0.99) AS P99
+FROM
+(
+    SELECT
+        TenantId, MetricName, SeriesHash, Time,
+        any(d.ServiceName) AS ServiceName,
+        any(d.MetricType) AS MetricType,
+        any(d.AggregationTemporality) AS AggregationTemporality,
+        any(d.IsMonotonic) AS IsMonotonic,
+        sum(d.Count) AS Count,
+        sum(d.Sum) AS Sum,
+        min(d.Min) AS Min,
+        max(d.Max) AS Max,
+        argMaxMerge(d.Last) AS Last,
+        Scale,
+        sum(d.ZeroCount) AS ZeroCount,
+        sumMap(d.Positive) AS Positive,
+        sumMap(d.Negative) AS Negative,
+        any(d.ExplicitBounds) AS ExplicitBounds
+    FROM metrics_1h_data AS d
+    GROUP BY TenantId, MetricName, SeriesHash, Time, Scale, BoundsHash
+);
+
+ALTER TABLE metrics_series MODIFY TTL
+    toDateTime(least(4294967295, toInt64(toUnixTimestamp(LastSeen)) + 13 * greatest(0, toInt64(toUnixTimestamp(ExpiresAt)) - toInt64(toUnixTimestamp(LastSeen)))));
+
+ALTER TABLE metric_descriptions MODIFY TTL
+    toDateTime(least(4294967295, toInt64(toUnixTimestamp(LastSeen)) + 13 * greatest(0, toInt64(toUnixTimestamp(ExpiresAt)) - toInt64(toUnixTimestamp(LastSeen)))));
+
+-- 0019_otel_tools 2fa7e076fd1da026b427e214e0adcc138b7ddf3dad16db2a0004c9869d0282f7
+CREATE OR REPLACE VIEW otel_metrics_gauge AS
+SELECT
+    TenantId, SeriesHash,
+    ResourceAttributes, ResourceSchemaUrl, ScopeName, ScopeVersion, ScopeAttributes, toUInt32(0) AS ScopeDroppedAttrCount, ScopeSchemaUrl,
+    ServiceName, MetricName, MetricDescription, MetricUnit, Attributes, StartTimeUnix, TimeUnix,
+    Value, Flags,
+    Exemplars.FilteredAttributes, Exemplars.TimeUnix, Exemplars.Value, Exemplars.SpanId, Exemplars.TraceId
+FROM metrics WHERE MetricType = 'gauge';
+
+CREATE OR REPLACE VIEW otel_metrics_sum AS
+SELECT
+    TenantId, SeriesHash,
+    ResourceAttributes, ResourceSchemaUrl, ScopeName, ScopeVersion, ScopeAttributes, toUInt32(0) AS ScopeDroppedAttrCount, ScopeSchemaUrl,
+    ServiceName, MetricName, MetricDescription, MetricUnit, Attributes, StartTimeUnix, TimeUnix,
+    Value, Flags,
+    Exemplars.FilteredAttributes, Exemplars.TimeUnix, Exemplars.Value, Exemplars.SpanId, Exemplars.TraceId,
+    toInt32(m.AggregationTemporality) AS AggregationTemporality, IsMonotonic
+FROM metrics AS m WHERE MetricType = 'sum';
+
+CREATE OR REPLACE VIEW otel_metrics_histogram AS
+SELECT
+    TenantId, SeriesHash,
+    ResourceAttributes, ResourceSchemaUrl, ScopeName, ScopeVersion, ScopeAttributes, toUInt32(0) AS ScopeDroppedAttrCount, ScopeSchemaUrl,
+    ServiceName, MetricName, MetricDescription, MetricUnit, Attributes, StartTimeUnix, TimeUnix,
+    Count, Sum, BucketCounts, ExplicitBounds,
+    Exemplars.FilteredAttributes, Exemplars.TimeUnix, Exemplars.Value, Exemplars.SpanId, Exemplars.TraceId,
+    Flags, Min, Max, toInt32(m.AggregationTemporality) AS AggregationTemporality
+FROM metrics AS m WHERE MetricType = 'histogram';
+
+CREATE OR REPLACE VIEW otel_metrics_exponential_histogram AS
+SELECT
+    TenantId, SeriesHash,
+    ResourceAttributes, ResourceSchemaUrl, ScopeName, ScopeVersion, ScopeAttributes, toUInt32(0) AS ScopeDroppedAttrCount, ScopeSchemaUrl,
+    ServiceName, MetricName, MetricDescription, MetricUnit, Attributes, StartTimeUnix, TimeUnix,
+    Count, Sum, Scale, ZeroCount, PositiveOffset, PositiveBucketCounts, NegativeOffset, NegativeBucketCounts,
+    Exemplars.FilteredAttributes, Exemplars.TimeUnix, Exemplars.Value, Exemplars.SpanId, Exemplars.TraceId,
+    Flags, Min, Max, toInt32(m.AggregationTemporality) AS AggregationTemporality
+FROM metrics AS m WHERE MetricType = 'exponential_histogram';
+
+CREATE OR REPLACE VIEW otel_metrics_summary AS
+SELECT
+    TenantId, SeriesHash,
+    ResourceAttributes, ResourceSchemaUrl, ScopeName, ScopeVersion, ScopeAttributes, toUInt32(0) AS ScopeDroppedAttrCount, ScopeSchemaUrl,
+    ServiceName, MetricName, MetricDescription, MetricUnit, Attributes, StartTimeUnix, TimeUnix,
+    Count, Sum, ValueAtQuantiles.Quantile, ValueAtQuantiles.Value, Flags
+FROM metrics WHERE MetricType = 'summary';
+

@@ -1,8 +1,9 @@
 //! How fast the buffer stores, gives and forgets, beside what the disk can do, and what it takes to start on a full backlog.
 //!
-//! `cargo xtask bench buffer` builds this, runs it and shows what it prints: one JSON object. Each case runs between two looks at
+//! `cargo xtask bench buffer` builds this, runs it and shows what it prints: one JSON object. Each case runs in turn with
 //! the disk itself: a plain file in the same folder to which the same bytes are appended with one `fdatasync` per group. No
-//! queue that syncs before it answers can be faster on a growing file, so that is the limit the ratio is of.
+//! queue that syncs before it answers can be faster on a growing file, so that is the limit the ratio is of. One case alone, to be profiled:
+//! `buffer case 131072x8`; a start on a full backlog: `buffer fill DIRECTORY` and `buffer open DIRECTORY`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a bench may stop")]
 
 use bytes::Bytes;
@@ -16,10 +17,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// How long each measurement of a case lasts.
-const SECONDS: f64 = 2.0;
-/// A plain file is begun anew at this size, as segments are.
-const FILE_BYTES_MAX: u64 = 8 << 20;
+/// Each case is measured so many times for so long, in turn with the disk alone; the longer where one group takes long.
+const SLICES: u32 = 6;
+const SLICE: Duration = Duration::from_millis(400);
+const LONG_SLICE: Duration = Duration::from_millis(1_600);
+/// Until one is done before the other is measured.
+const SETTLING: Duration = Duration::from_millis(100);
+/// A plain file is begun anew at this size, as segments are; and so much is the most that one sync covers.
+const FILE_BYTES_MAX: usize = 8 << 20;
 const SIZES: [(&str, usize); 4] = [("1KiB", 1 << 10), ("16KiB", 16 << 10), ("128KiB", 128 << 10), ("1MiB", 1 << 20)];
 /// Callers at once, each of which waits for its answers.
 const DEPTHS: [usize; 3] = [1, 8, 64];
@@ -30,6 +35,15 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     match (arguments.next().as_deref(), arguments.next()) {
         (Some("open"), Some(directory)) => println!("{}", open(Path::new(&directory))),
+        (Some("fill"), Some(directory)) => fill(Path::new(&directory), 100),
+        (Some("case"), Some(case)) => {
+            let (bytes, depth) = case.split_once('x').unwrap();
+            let m = run(&std::env::temp_dir(), bytes.parse().unwrap(), depth.parse().unwrap());
+            println!(
+                "{:.0}/s, {:.0}/s of the disk alone, {:.1} a commit, {:.0} us of CPU each",
+                m.batches_per_second, m.disk_batches_per_second, m.batches_per_commit, m.cpu_us_per_batch
+            );
+        }
         (directory, _) => println!("{}", report(directory.map_or_else(std::env::temp_dir, PathBuf::from))),
     }
 }
@@ -41,11 +55,9 @@ fn report(parent: PathBuf) -> Json {
     for (name, bytes) in SIZES {
         for depth in DEPTHS {
             eprintln!("{depth} at once of {name}");
-            let before = synced_groups_per_second(folder.path(), bytes * depth);
-            let run = run(&folder.path().join("buffer"), bytes, depth);
-            let after = synced_groups_per_second(folder.path(), bytes * depth);
+            let run = run(folder.path(), bytes, depth);
             let megabytes = |batches: f64| batches * bytes as f64 / 1e6;
-            let limit = depth as f64 * (before + after) / 2.0;
+            let limit = run.disk_batches_per_second;
             let ratio = run.batches_per_second / limit;
             rows.push(json!([
                 format!("{name} x {depth}"),
@@ -70,7 +82,7 @@ fn report(parent: PathBuf) -> Json {
     }
     let mut notes = vec![
         format!("in {}; the disk alone writes {sequential:.0} MB/s in sequence, one sync at the end", parent.display()),
-        "put, sync, lease and ack of one entry each; the limit is a plain file to which the same bytes are appended, one fdatasync per group".to_owned(),
+        "put, sync, lease and ack of one entry each; the limit is a plain file, begun anew every 8 MiB, to which the same bytes are appended, one write and one fdatasync per group (as many as are at once, 8 MiB at most), 400 ms of it before each 400 ms of the buffer (1,600 ms from 8 MiB at once on); over 100% where writing over a WAL's blocks is faster than growing a file".to_owned(),
         format!("load {}", std::fs::read_to_string("/proc/loadavg").unwrap().trim()),
     ];
     figures.insert("disk_sequential_mb_per_second".to_owned(), json!(sequential));
@@ -130,15 +142,17 @@ fn noise(mut random: u64, bytes: usize) -> Vec<u8> {
 
 struct Measured {
     batches_per_second: f64,
+    disk_batches_per_second: f64,
     batches_per_commit: f64,
     cpu_us_per_batch: f64,
 }
 
-/// `depth` callers put an entry, lease one and ack it, over and over.
-fn run(directory: &Path, bytes: usize, depth: usize) -> Measured {
+/// `depth` callers put an entry, lease one and ack it, over and over; in turn with the disk alone, as its speed changes by the second.
+fn run(folder: &Path, bytes: usize, depth: usize) -> Measured {
+    let directory = folder.join("buffer");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let measured = runtime.block_on(async {
-        let (buffer, _) = Buffer::open(Options::new(directory), Arc::new(Nothing)).unwrap();
+        let (buffer, _) = Buffer::open(Options::new(&directory), Arc::new(Nothing)).unwrap();
         let acked = Arc::new(AtomicU64::new(0));
         let entries: Vec<Entry> = (0..16).map(|n| entry(n, bytes)).collect();
         let mut tasks = tokio::task::JoinSet::new();
@@ -155,43 +169,65 @@ fn run(directory: &Path, bytes: usize, depth: usize) -> Measured {
                 }
             });
         }
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::sleep(SETTLING).await;
         let look = || (Instant::now(), acked.load(Relaxed), buffer.stats().commits, cpu_seconds());
-        let (began, batches, commits, cpu) = look();
-        tokio::time::sleep(Duration::from_secs_f64(SECONDS)).await;
-        let (ended, batches_then, commits_then, cpu_then) = look();
+        let (mut seconds, mut batches, mut commits, mut cpu, mut limit) = (0.0, 0, 0, 0.0, 0.0);
+        let mut plain = Plain::new(folder, bytes * depth);
+        let slice = if bytes * depth < FILE_BYTES_MAX { SLICE } else { LONG_SLICE };
+        for _ in 0..SLICES {
+            // On the callers' one thread: none of them goes on meanwhile.
+            std::thread::sleep(SETTLING);
+            limit += plain.bytes_per_second() / bytes as f64 / f64::from(SLICES);
+            tokio::time::sleep(SETTLING).await;
+            let before = look();
+            tokio::time::sleep(slice).await;
+            let after = look();
+            seconds += (after.0 - before.0).as_secs_f64();
+            batches += after.1 - before.1;
+            commits += after.2 - before.2;
+            cpu += after.3 - before.3;
+        }
         tasks.shutdown().await;
         buffer.close().await;
-        let batches = (batches_then - batches) as f64;
+        let batches = batches as f64;
         Measured {
-            batches_per_second: batches / (ended - began).as_secs_f64(),
-            batches_per_commit: batches / (commits_then - commits) as f64,
-            cpu_us_per_batch: (cpu_then - cpu) * 1e6 / batches,
+            batches_per_second: batches / seconds,
+            disk_batches_per_second: limit,
+            batches_per_commit: batches / commits as f64,
+            cpu_us_per_batch: cpu * 1e6 / batches,
         }
     });
     std::fs::remove_dir_all(directory).unwrap();
     measured
 }
 
-/// Groups of `bytes`, each appended and synced before the next.
-fn synced_groups_per_second(folder: &Path, bytes: usize) -> f64 {
-    let path = folder.join("plain");
-    let group = noise(1, bytes);
-    let (began, mut groups) = (Instant::now(), 0);
-    let mut file = File::create(&path).unwrap();
-    let mut written = 0;
-    while began.elapsed().as_secs_f64() < SECONDS / 2.0 {
-        if written >= FILE_BYTES_MAX {
-            (file, written) = (File::create(&path).unwrap(), 0);
-        }
-        file.write_all(&group).unwrap();
-        file.sync_data().unwrap();
-        written += bytes as u64;
-        groups += 1;
+/// A plain file: groups of bytes, each appended and synced before the next.
+struct Plain {
+    path: PathBuf,
+    group: Vec<u8>,
+}
+
+impl Plain {
+    fn new(folder: &Path, bytes: usize) -> Plain {
+        Plain { path: folder.join("plain"), group: noise(1, bytes.min(FILE_BYTES_MAX)) }
     }
-    let rate = f64::from(groups) / began.elapsed().as_secs_f64();
-    std::fs::remove_file(&path).unwrap();
-    rate
+
+    fn bytes_per_second(&mut self) -> f64 {
+        let (began, mut written, mut total) = (Instant::now(), 0, 0);
+        let mut file = File::create(&self.path).unwrap();
+        while began.elapsed() < SLICE {
+            if written + self.group.len() > FILE_BYTES_MAX {
+                (file, written) = (File::create(&self.path).unwrap(), 0);
+            }
+            file.write_all(&self.group).unwrap();
+            file.sync_data().unwrap();
+            written += self.group.len();
+            total += self.group.len();
+        }
+        let rate = total as f64 / began.elapsed().as_secs_f64();
+        std::fs::remove_file(&self.path).unwrap();
+        rate
+    }
 }
 
 fn sequential_mb_per_second(folder: &Path) -> f64 {

@@ -7,11 +7,14 @@ use crate::segment::{New, Segment, Totals};
 use crate::state::BLOCK_IDS;
 use crate::store::Store;
 use crate::writer::Put;
-use crate::{Entry, EntryId, Error, KINDS, Loss, WhenFull, space};
+use crate::{Entry, EntryId, Error, KINDS, Loss, WhenFull};
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
+
+/// WALs of full segments take one part in so many of the cap at most: two segments by default.
+const WALS_PART: u64 = 12;
 
 /// An answer, and to whom.
 pub(crate) type Answer = (oneshot::Sender<Result<Vec<EntryId>, Error>>, Result<Vec<EntryId>, Error>);
@@ -127,23 +130,27 @@ impl Store {
     fn take_back(&mut self, pending: &Pending) {
         for (id, entry) in pending.ids.iter().zip(&pending.put.entries) {
             for segment in self.segments.values_mut().filter(|segment| segment.class == entry.class) {
-                if !matches!(segment.contains(*id), Ok(true)) || segment.delete(&[*id]).is_err() {
+                if !matches!(segment.contains(*id), Ok(true)) {
                     continue;
                 }
+                let before = segment.live;
                 segment.live.subtract(&entry.totals());
+                self.state.note(segment);
+                if self.state.settle().and_then(|()| segment.delete(&[*id])).is_err() {
+                    segment.live = before;
+                    self.state.note(segment);
+                    continue;
+                }
                 segment.unleased = segment.unleased.saturating_sub(1);
                 if segment.head == Some(*id) {
                     segment.head = segment.after(*id).unwrap_or(None);
-                }
-                if let Some(slot) = segment.slot {
-                    self.state.write_slot(slot, segment.first_id, &segment.live);
                 }
             }
         }
     }
 
     fn commit_class(&mut self, class: u8, rows: &[(u64, Entry)]) -> Result<(), Error> {
-        let growth = space::growth_max(rows.iter().map(|(_, entry)| entry.size())) + space::SEGMENT_BYTES_MIN;
+        let growth = self.space.growth_max(rows.iter().map(|(_, entry)| entry.size())) + self.space.segment_bytes_min();
         if !self.make_room(class, growth)? {
             // Nothing that is stored is worth less: these are what goes.
             let mut lost = Totals::default();
@@ -153,11 +160,16 @@ impl Store {
         }
         let first_id = self.active(class, rows.first().map_or(self.next_id, |(id, _)| *id))?;
         self.touch(first_id);
+        let deletes = match self.state.settle() {
+            Ok(()) => self.space.delete_rows_max(self.free_bytes().saturating_sub(growth)),
+            Err(_) => 0,
+        };
+        let nothing_waits = self.segments.values().all(|segment| segment.unleased == 0);
         let Some(segment) = self.segments.get_mut(&first_id) else { return Err(Error::Closed) };
-        let acked: Vec<u64> = segment.acked.iter().take(space::DELETE_ROWS_MAX).copied().collect();
+        let acked: Vec<u64> = segment.acked.iter().take(deletes).copied().collect();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
         let new: Vec<New<'_>> = rows.iter().map(|(id, entry)| New { id: *id, put_unix_nano: now, entry }).collect();
-        if let Err(error) = segment.write(&acked, &new) {
+        if let Err(error) = segment.write(&[], &new, &acked) {
             self.write_failed(first_id, &error);
             return Err(error);
         }
@@ -165,7 +177,11 @@ impl Store {
         if segment.live.entries == 0 {
             segment.oldest_unix_nano = now;
         }
+        if nothing_waits {
+            self.recent.begin();
+        }
         for (id, entry) in rows {
+            self.recent.add(*id, entry);
             segment.live.add(&entry.totals());
             segment.unleased += 1;
             segment.head.get_or_insert(*id);
@@ -184,7 +200,7 @@ impl Store {
         let Some(segment) = self.segments.get_mut(&first_id) else { return };
         if !matches!(error, Error::DiskFull { .. }) {
             tracing::error!(%error, "a segment cannot be written and is closed for writing");
-            segment.writable = false;
+            (segment.writable, segment.failed) = (false, true);
             segment.disconnect();
             if segment.live.entries == 0 {
                 self.drop_segment(first_id);
@@ -192,19 +208,42 @@ impl Store {
         }
     }
 
-    /// After a commit: keep the WAL short, and close a segment that is full.
+    /// After a commit: close a segment that is full, and begin a long WAL anew. What is full keeps its WAL for now: most of what comes is
+    /// acked and gone before it would have been worth moving.
     fn settle(&mut self, first_id: u64) {
-        let wal_bytes_max = (self.options.segment_bytes_max / 2).min(4 << 20);
+        let wal_bytes_max = self.options.segment_bytes_max;
         let Some(segment) = self.segments.get_mut(&first_id) else { return };
-        let full = segment.file_bytes >= self.options.segment_bytes_max;
-        if full {
+        if segment.file_bytes >= self.options.segment_bytes_max {
             segment.writable = false;
+            return self.bound_wals();
         }
-        if (full || segment.wal_bytes > wal_bytes_max)
-            && let Err(error) = segment.checkpoint()
-        {
+        let moved = if segment.wal_bytes > 2 * wal_bytes_max {
+            segment.checkpoint()
+        } else if segment.wal_used > wal_bytes_max {
+            segment.restart_wal()
+        } else {
+            Ok(())
+        };
+        if let Err(error) = moved {
             // The data is safe in the WAL, which counts under the cap as it is.
             tracing::warn!(%error, "cannot checkpoint a segment");
+        }
+    }
+
+    /// Move the oldest WALs of full segments while all of them take more than their share: they count twice.
+    fn bound_wals(&mut self) {
+        let full = self.segments.values().filter(|s| !s.writable && !s.failed && s.wal_bytes > 0);
+        let full: Vec<(u64, u64)> = full.map(|segment| (segment.first_id, segment.wal_bytes)).collect();
+        let mut bytes: u64 = full.iter().map(|(_, bytes)| bytes).sum();
+        for (first_id, wal_bytes) in full {
+            if bytes <= self.options.bytes_max / WALS_PART {
+                return;
+            }
+            bytes -= wal_bytes;
+            self.touch(first_id);
+            if let Some(Err(error)) = self.segments.get_mut(&first_id).map(Segment::checkpoint) {
+                tracing::warn!(%error, "cannot checkpoint a full segment");
+            }
         }
     }
 
@@ -213,7 +252,7 @@ impl Store {
         if let Some(segment) = self.segments.values().find(|segment| segment.class == class && segment.writable) {
             return Ok(segment.first_id);
         }
-        let mut segment = Segment::new(&self.options.directory, first_id, class);
+        let mut segment = Segment::new(&self.options.directory, first_id, class, self.space);
         self.touch(first_id);
         if let Err(error) = segment.create() {
             segment.unlink();
@@ -228,7 +267,7 @@ impl Store {
     /// Make room for `growth` bytes of `class`. False: the put itself is the least valuable and must go.
     pub(crate) fn make_room(&mut self, class: u8, growth: u64) -> Result<bool, Error> {
         let bytes_max = self.options.bytes_max;
-        let fits = |store: &Store| store.disk_bytes() + growth + space::FLUSH_BYTES_MAX <= bytes_max;
+        let fits = |store: &Store| store.disk_bytes() + growth + store.space.flush_bytes_max() <= bytes_max;
         if fits(self) {
             return Ok(true);
         }

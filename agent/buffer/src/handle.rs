@@ -10,7 +10,7 @@ use std::sync::{Arc, mpsc};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 /// Calls that may wait for the writer: puts gather to commits among them, and each may hold a frozen batch in memory.
-const CALLS_MAX: usize = 64;
+pub(crate) const CALLS_MAX: usize = 64;
 
 /// A handle on the queue; clones share it. Dropping the last one stops the writer, as [`Buffer::close`] does.
 #[derive(Clone, Debug)]
@@ -29,8 +29,9 @@ impl Buffer {
         let (calls, receiver) = mpsc::channel();
         let (sender, available) = watch::channel(0);
         let shared = Arc::new(Shared::default());
-        writer::start(store, receiver, Arc::clone(&shared), sender)?;
-        Ok((Buffer { calls, room: Arc::new(Semaphore::new(CALLS_MAX)), available, shared, last_ids }, recovery))
+        let room = Arc::new(Semaphore::new(CALLS_MAX));
+        writer::start(store, receiver, Arc::clone(&room), Arc::clone(&shared), sender)?;
+        Ok((Buffer { calls, room, available, shared, last_ids }, recovery))
     }
 
     /// Store entries; returns their ids, in order, after the sync. Concurrent puts share one commit. All or nothing, unless

@@ -7,11 +7,12 @@
 //!
 //! 1. `put` returns ids only after the bytes were synced. A failed write is an error, never an id.
 //! 2. The files never take more than [`Options::bytes_max`] together: the worst growth of a commit is computed before it
-//!    starts ([`space`]), and room is made first. What was thrown away for it is told to the [`Observer`].
+//!    starts (`space`), and room is made first. What was thrown away for it is told to the [`Observer`].
 //! 3. An [`EntryId`] is given once in the life of a directory, and ids grow.
 //! 4. An entry leaves by exactly one of: ack, eviction, damage. The last two are told to the observer, once.
 //! 5. Memory does not follow the backlog: per segment one record of fixed size, per lease a few words, and the
-//!    page caches of a few open segments (at most [`writer::CONNECTIONS_MAX`], 128 KiB each).
+//!    page caches of a few open segments (at most [`writer::CONNECTIONS_MAX`], 128 KiB each); and while less than
+//!    [`RECENT_BYTES_MAX`] waits, what waits.
 //!
 //! # Layout
 //!
@@ -31,19 +32,25 @@
 //!
 //! # Writing
 //!
-//! One thread owns all files. Waiting puts are gathered and committed together, one transaction per class among
-//! them. Segments are in WAL mode with `synchronous=FULL`: one sync of one file per commit, where a rollback journal
-//! needs three; what is written twice is only what outlives the next checkpoint. `locking_mode=EXCLUSIVE` keeps the WAL
-//! index on the heap: no `-shm` file, so no memory map that could raise SIGBUS on a full disk.
+//! One thread owns all files. Waiting puts are gathered and committed together, one transaction per class among them; a commit waits for those
+//! whom the last one answered, its own time at most. Segments are in WAL mode with `synchronous=FULL`: one sync of one file per commit,
+//! where a rollback journal needs three. `locking_mode=EXCLUSIVE` keeps the WAL index on the heap: no `-shm` file, so no memory map that
+//! could raise SIGBUS on a full disk.
 //!
-//! Acks are deletes. They ride with the next commit of their segment, or go alone after a second without one; a segment
-//! that becomes empty is unlinked without writing them. A crash before that gives entries again, marked as
-//! [`Stored::redelivered`].
+//! Most of what is put is acked within moments, so it is written once. A WAL may grow to a segment's size before it is moved into the file, and
+//! is then written over from its begin, on blocks that the file system has already given. By then most of it is gone: acked rows leave free pages, which the
+//! next puts take. A full segment is left in its WAL for a second or two; if it still lives then, or others become full, it is moved. One that
+//! goes before is unlinked unmoved. Segments of 4 MiB and more have pages of 16 KiB, smaller ones of 4 KiB.
+//!
+//! Acks are deletes. They ride with the next commit of their segment, or go alone after a second without one; a full segment
+//! that becomes empty is unlinked without writing them, as is one that is not full after a second, if it has grown. A crash before that gives
+//! entries again, marked as [`Stored::redelivered`].
 //!
 //! # Giving
 //!
 //! Three leases in four go to the oldest entry of the most valuable class, the fourth to the oldest of all: new errors pass an
-//! hour of anything else, and nothing waits for ever.
+//! hour of anything else, and nothing waits for ever. While less than [`RECENT_BYTES_MAX`] waits, leases come from memory and nothing is
+//! read back.
 //!
 //! # Less of it
 //!
@@ -65,6 +72,8 @@
 //!   `what_was_put_survives_a_kill_and_what_was_acked_before_a_stop_does_not_return`, and the torture `power`, which takes
 //!   what was not synced;
 //! - a failed sync is never tried again, its put is refused, its segment is written to no more: the torture `io`;
+//! - nothing is deleted before the count without it is written, whichever write of it failed, or the next start tells of what was acked
+//!   as lost: `nothing_is_deleted_while_its_count_cannot_be_written`, the torture `io`;
 //! - WAL with `synchronous=FULL` and one connection a segment (WAL with NORMAL may roll a commit back; two writers met
 //!   a corrupting WAL reset in SQLite before 3.51.3): the torture `power`;
 //! - deletes work with 0 bytes free: `a_full_disk_is_an_error_and_passes`,
@@ -86,16 +95,18 @@ mod error;
 #[path = "../fuzz/targets.rs"]
 pub mod fuzz;
 mod handle;
+mod recent;
 mod recovery;
 mod replace;
 mod segment;
-pub mod space;
+mod space;
 mod state;
 mod store;
 pub mod writer;
 
 pub use error::{Advice, Error};
 pub use handle::Buffer;
+pub use recent::RECENT_BYTES_MAX;
 
 use bytes::Bytes;
 use std::path::PathBuf;
@@ -154,7 +165,7 @@ pub struct Entry {
     pub records: u32,
     /// Small description, for the caller.
     pub meta: Bytes,
-    /// The frozen bytes.
+    /// The frozen bytes. What they are a part of stays in memory while less than [`RECENT_BYTES_MAX`] waits.
     pub payload: Bytes,
 }
 

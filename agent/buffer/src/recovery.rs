@@ -3,7 +3,9 @@
 //! From files to a `Store`. Invariant: nothing that can be read is thrown away here except to come under the cap, and nothing
 //! is loaded but counts.
 
+use crate::recent::Recent;
 use crate::segment::{Segment, Totals, parse_name, wal_path};
+use crate::space::Space;
 use crate::state::{BLOCK_IDS, Noted, State};
 use crate::store::Store;
 use crate::{Error, KINDS, Loss, Observer, Options, Quarantined, Recovery, WhenFull, segment};
@@ -38,12 +40,18 @@ pub(crate) fn open(options: Options, observer: Arc<dyn Observer>) -> Result<Open
     let found = list(&directory)?;
     let (mut state, noted) = State::open(&directory)?;
 
+    let (space, recent) = (Space::new(options.segment_bytes_max), Recent::new(options.segment_bytes_max));
     let mut highest_id = highest_quarantined(&directory);
     let mut segments = BTreeMap::new();
     let (mut damaged, mut last_ids) = (Vec::new(), noted.last_ids);
     for (first_id, class) in found {
-        let mut segment = Segment::new(&directory, first_id, class);
-        let scanned = segment.load();
+        let mut segment = Segment::new(&directory, first_id, class, space);
+        let mut scanned = segment.load();
+        // As many entries as there were at most, and not the same: more of them are left by a kill between an ack and its delete.
+        let is_odd = |told: &Totals| told.entries >= segment.live.entries && *told != segment.live;
+        if scanned.is_ok() && noted.latest && noted.totals.get(&first_id).is_some_and(is_odd) {
+            scanned = segment.drop_damaged();
+        }
         segment.disconnect();
         highest_id = highest_id.max(first_id).max(segment.last);
         match scanned {
@@ -64,10 +72,12 @@ pub(crate) fn open(options: Options, observer: Arc<dyn Observer>) -> Result<Open
     let reserve_there = reserve(&directory, reserve_bytes);
     let mut store = Store {
         options,
+        space,
         observer,
         _lock: lock,
         state,
         segments,
+        recent,
         leased: BTreeMap::new(),
         released: BTreeMap::new(),
         next_id: block * BLOCK_IDS,
@@ -211,16 +221,16 @@ fn bury(store: &Store, segment: Segment, noted: &Noted, why: &Error) -> Quaranti
     }
 }
 
-/// Delete what is empty, count the rest anew, and go on writing to the last of each class where it has room.
+/// Delete what is empty, count the rest anew, and go on writing to the last of each class where it has room. To no earlier one, which may have
+/// room since its entries were replaced: what is evicted goes by segments, and the newest entries would go with the oldest.
 fn take_up(store: &mut Store) {
     let empty: Vec<u64> = store.segments.values().filter(|s| s.live.entries == 0).map(|s| s.first_id).collect();
     empty.into_iter().for_each(|first_id| store.drop_segment(first_id));
     let mut last = [None; KINDS];
     for segment in store.segments.values_mut() {
         segment.slot = store.state.take_slot();
-        if segment.file_bytes < store.options.segment_bytes_max / 2 {
-            last[usize::from(segment.class)] = Some(segment.first_id);
-        }
+        let has_room = segment.file_bytes < store.options.segment_bytes_max / 2;
+        last[usize::from(segment.class)] = has_room.then_some(segment.first_id);
     }
     for first_id in last.into_iter().flatten() {
         if let Some(segment) = store.segments.get_mut(&first_id) {

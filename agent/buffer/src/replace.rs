@@ -7,7 +7,7 @@
 
 use crate::segment::{New, Row, Segment, Totals};
 use crate::store::Store;
-use crate::{Entry, EntryId, Error, KINDS, Waiting, space};
+use crate::{Entry, EntryId, Error, KINDS, Waiting};
 
 impl Store {
     /// Of the first segment that has any: entries of a class and signal above `after` that nobody has ever leased, oldest first,
@@ -70,8 +70,8 @@ impl Store {
                 && usize::from(entry.signal) < KINDS
                 && entry.size() <= self.options.segment_bytes_max
         });
-        let growth = space::replacement_max(entries.iter().map(Entry::size), old.len() as u64);
-        if !fewer || !fits || self.disk_bytes() + growth + space::FLUSH_BYTES_MAX > self.options.bytes_max {
+        let growth = self.space.replacement_max(entries.iter().map(Entry::size), old.len() as u64);
+        if !fewer || !fits || self.disk_bytes() + growth + self.space.flush_bytes_max() > self.options.bytes_max {
             return Ok(false);
         }
         // The last ids of the old: so the highest of the segment stays, which tells after a crash how far puts came.
@@ -89,15 +89,20 @@ impl Store {
         segment.live.subtract(&less);
         segment.live.add(&more);
         // Noted first: what is noted and not there counts as lost after a crash.
-        self.note(first_id);
-        let Some(segment) = self.segments.get_mut(&first_id) else { return Ok(false) };
+        self.state.note(segment);
+        if let Err(error) = self.state.settle() {
+            segment.live = before;
+            self.state.note(segment);
+            return Err(error);
+        }
         let ids: Vec<u64> = old.iter().map(|waiting| waiting.id.0).collect();
-        if let Err(error) = segment.write(&ids, &new) {
+        if let Err(error) = segment.write(&ids, &new, &[]) {
             segment.live = before;
             self.note(first_id);
             self.write_failed(first_id, &error);
             return Err(error);
         }
+        ids.iter().for_each(|id| drop(self.recent.take(*id)));
         segment.unleased -= (old.len() - entries.len()) as u64;
         if let Some(head) = segment.head {
             segment.head = segment.after(head - 1)?;

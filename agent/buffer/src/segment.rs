@@ -3,9 +3,12 @@
 //! `store` appends to it, reads from it and deletes what was acked. Invariant: a row that this module returns is the row
 //! that was put: id, class, signal, records, meta and payload are all under the checksum.
 
-use crate::{Entry, EntryId, Error, KINDS, Stored, Waiting, space};
+use crate::space::{Space, VACUUM_PAGES};
+use crate::{Entry, EntryId, Error, KINDS, Stored, Waiting};
 use bytes::Bytes;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -14,6 +17,9 @@ const APPLICATION_ID: i64 = 0x4f4c_4c59;
 /// The format written here; older ones must stay readable. It is in the file's name too: there no flipped bit of a
 /// damaged file can pass for a later version.
 pub(crate) const FORMAT: i64 = 1;
+
+/// A segment that is there at the second idle moment after it was full, for a second at least, lives on.
+pub(crate) const IDLES_TO_LIVE_ON: u8 = 2;
 
 /// `meta` and `payload` come last: the lengths of all, which recovery reads, then lie in the row's first page.
 const CREATE: &str = "CREATE TABLE entries (
@@ -93,17 +99,25 @@ pub(crate) struct Segment {
     /// The highest id committed; rows above it are remains of a commit whose sync failed.
     pub(crate) last: u64,
     pub(crate) writable: bool,
+    /// Idle moments of the writer since it was full.
+    pub(crate) idles: u8,
+    /// A write or a sync of it failed: nothing is moved in it that need not be.
+    pub(crate) failed: bool,
     /// Acked, and still to be deleted.
     pub(crate) acked: Vec<u64>,
     /// The file as large as the next checkpoint makes it.
     pub(crate) file_bytes: u64,
     pub(crate) wal_bytes: u64,
+    /// Of the WAL, what a checkpoint still has to move; the rest is written over.
+    pub(crate) wal_used: u64,
     pub(crate) oldest_unix_nano: u64,
     /// Turn of the last use of the connection.
     pub(crate) used: u64,
     pub(crate) read_failures: u32,
     /// Where `state` counts it.
     pub(crate) slot: Option<usize>,
+    /// That of new segments; of an older one the file may have smaller pages.
+    pub(crate) space: Space,
     /// The name of this connection's WAL is on disk.
     pub(crate) wal_named: bool,
 }
@@ -118,7 +132,7 @@ pub(crate) enum Row {
 }
 
 impl Segment {
-    pub(crate) fn new(directory: &Path, first_id: u64, class: u8) -> Segment {
+    pub(crate) fn new(directory: &Path, first_id: u64, class: u8, space: Space) -> Segment {
         Segment {
             first_id,
             class,
@@ -130,13 +144,17 @@ impl Segment {
             head: None,
             last: 0,
             writable: false,
+            failed: false,
+            idles: 0,
             acked: Vec::new(),
             file_bytes: 0,
             wal_bytes: 0,
+            wal_used: 0,
             oldest_unix_nano: 0,
             used: 0,
             read_failures: 0,
             slot: None,
+            space,
             wal_named: false,
         }
     }
@@ -145,20 +163,30 @@ impl Segment {
         self.file_bytes + self.wal_bytes
     }
 
-    /// Create the file.
+    /// It lives on: nothing comes to it any more, and much of it is in its WAL.
+    pub(crate) fn has_wal_to_move(&self) -> bool {
+        !self.writable && !self.failed && self.wal_bytes > 0 && self.idles >= IDLES_TO_LIVE_ON
+    }
+
+    /// Create the file, and sync it whole: what a crash leaves of it before holds nothing. Its name is synced with the first commit.
     pub(crate) fn create(&mut self) -> Result<(), Error> {
         let created = (|| {
             let connection = connect(&self.path, OpenFlags::SQLITE_OPEN_CREATE)?;
-            connection.pragma_update(None, "page_size", space::PAGE_BYTES.cast_signed())?;
+            // One sync of it all below, in place of three for each of these.
+            connection.pragma_update(None, "synchronous", "OFF")?;
+            connection.query_row("PRAGMA journal_mode = MEMORY", [], |_| Ok(()))?;
+            connection.pragma_update(None, "page_size", self.space.page_bytes.cast_signed())?;
             // Segments of the first release were made without, and stay so: what is free in them is used again or goes with them.
             connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
             connection.pragma_update(None, "application_id", APPLICATION_ID)?;
             connection.pragma_update(None, "user_version", FORMAT)?;
-            wal(&connection)?;
             connection.execute_batch(CREATE)?;
-            Ok(connection)
+            wal(&connection)
         })();
-        self.connection = Some(created.map_err(|error| Error::sqlite(&self.path, &error))?);
+        created.map_err(|error| Error::sqlite(&self.path, &error))?;
+        let synced = File::open(&self.path).and_then(|file| file.sync_all());
+        synced.map_err(|error| Error::io(&self.path, &error))?;
+        self.connection()?;
         self.writable = true;
         self.measure();
         Ok(())
@@ -179,7 +207,16 @@ impl Segment {
 
     /// Close the connection: SQLite checkpoints and removes the WAL if it can.
     pub(crate) fn disconnect(&mut self) {
+        if self.connection.take().is_some() {
+            self.measure();
+        }
+    }
+
+    /// Close the connection and leave the WAL as it is.
+    pub(crate) fn park(&mut self) {
         if let Some(connection) = self.connection.take() {
+            // Refused, it only costs time.
+            let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
             drop(connection);
             self.measure();
         }
@@ -194,11 +231,23 @@ impl Segment {
             Err(_) => self.wal_bytes,
         };
         let file = length(&self.path).unwrap_or(self.file_bytes);
-        let pages = self.connection.as_ref().and_then(|c| integer(c, "PRAGMA page_count").ok());
+        let asked = |sql| self.connection.as_ref().and_then(|c| integer(c, sql).ok()).map(i64::unsigned_abs);
+        let pages = asked("PRAGMA page_count").zip(asked("PRAGMA page_size"));
         self.file_bytes = match pages {
-            Some(pages) => file.max(pages.unsigned_abs() * space::PAGE_BYTES),
+            Some((count, bytes)) => file.max(count * bytes),
             None if self.wal_bytes > 0 => file.max(self.file_bytes),
             None => file,
+        };
+        let log = self.connection.as_ref().and_then(|connection| {
+            let mut look = connection.prepare_cached("PRAGMA wal_checkpoint(NOOP)").ok()?;
+            look.query_row([], |row| Ok((row.get(1)?, row.get(2)?))).ok()
+        });
+        self.wal_used = match log {
+            Some((written, moved)) if written != moved => {
+                i64::max(written, 0).unsigned_abs() * self.space.frame_bytes()
+            }
+            Some(_) => 0,
+            None => self.wal_bytes,
         };
     }
 
@@ -214,6 +263,10 @@ impl Segment {
                 if found != expected {
                     return Err(rusqlite::Error::IntegralValueOutOfRange(0, found));
                 }
+            }
+            // A version of the format that may only be read: nothing could be put or deleted.
+            if connection.is_readonly("main")? {
+                return Err(rusqlite::Error::InvalidQuery);
             }
             let mut statement = connection.prepare(
                 "SELECT id, signal, records, length(meta) + length(payload), put_unix_nano FROM entries ORDER BY id",
@@ -236,16 +289,34 @@ impl Segment {
         scanned.map_err(|error| Error::sqlite(path, &error))
     }
 
-    /// Delete rows, acked or replaced, and insert new ones in one synced transaction; all or nothing.
-    pub(crate) fn write(&mut self, delete: &[u64], new: &[New<'_>]) -> Result<(), Error> {
+    /// Delete the rows that are not what was put, and count anew: what they say of themselves is not what is lost with them.
+    pub(crate) fn drop_damaged(&mut self) -> Result<(), Error> {
+        let mut damaged = Vec::new();
+        let mut next = self.head;
+        while let Some(id) = next {
+            if !matches!(self.read(id), Ok(Row::Good(_))) {
+                damaged.push(id);
+            }
+            next = self.after(id)?;
+        }
+        if damaged.is_empty() {
+            return Ok(());
+        }
+        self.delete(&damaged)?;
+        self.load()
+    }
+
+    /// Put `new` rows in the place of those `replaced`, and delete those `acked`, in one synced transaction; all or nothing.
+    pub(crate) fn write(&mut self, replaced: &[u64], new: &[New<'_>], acked: &[u64]) -> Result<(), Error> {
         let class = self.class;
         let path = self.path.clone();
+        self.name_wal()?;
         let connection = self.connection()?;
         let written = (|| {
             let transaction = connection.unchecked_transaction()?;
-            delete_rows(&transaction, delete)?;
+            delete_rows(&transaction, replaced)?;
             {
-                let mut insert = transaction.prepare("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)")?;
+                let mut insert = transaction.prepare_cached("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)")?;
                 for New { id, put_unix_nano, entry } in new {
                     insert.execute(params![
                         id.cast_signed(),
@@ -258,17 +329,19 @@ impl Segment {
                     ])?;
                 }
             }
+            // After the new ones: they take pages that an earlier transaction freed, of which SQLite need not read what was in them.
+            delete_rows(&transaction, acked)?;
             // Not committed, it rolls back when it goes out of scope.
             transaction.commit()
         })();
         self.measure();
-        written.map_err(|error| Error::sqlite(&path, &error))?;
-        self.name_wal()
+        written.map_err(|error| Error::sqlite(&path, &error))
     }
 
-    /// Names must be as durable as what is committed under them, and the first write of a connection makes a WAL. SQLite syncs the
-    /// folder then, too, but takes no notice when that fails.
+    /// Names must be as durable as what is committed under them, and a connection makes a WAL when it opens. Before the commit: one that is
+    /// refused because of its name must not be there. SQLite syncs the folder with the first, too, but takes no notice when that fails.
     fn name_wal(&mut self) -> Result<(), Error> {
+        self.connection()?;
         if !self.wal_named {
             crate::recovery::sync_directory(self.path.parent().unwrap_or(Path::new(".")))?;
             self.wal_named = true;
@@ -278,13 +351,23 @@ impl Segment {
 
     /// Delete acked rows in a transaction of their own.
     pub(crate) fn delete(&mut self, ids: &[u64]) -> Result<(), Error> {
-        self.write(ids, &[])
+        self.write(&[], &[], ids)
     }
 
     /// Move the WAL into the file and empty it.
     pub(crate) fn checkpoint(&mut self) -> Result<(), Error> {
+        self.move_wal("PRAGMA wal_checkpoint(TRUNCATE)")
+    }
+
+    /// Move the WAL into the file; the next commit writes over it from its begin. What a file system has given room to before is
+    /// synced faster.
+    pub(crate) fn restart_wal(&mut self) -> Result<(), Error> {
+        self.move_wal("PRAGMA wal_checkpoint(PASSIVE)")
+    }
+
+    fn move_wal(&mut self, sql: &str) -> Result<(), Error> {
         let path = self.path.clone();
-        let busy = integer(self.connection()?, "PRAGMA wal_checkpoint(TRUNCATE)");
+        let busy = integer(self.connection()?, sql);
         self.measure();
         busy.map(|_| ()).map_err(|error| Error::sqlite(path, &error))
     }
@@ -293,22 +376,17 @@ impl Segment {
     pub(crate) fn read(&mut self, id: u64) -> Result<Row, Error> {
         let class = self.class;
         let path = self.path.clone();
+        let read = |row: &rusqlite::Row<'_>| {
+            let bytes =
+                |index| -> rusqlite::Result<Bytes> { Ok(row.get_ref(index)?.as_blob().map(Bytes::copy_from_slice)?) };
+            let (meta, payload) = (bytes(3)?, bytes(4)?);
+            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get(2)?, meta, payload))
+        };
         let row = self
             .connection()?
-            .query_row(
-                "SELECT signal, records, checksum, meta, payload FROM entries WHERE id = ?",
-                [id.cast_signed()],
-                |row| {
-                    let bytes = |index| -> rusqlite::Result<Bytes> {
-                        Ok(row.get_ref(index)?.as_blob().map(Bytes::copy_from_slice)?)
-                    };
-                    let (meta, payload) = (bytes(3)?, bytes(4)?);
-                    let (signal, records, expected) = (row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get(2)?);
-                    Ok((signal, records, expected, meta, payload))
-                },
-            )
-            .optional()
-            .map_err(|error: rusqlite::Error| Error::sqlite(path, &error))?;
+            .prepare_cached("SELECT signal, records, checksum, meta, payload FROM entries WHERE id = ?")
+            .and_then(|mut statement| statement.query_row([id.cast_signed()], read).optional())
+            .map_err(|error| Error::sqlite(path, &error))?;
         let Some((signal, records, expected, meta, payload)) = row else { return Ok(Row::Missing) };
         let expected: i64 = expected;
         let size = (meta.len() + payload.len()) as u64;
@@ -358,14 +436,14 @@ impl Segment {
             let connection = self.connection()?;
             let shrunk = (|| {
                 let pages = integer(connection, "PRAGMA page_count")?;
-                let mut vacuum = connection.prepare(&format!("PRAGMA incremental_vacuum({})", space::VACUUM_PAGES))?;
+                let mut vacuum = connection.prepare(&format!("PRAGMA incremental_vacuum({})", VACUUM_PAGES))?;
                 let mut steps = vacuum.query([])?;
                 while steps.next()?.is_some() {}
                 Ok(integer(connection, "PRAGMA page_count")? < pages)
             })();
             let shrunk = shrunk.map_err(|error: rusqlite::Error| Error::sqlite(path, &error))?;
             self.measure();
-            if !shrunk || self.wal_bytes > space::FLUSH_BYTES_MAX / 2 {
+            if !shrunk || self.wal_bytes > self.space.flush_bytes_max() / 2 {
                 self.checkpoint()?;
             }
             if !shrunk {
@@ -381,12 +459,10 @@ impl Segment {
         }
         let (path, last) = (self.path.clone(), self.last);
         self.connection()?
-            .query_row(
-                "SELECT id FROM entries WHERE id > ? AND id <= ? ORDER BY id LIMIT 1",
-                [id.cast_signed(), last.cast_signed()],
-                |row| row.get::<_, i64>(0),
-            )
-            .optional()
+            .prepare_cached("SELECT id FROM entries WHERE id > ? AND id <= ? ORDER BY id LIMIT 1")
+            .and_then(|mut statement| {
+                statement.query_row([id.cast_signed(), last.cast_signed()], |row| row.get::<_, i64>(0)).optional()
+            })
             .map(|id| id.map(i64::cast_unsigned))
             .map_err(|error| Error::sqlite(path, &error))
     }
@@ -404,7 +480,7 @@ impl Segment {
 
     /// Delete the files.
     pub(crate) fn unlink(mut self) {
-        self.connection = None;
+        self.park();
         // The WAL second: a WAL alone means nothing, a segment without its WAL would look whole.
         for path in [self.path.clone(), wal_path(&self.path)] {
             if let Err(error) = std::fs::remove_file(&path)
@@ -420,7 +496,7 @@ fn delete_rows(connection: &Connection, ids: &[u64]) -> rusqlite::Result<()> {
     if ids.is_empty() {
         return Ok(());
     }
-    let mut delete = connection.prepare("DELETE FROM entries WHERE id = ?")?;
+    let mut delete = connection.prepare_cached("DELETE FROM entries WHERE id = ?")?;
     ids.iter().try_for_each(|id| delete.execute([id.cast_signed()]).map(|_| ()))
 }
 
@@ -447,6 +523,7 @@ fn wal(connection: &Connection) -> rusqlite::Result<()> {
     let mode: String = rows.next()?.map_or(Ok(String::new()), |row| row.get(0))?;
     // To the end: the change is committed after the row was given, and a rollback journal, which it stays when that fails, may
     // come back after a loss of power and take a commit back.
+    // A new segment does it twice, so that it takes two failures to get past both.
     while rows.next()?.is_some() {}
     if mode != "wal" {
         return Err(rusqlite::Error::InvalidParameterName(format!("journal mode {mode}, wal is needed")));
@@ -455,7 +532,7 @@ fn wal(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 fn integer(connection: &Connection, sql: &str) -> rusqlite::Result<i64> {
-    connection.query_row(sql, [], |row| row.get(0))
+    connection.prepare_cached(sql)?.query_row([], |row| row.get(0))
 }
 
 fn checksum(id: u64, class: u8, entry: &Entry) -> u64 {
@@ -487,4 +564,28 @@ pub(crate) fn wal_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push("-wal");
     PathBuf::from(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_whose_name_cannot_be_synced_leaves_nothing_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut segment = Segment::new(directory.path(), 1, 0, Space::new(256 << 10));
+        segment.create().unwrap();
+        assert!(wal_path(&segment.path).exists(), "its name is synced before the first commit");
+        let entry = Entry { class: 0, signal: 0, records: 1, meta: Bytes::new(), payload: Bytes::from_static(b"x") };
+        let new = [New { id: 1, put_unix_nano: 1, entry: &entry }];
+        let path = std::mem::replace(&mut segment.path, directory.path().join("gone/segment"));
+        segment.write(&[], &new, &[]).unwrap_err();
+        segment.path = path;
+        segment.disconnect();
+        segment.load().unwrap();
+        assert_eq!(segment.live.entries, 0);
+        segment.write(&[], &new, &[]).unwrap();
+        segment.load().unwrap();
+        assert_eq!(segment.live.entries, 1);
+    }
 }

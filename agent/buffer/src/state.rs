@@ -3,11 +3,12 @@
 //! Written in place and never grown, so that it works on a full disk. The block is synced before an id of it is given; the
 //! counts are not: they follow every change, survive a crash of the process, and serve to say what is missing. After a
 //! loss of power they may be older than the segments: beside the block stands the boot that it was taken in, or that the
-//! process stopped in order. Invariant: every record carries its own XXH3; one that does not match is not there.
+//! process stopped in order. What could not be written is written with the next: until then segments keep what they hold. Invariants:
+//! every record carries its own XXH3; one that does not match is not there. A count goes down before what it counts is deleted.
 
-use crate::segment::Totals;
+use crate::segment::{Segment, Totals};
 use crate::{Error, KINDS};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -43,6 +44,8 @@ pub(crate) struct State {
     turn: u64,
     taken: Vec<bool>,
     boot: u64,
+    /// By slot, what could not be written to it.
+    unwritten: BTreeMap<usize, Vec<u8>>,
 }
 
 /// What the file says about segments.
@@ -88,7 +91,7 @@ impl State {
         let written_in = read::<2>(&file, turn % 2 * HEADER_BYTES + BOOT_OFFSET).map_or(0, |words| words[0]);
         let latest = written_in == STOPPED || (written_in == boot && boot != 0);
         Ok((
-            State { file, path, block, turn, taken: vec![false; LAST_IDS_SLOT], boot },
+            State { file, path, block, turn, taken: vec![false; LAST_IDS_SLOT], boot, unwritten: BTreeMap::new() },
             Noted { totals, last_ids, latest },
         ))
     }
@@ -111,7 +114,9 @@ impl State {
 
     /// Forget all counts: recovery has read them and writes them anew.
     pub(crate) fn clear(&mut self) {
-        (0..LAST_IDS_SLOT).for_each(|slot| self.give_back(slot));
+        self.taken.fill(false);
+        self.unwritten = (0..LAST_IDS_SLOT).map(|slot| (slot, vec![0; SLOT_BYTES as usize])).collect();
+        self.try_again();
     }
 
     /// A place to count a segment in; none when all are taken: then it is counted only in memory.
@@ -121,36 +126,63 @@ impl State {
         Some(slot)
     }
 
-    /// Count.
-    pub(crate) fn write_slot(&self, slot: usize, first_id: u64, totals: &Totals) {
+    /// Count what a segment holds.
+    pub(crate) fn note(&mut self, segment: &Segment) {
+        if let Some(slot) = segment.slot {
+            self.write_slot(slot, segment.first_id, &segment.live);
+        }
+    }
+
+    fn write_slot(&mut self, slot: usize, first_id: u64, totals: &Totals) {
         let mut words = [0; WORDS - 1];
         words[..3].copy_from_slice(&[first_id, totals.entries, totals.bytes]);
         words[3..].copy_from_slice(&totals.records);
-        self.write(slot, &sealed(&words));
+        self.write(slot, sealed(&words));
     }
 
     /// Ids were committed: before anybody may lease what has them, and it go without a trace.
-    pub(crate) fn write_last_ids(&self, last_ids: &[u64; KINDS]) {
+    pub(crate) fn write_last_ids(&mut self, last_ids: &[u64; KINDS]) {
         let mut words = [0; WORDS - 1];
         words[0] = LAST_IDS;
         words[3..].copy_from_slice(last_ids);
-        self.write(LAST_IDS_SLOT, &sealed(&words));
+        self.write(LAST_IDS_SLOT, sealed(&words));
     }
 
     /// The segment is gone.
     pub(crate) fn give_back(&mut self, slot: usize) {
-        self.write(slot, &[0; SLOT_BYTES as usize]);
+        self.write(slot, vec![0; SLOT_BYTES as usize]);
         self.taken[slot] = false;
     }
 
-    fn write(&self, slot: usize, bytes: &[u8]) {
-        if let Err(error) = self.file.write_all_at(bytes, offset(slot)) {
-            tracing::debug!(path = %self.path.display(), %error, "cannot note what a segment holds");
+    fn write(&mut self, slot: usize, bytes: Vec<u8>) {
+        self.unwritten.insert(slot, bytes);
+        self.try_again();
+    }
+
+    fn try_again(&mut self) {
+        if let Err(error) = self.settle() {
+            tracing::debug!(%error, "cannot note what a segment holds; trying again");
         }
+    }
+
+    /// Write what could not be written. After an error the file may count what is no longer there as soon as anything is deleted: the
+    /// next start would tell of it as lost.
+    pub(crate) fn settle(&mut self) -> Result<(), Error> {
+        let mut settled = Ok(());
+        self.unwritten.retain(|slot, bytes| {
+            let written = self.file.write_all_at(bytes, offset(*slot));
+            let is_unwritten = written.is_err();
+            if let Err(error) = written {
+                settled = Err(Error::io(&self.path, &error));
+            }
+            is_unwritten
+        });
+        settled
     }
 
     /// Sync the counts, and then that they are the last: on a clean stop.
     pub(crate) fn stop(&mut self) {
+        self.try_again();
         let synced = self.file.sync_data().and_then(|()| self.write_header(self.block, STOPPED));
         if let Err(error) = synced {
             tracing::debug!(path = %self.path.display(), %error, "cannot sync what the segments hold");
@@ -188,6 +220,104 @@ fn read<const N: usize>(file: &File, offset: u64) -> Option<[u64; N]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Store;
+    use crate::writer::Put;
+    use crate::{Entry, EntryId, Loss, Observer, Options, WhenFull};
+    use bytes::Bytes;
+    use std::sync::Arc;
+
+    /// In memory where there is one: what a sync is worth is not the subject.
+    fn directory() -> tempfile::TempDir {
+        tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+    }
+
+    struct NoneLost;
+
+    impl Observer for NoneLost {
+        fn lost(&self, _: u8, records: u64, _: u64, reason: Loss) {
+            panic!("{records} records were told as {reason:?}");
+        }
+    }
+
+    /// The store that a kill of the one before left, and how many entries are in it.
+    fn open(directory: &Path) -> (Store, u64) {
+        let directory = directory.to_path_buf();
+        let options =
+            Options { directory, bytes_max: 4 << 20, segment_bytes_max: 256 << 10, when_full: WhenFull::Evict };
+        let opened = crate::recovery::open(options, Arc::new(NoneLost)).unwrap();
+        (opened.store, opened.recovery.entries)
+    }
+
+    fn entry() -> Entry {
+        Entry { class: 1, signal: 1, records: 1, meta: Bytes::new(), payload: vec![7; 5_000].into() }
+    }
+
+    fn put(store: &mut Store, count: usize) {
+        let (answer, _) = tokio::sync::oneshot::channel();
+        let answers = store.commit(vec![Put { entries: vec![entry(); count], answer }]);
+        assert!(answers.iter().all(|(_, result)| result.is_ok()));
+    }
+
+    /// Acks the next, while the file can be written or not.
+    fn ack(store: &mut Store, is_writable: bool) {
+        let id = store.lease().unwrap().unwrap().id;
+        fail(store, !is_writable);
+        store.ack(&[id]);
+    }
+
+    /// Fail each write to the file from now on, or no more.
+    fn fail(store: &mut Store, is_failing: bool) {
+        store.state.file = File::options().read(true).write(!is_failing).open(&store.state.path).unwrap();
+    }
+
+    #[test]
+    fn an_ack_that_could_not_be_counted_is_counted_before_its_entry_is_deleted() {
+        let directory = directory();
+        let (mut store, _) = open(directory.path());
+        put(&mut store, 4);
+        ack(&mut store, false);
+        fail(&mut store, false);
+        store.idle();
+        drop(store);
+        assert_eq!(open(directory.path()).1, 3, "deleted, and not told as lost");
+    }
+
+    #[test]
+    fn nothing_is_deleted_while_its_count_cannot_be_written() {
+        let directory = directory();
+        let (mut store, _) = open(directory.path());
+        put(&mut store, 4);
+        ack(&mut store, false);
+        store.idle();
+        drop(store);
+        let (mut store, found) = open(directory.path());
+        assert_eq!(found, 4, "by itself");
+        // The first needs an id of a new block.
+        put(&mut store, 1);
+        ack(&mut store, false);
+        put(&mut store, 1);
+        drop(store);
+        assert_eq!(open(directory.path()).1, 6, "with a put");
+    }
+
+    #[test]
+    fn nothing_is_replaced_while_its_count_cannot_be_written() {
+        let directory = directory();
+        let (mut store, _) = open(directory.path());
+        put(&mut store, 4);
+        let old = store.waiting(1, 1, EntryId(0), 4).unwrap();
+        fail(&mut store, true);
+        store.replace(&old, &[entry()]).unwrap_err();
+        assert_eq!(store.stats().entries, 4);
+        drop(store);
+        let (mut store, found) = open(directory.path());
+        assert_eq!(found, 4);
+        put(&mut store, 4);
+        let old = store.waiting(1, 1, EntryId(0), 4).unwrap();
+        assert!(store.replace(&old, &[entry()]).unwrap(), "it can be written again");
+        drop(store);
+        assert_eq!(open(directory.path()).1, 5);
+    }
 
     #[test]
     fn counts_are_the_last_after_a_stop_and_within_one_boot_only() {

@@ -3,10 +3,12 @@
 //! Used by the writer's thread alone. Invariant: every stored entry is in exactly one of: never leased, left (both counted by its
 //! segment), on lease, or given back; and an entry whose segment is gone while it is on lease is still answered for.
 
-use crate::segment::{Row, Segment, Totals};
+use crate::recent::Recent;
+use crate::segment::{IDLES_TO_LIVE_ON, Row, Segment, Totals};
+use crate::space::Space;
 use crate::state::State;
 use crate::writer::CONNECTIONS_MAX;
-use crate::{EntryId, Error, KINDS, Loss, Observer, Options, Stats, Stored, space};
+use crate::{EntryId, Error, KINDS, Loss, Observer, Options, Stats, Stored};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
@@ -33,11 +35,13 @@ pub(crate) struct Held {
 /// The files and the leases.
 pub(crate) struct Store {
     pub(crate) options: Options,
+    pub(crate) space: Space,
     pub(crate) observer: Arc<dyn Observer>,
     /// Held for the lock.
     pub(crate) _lock: File,
     pub(crate) state: State,
     pub(crate) segments: BTreeMap<u64, Segment>,
+    pub(crate) recent: Recent,
     pub(crate) leased: BTreeMap<u64, Held>,
     pub(crate) released: BTreeMap<u64, Held>,
     pub(crate) next_id: u64,
@@ -64,6 +68,11 @@ impl Store {
     pub(crate) fn disk_bytes(&self) -> u64 {
         let segments: u64 = self.segments.values().map(Segment::disk_bytes).sum();
         crate::state::FILE_BYTES + self.reserve_bytes + self.quarantine_bytes + segments
+    }
+
+    /// What may still be written under the cap, beside what deletes need when there is no more.
+    pub(crate) fn free_bytes(&self) -> u64 {
+        self.options.bytes_max.saturating_sub(self.disk_bytes() + self.space.flush_bytes_max())
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -137,6 +146,9 @@ impl Store {
 
     /// Read a row; a segment that cannot be read is set aside and gone when this returns an error for good.
     fn read(&mut self, first_id: u64, id: u64) -> Result<Row, Error> {
+        if let Some(entry) = self.recent.take(id) {
+            return Ok(Row::Good(Box::new(Stored { id: EntryId(id), redelivered: false, entry })));
+        }
         self.touch(first_id);
         let Some(segment) = self.segments.get_mut(&first_id) else { return Ok(Row::Missing) };
         let read = segment.read(id);
@@ -206,22 +218,17 @@ impl Store {
         let Some(segment) = self.segments.get_mut(&first_id) else { return };
         segment.live.subtract(totals);
         segment.acked.push(id);
-        if segment.live.entries == 0 {
-            // One that is written to stays while it is small: its pages are used again.
-            if !segment.writable || segment.disk_bytes() > self.options.segment_bytes_max / 8 {
-                self.drop_segment(first_id);
-                return;
-            }
+        // One that is written to stays: its pages are used again.
+        if segment.live.entries == 0 && !segment.writable {
+            return self.drop_segment(first_id);
         }
         self.note(first_id);
     }
 
     /// Write the counts of a segment down.
     pub(crate) fn note(&mut self, first_id: u64) {
-        if let Some(segment) = self.segments.get(&first_id)
-            && let Some(slot) = segment.slot
-        {
-            self.state.write_slot(slot, first_id, &segment.live);
+        if let Some(segment) = self.segments.get(&first_id) {
+            self.state.note(segment);
         }
     }
 
@@ -290,25 +297,48 @@ impl Store {
             && let Some((_, oldest)) = open.iter().min()
             && let Some(segment) = self.segments.get_mut(oldest)
         {
-            segment.disconnect();
+            segment.park();
         }
     }
 
     /// Once a second or so: write acks down, bring the reserve back.
     pub(crate) fn idle(&mut self) {
+        self.rest();
         // While acks want its room it stays away.
         if self.flush() && !self.reserve_there {
             self.reserve_there = crate::recovery::reserve(&self.options.directory, self.reserve_bytes);
         }
     }
 
+    /// What is empty and has grown goes; what is full grows old.
+    fn rest(&mut self) {
+        self.segments.values_mut().filter(|s| !s.writable).for_each(|s| s.idles = s.idles.saturating_add(1));
+        let bytes_max = self.options.segment_bytes_max / 8;
+        let large = |s: &&Segment| s.live.entries == 0 && s.disk_bytes() > bytes_max;
+        let large: Vec<u64> = self.segments.values().filter(large).map(|segment| segment.first_id).collect();
+        large.into_iter().for_each(|first_id| self.drop_segment(first_id));
+    }
+
     /// Delete acked rows, a bounded number at a time, so that the WAL stays inside what the cap keeps free. Whether all are.
     fn flush(&mut self) -> bool {
         let mut is_done = true;
-        let pending: Vec<u64> = self.segments.values().filter(|s| !s.acked.is_empty()).map(|s| s.first_id).collect();
+        let is_pending = |s: &&Segment| !s.acked.is_empty() || s.has_wal_to_move();
+        let pending: Vec<u64> = self.segments.values().filter(is_pending).map(|s| s.first_id).collect();
         for first_id in pending {
             self.touch(first_id);
             let mut flushed = self.flush_segment(first_id);
+            let left = self.segments.get(&first_id).map(|s| (s.live.entries, s.acked.len()));
+            if let (Err(error), Some((live, acked))) = (&flushed, left)
+                && (live == 0 || acked == 0)
+            {
+                if live == 0 {
+                    // Nothing has to be written for it to go.
+                    self.drop_segment(first_id);
+                } else {
+                    tracing::warn!(%error, "cannot checkpoint a full segment; trying again");
+                }
+                continue;
+            }
             if matches!(flushed, Err(Error::DiskFull { .. })) && self.give_up_reserve() {
                 flushed = self.flush_segment(first_id);
             }
@@ -322,21 +352,22 @@ impl Store {
     }
 
     fn flush_segment(&mut self, first_id: u64) -> Result<(), Error> {
-        let Some(segment) = self.segments.get_mut(&first_id) else { return Ok(()) };
-        while !segment.acked.is_empty() {
-            let count = segment.acked.len().min(space::DELETE_ROWS_MAX);
-            let chunk: Vec<u64> = segment.acked[..count].to_vec();
-            segment.delete(&chunk)?;
-            segment.acked.drain(..count);
-            if segment.wal_bytes > space::FLUSH_BYTES_MAX / 2 {
+        loop {
+            let deletes = self.space.delete_rows_max(self.free_bytes());
+            let is_tight = self.disk_bytes() + self.space.flush_bytes_max() > self.options.bytes_max;
+            let Some(segment) = self.segments.get_mut(&first_id) else { return Ok(()) };
+            if is_tight || segment.acked.is_empty() && segment.has_wal_to_move() {
                 segment.checkpoint()?;
             }
+            if segment.acked.is_empty() {
+                segment.oldest_unix_nano = segment.oldest().unwrap_or(segment.oldest_unix_nano);
+                return Ok(());
+            }
+            let chunk: Vec<u64> = segment.acked.iter().take(deletes).copied().collect();
+            self.state.settle()?;
+            segment.delete(&chunk)?;
+            segment.acked.drain(..chunk.len());
         }
-        if !segment.writable {
-            segment.checkpoint()?;
-        }
-        segment.oldest_unix_nano = segment.oldest().unwrap_or(segment.oldest_unix_nano);
-        Ok(())
     }
 
     /// Let SQLite have the reserved bytes: so deletes work on a disk without space. Whether that made room.
@@ -355,6 +386,7 @@ impl Store {
         let orphans: Vec<EntryId> =
             self.leased.iter().filter(|(_, held)| held.orphaned.is_some()).map(|(id, _)| EntryId(*id)).collect();
         self.release(&orphans);
+        self.segments.values_mut().for_each(|segment| segment.idles = IDLES_TO_LIVE_ON);
         self.flush();
         self.segments.values_mut().for_each(Segment::disconnect);
         let empty: Vec<u64> =

@@ -23,12 +23,17 @@ async fn numbers(buffer: &Buffer) -> Vec<u64> {
 
 #[tokio::test]
 async fn a_segment_that_cannot_be_read_is_set_aside_and_counted_exactly() {
-    for damage in [0, 1, 2] {
+    for damage in [0, 1, 2, 3] {
         let directory = support::directory();
         let put = filled(directory.path()).await;
         let victim = segments(directory.path())[1].clone();
-        let bytes = std::fs::read(&victim).unwrap();
+        let mut bytes = std::fs::read(&victim).unwrap();
         match damage {
+            // The version that SQLite needs to write: it would read, and refuse every put.
+            3 => {
+                bytes[18] = 3;
+                std::fs::write(&victim, &bytes).unwrap();
+            }
             0 => std::fs::write(&victim, b"not a database at all").unwrap(),
             1 => std::fs::write(&victim, []).unwrap(),
             _ => std::fs::write(&victim, [&[0; 4096], &bytes[4096..]].concat()).unwrap(),

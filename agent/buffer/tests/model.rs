@@ -3,7 +3,7 @@
 
 mod support;
 
-use ollystack_buffer::{Buffer, Entry, EntryId, Loss};
+use ollystack_buffer::{Buffer, Entry, EntryId, Loss, Stats};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -156,7 +156,9 @@ impl World {
         if !self.buffer.replace(old, entries.clone()).await.unwrap() {
             let room = held.disk_bytes_max - held.disk_bytes;
             assert!(found.is_empty() || room < 2 << 20, "{} entries not replaced with {room} bytes free", found.len());
-            assert_eq!(self.buffer.stats(), held);
+            // Of the files, which an idle moment makes smaller, it says nothing.
+            let counts = |stats: &Stats| (stats.entries, stats.records, stats.payload_bytes, stats.leased, stats.left);
+            assert_eq!(counts(&self.buffer.stats()), counts(&held));
             return;
         }
         for (id, records) in found {

@@ -4,7 +4,11 @@
 mod support;
 
 use ollystack_buffer::{Advice, Entry, Error, Loss, Options, WhenFull};
+use std::time::{Duration, Instant};
 use support::{copy, entry, lease_all, number, open, segments, small};
+
+/// Against waiting for ever.
+const GUARD: Duration = Duration::from_secs(20);
 
 #[tokio::test]
 async fn what_is_put_comes_out_whole_and_each_class_in_order() {
@@ -147,11 +151,59 @@ async fn a_segment_goes_when_its_last_entry_is_acked() {
     let after = segments(directory.path());
     assert!(after.len() < before.len() && !after.contains(&before[0]), "{after:?}");
     buffer.ack(all[5..].iter().map(|stored| stored.id).collect()).await.unwrap();
-    assert!(buffer.stats().disk_bytes < 256 << 10, "{:?}", buffer.stats());
+    let began = Instant::now();
+    while buffer.stats().disk_bytes >= 256 << 10 {
+        assert!(began.elapsed() < GUARD, "an empty segment keeps its room: {:?}", buffer.stats());
+        tokio::task::yield_now().await;
+    }
     let killed = support::directory();
     copy(directory.path(), killed.path());
     let last = all.iter().map(|stored| stored.id.0).max().unwrap();
     assert_eq!(open(small(killed.path())).0.last_ids()[1], last, "that it was put is known although it is gone");
+}
+
+#[tokio::test]
+async fn what_was_just_put_is_given_without_the_disk() {
+    let directory = support::directory();
+    let (buffer, ..) = open(small(directory.path()));
+    buffer.put(vec![entry(1, 1, 30_000)]).await.unwrap();
+    let wal = segments(directory.path())[0].with_extension("segment1-wal");
+    let bytes = std::fs::read(&wal).unwrap();
+    let spoilt: Vec<u8> = bytes.iter().enumerate().map(|(at, byte)| if at > 32 { !byte } else { *byte }).collect();
+    std::fs::write(&wal, spoilt).unwrap();
+    // Its payload; where the next one is, is in the page cache.
+    assert_eq!(buffer.next().await.unwrap().map(|stored| stored.entry), Some(entry(1, 1, 30_000)));
+}
+
+#[tokio::test]
+async fn a_full_segment_that_lives_on_leaves_its_wal() {
+    let directory = support::directory();
+    let (buffer, ..) = open(small(directory.path()));
+    for n in 0..3 {
+        buffer.put(vec![entry(1, n, 130_000)]).await.unwrap();
+    }
+    let full = segments(directory.path())[0].clone();
+    let wal_bytes = || std::fs::metadata(full.with_extension("segment1-wal")).map_or(0, |wal| wal.len());
+    assert!(wal_bytes() > 0, "what may be gone in a moment is not moved");
+    let began = Instant::now();
+    while wal_bytes() > 0 {
+        assert!(began.elapsed() < GUARD, "a full segment keeps its WAL");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(lease_all(&buffer).await.iter().map(number).collect::<Vec<_>>(), (0..3).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn of_many_full_segments_few_are_in_their_wals() {
+    let directory = support::directory();
+    let (buffer, ..) = open(small(directory.path()));
+    for n in 0..16 {
+        buffer.put(vec![entry(1, n, 130_000)]).await.unwrap();
+        let segments = segments(directory.path());
+        let wals = segments.iter().map(|path| path.with_extension("segment1-wal"));
+        let in_wals: u64 = wals.map(|wal| std::fs::metadata(wal).map_or(0, |wal| wal.len())).sum();
+        assert!(in_wals < 768 << 10, "{in_wals} bytes in the WALs of {} segments", segments.len());
+    }
 }
 
 #[tokio::test]

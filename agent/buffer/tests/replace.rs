@@ -70,8 +70,35 @@ async fn what_was_leased_or_left_by_an_earlier_process_stays_as_it_is() {
 
     let killed = support::directory();
     copy(directory.path(), killed.path());
+    let all: Vec<u64> = lease_all(&buffer).await.iter().map(number).collect();
+    assert_eq!(all, [0, 7, 3, 4, 5], "nothing remembers what was replaced");
     let (after, recovery, losses) = open(small(killed.path()));
     assert_eq!((recovery.entries, recovery.quarantined.len(), losses.total()), (5, 0, 0));
     assert_eq!(after.waiting(1, 1, FROM_THE_FIRST, 64).await.unwrap(), vec![]);
     assert_eq!(lease_all(&after).await.iter().map(number).collect::<Vec<_>>(), [0, 7, 3, 4, 5]);
+}
+
+#[tokio::test]
+async fn what_comes_after_a_restart_does_not_go_where_the_oldest_were_replaced_and_is_evicted_last() {
+    let directory = support::directory();
+    let (buffer, ..) = open(small(directory.path()));
+    // More than one segment, of which the first is made small and the last stays full.
+    for n in 0..13 {
+        buffer.put(vec![entry(1, n, 60_000)]).await.unwrap();
+    }
+    let old = buffer.waiting(1, 1, FROM_THE_FIRST, 64).await.unwrap();
+    assert!((2..6).contains(&old.len()), "{old:?}");
+    assert!(buffer.replace(old, vec![entry(1, 100, 10)]).await.unwrap());
+    buffer.close().await;
+
+    let (buffer, ..) = open(small(directory.path()));
+    buffer.put(vec![entry(1, 200, 10)]).await.unwrap();
+    // So much that is worth more, that something of the rest has to go.
+    let (mut n, before) = (300, buffer.stats().entries);
+    while buffer.stats().entries == before + n - 300 {
+        buffer.put(vec![entry(0, n, 60_000)]).await.unwrap();
+        n += 1;
+    }
+    let left: Vec<u64> = lease_all(&buffer).await.iter().map(number).filter(|n| *n < 300).collect();
+    assert!(!left.contains(&100) && left.contains(&200), "{left:?}");
 }

@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 use ollystack_buffer::{Buffer, Entry, Loss, Observer, Options, Recovery, Stored, WhenFull};
-use std::collections::HashMap;
-use std::path::Path;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 /// Records lost by signal and reason.
@@ -82,14 +82,36 @@ pub(crate) fn disk_bytes(directory: &Path) -> u64 {
     bytes
 }
 
-/// What a kill leaves: the files as they are while the process that writes them still runs.
+/// What a kill leaves: the files as they are while the process that writes them still runs. All as of one moment: the writer may be moving
+/// a WAL at an idle one, and no kill leaves one file of before that and another of after it.
 pub(crate) fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for file in std::fs::read_dir(from).unwrap() {
-        let path = file.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() { copy(&path, &target) } else { assert!(std::fs::copy(&path, &target).is_ok()) }
+    let mut files = contents(from);
+    loop {
+        let again = contents(from);
+        if again == files {
+            break;
+        }
+        files = again;
     }
+    for (path, bytes) in files {
+        let target = to.join(path.strip_prefix(from).unwrap());
+        std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+        std::fs::write(target, bytes).unwrap();
+    }
+}
+
+/// All files below a directory by their paths. One that is deleted between the listing and the look is not there.
+fn contents(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for file in std::fs::read_dir(directory).unwrap() {
+        let path = file.unwrap().path();
+        if path.is_dir() {
+            files.extend(contents(&path));
+        } else if let Ok(bytes) = std::fs::read(&path) {
+            files.insert(path, bytes);
+        }
+    }
+    files
 }
 
 /// Segment files, oldest first.

@@ -5,7 +5,7 @@ use serde::Serialize;
 /// One input, or one feature of an input.
 #[derive(Clone, Debug, Serialize)]
 pub struct Availability {
-    /// For example `host.disk` or `ebpf.http`.
+    /// For example `host.disk` or `ebpf.requests`.
     pub name: String,
     /// Whether it works here and now.
     pub state: State,

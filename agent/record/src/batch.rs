@@ -5,7 +5,7 @@ use crate::otlp::{
     metrics::v1::ResourceMetrics,
     trace::v1::{ResourceSpans, ScopeSpans},
 };
-use crate::{Ack, Resource, Sample};
+use crate::{Ack, Request, Resource, Sample, request};
 use prost::Message;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -81,6 +81,8 @@ pub enum Records {
     Logs(Vec<ScopeLogs>),
     /// Spans by scope.
     Traces(Vec<ScopeSpans>),
+    /// Spans that the agent itself makes.
+    Requests(Vec<Request>),
 }
 
 impl Records {
@@ -89,7 +91,15 @@ impl Records {
         match self {
             Records::Metrics(_) => Signal::Metrics,
             Records::Logs(_) => Signal::Logs,
-            Records::Traces(_) => Signal::Traces,
+            Records::Traces(_) | Records::Requests(_) => Signal::Traces,
+        }
+    }
+
+    /// The same with requests as the spans that they are.
+    pub fn into_otlp(self) -> Records {
+        match self {
+            Records::Requests(requests) => Records::Traces(request::scope_spans(&requests)),
+            other => other,
         }
     }
 
@@ -99,6 +109,7 @@ impl Records {
             Records::Metrics(samples) => samples.len(),
             Records::Logs(scopes) => scopes.iter().map(|s| s.log_records.len()).sum(),
             Records::Traces(scopes) => scopes.iter().map(|s| s.spans.len()).sum(),
+            Records::Requests(requests) => requests.len(),
         };
         count as u64
     }
@@ -109,6 +120,7 @@ impl Records {
             Records::Metrics(samples) => samples.iter().map(Sample::wire_bytes).sum(),
             Records::Logs(scopes) => scopes.iter().map(Message::encoded_len).sum(),
             Records::Traces(scopes) => scopes.iter().map(Message::encoded_len).sum(),
+            Records::Requests(requests) => request::scope_spans_len(requests),
         };
         bytes as u64
     }

@@ -8,13 +8,17 @@
 
 pub mod ack;
 pub mod afterwork;
+pub mod attribute;
 pub mod availability;
 pub mod batch;
 pub mod intake;
 pub mod ledger;
+pub mod lines;
 pub mod metric;
+pub mod peers;
 pub mod positions;
 pub mod pressure;
+pub mod request;
 pub mod resource;
 pub mod service_name;
 pub mod spans;
@@ -22,13 +26,17 @@ pub mod value;
 
 pub use ack::{Ack, Outcome, Pending, Verdicts};
 pub use afterwork::Afterwork;
+pub use attribute::Attribute;
 pub use availability::{Availability, State};
 pub use batch::{Batch, Class, Records, Reduced, ReducedRecords, Signal, Source};
 pub use intake::{Held, Intake, IntakeError, Received, Slot};
 pub use ledger::{DropReason, Ledger, Place};
+pub use lines::Lines;
 pub use metric::{Kind, Metric, Sample, Scope, Series, Value};
 pub use opentelemetry_proto::tonic as otlp;
+pub use peers::{Peer, Peers};
 pub use positions::{Ahead, Announcement, Positions, Putting, Settled};
 pub use pressure::{Level, Pressure};
+pub use request::{Request, Template};
 pub use resource::Resource;
 pub use spans::Spans;

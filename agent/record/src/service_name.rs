@@ -163,19 +163,49 @@ fn program<'a>(cmdline: &'a [u8], executable: &'a str) -> Cow<'a, str> {
         let at = arguments.iter().position(|argument| argument == flag)?;
         arguments.get(at + 1).cloned()
     };
-    let named = match bare {
-        "python" | "pypy" => follows("-m").map(|module| stem(&module)),
-        "java" => follows("-jar").map(|jar| stem(&jar)),
-        _ => None,
-    };
-    // Otherwise the first argument that is no flag, if it looks like a file: "-c 'code'" does not name a service.
+    // The first argument that is no flag, if it looks like a file: "-c 'code'" does not name a service.
     let script = || {
         let first = arguments.iter().find(|argument| !argument.starts_with('-'))?;
         let is_file = !first.contains(char::is_whitespace) && (first.contains('/') || first.contains('.'));
         let inline = arguments.iter().any(|argument| matches!(argument.as_ref(), "-c" | "-e" | "-r"));
-        (is_file && !inline).then(|| stem(first))
+        (is_file && !inline).then(|| first.clone())
     };
-    named.or_else(script).filter(|name| !name.is_empty()).map_or(Cow::Borrowed(executable), Cow::Owned)
+    let named = match bare {
+        "java" => follows("-jar").or_else(|| main_class(&arguments)),
+        "python" | "pypy" => follows("-m").or_else(script),
+        _ => script(),
+    };
+    let named = named.map(|named| stem(&named)).filter(|name| !name.is_empty());
+    named.map_or(Cow::Borrowed(executable), Cow::Owned)
+}
+
+/// The class that Java runs, with its module before it if it has one: the first argument that is neither an option nor its value.
+fn main_class<'a>(arguments: &[Cow<'a, str>]) -> Option<Cow<'a, str>> {
+    const WITH_VALUE: [&str; 14] = [
+        "-cp",
+        "-classpath",
+        "--class-path",
+        "-p",
+        "--module-path",
+        "--upgrade-module-path",
+        "--add-modules",
+        "--limit-modules",
+        "--add-exports",
+        "--add-opens",
+        "--add-reads",
+        "--patch-module",
+        "--enable-native-access",
+        "--source",
+    ];
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        if WITH_VALUE.contains(&argument.as_ref()) {
+            rest.next();
+        } else if !argument.starts_with(['-', '@']) {
+            return Some(argument.clone());
+        }
+    }
+    None
 }
 
 /// `/srv/shop.py` is shop. A Java main class `org.acme.Shop` stays: only known endings go.
@@ -226,7 +256,14 @@ mod tests {
             ("python3", "python3 -u -m gunicorn app:main", "gunicorn"),
             ("python3", "python3 -c import", "python3"),
             ("java", "java -Xmx1g -jar /opt/orders.jar", "orders"),
-            ("java", "java -cp lib org.acme.Shop", "java"),
+            ("java", "java -cp lib org.acme.Shop", "org.acme.Shop"),
+            (
+                "java",
+                "java -Xmx1g -cp /app/classes:/app/libs/* --add-opens java.base/java.lang=ALL-UNNAMED Shop 1",
+                "Shop",
+            ),
+            ("java", "java @/app/arguments -p /app -m shop/org.acme.Shop", "org.acme.Shop"),
+            ("java", "java -cp /app/libs/*", "java"),
             ("node", "node", "node"),
             ("node", "node dist/server.js", "server"),
             ("nginx", "nginx: worker", "nginx"),

@@ -106,6 +106,7 @@ impl Prepare<'_> {
                 }
                 scopes.retain(|scope| !scope.spans.is_empty());
             }
+            Records::Requests(_) => unreachable!("a recording has spans"),
         }
         (batch.records.count() > 0).then_some(batch)
     }

@@ -7,6 +7,7 @@ use crate::varint::{put, put_difference};
 use crate::{Error, FORGET, LOGS, MAGIC, METRICS, NUMBERS_MAX, RESOURCE, SERIES, TRACES, describe};
 use ollystack_record::otlp::logs::v1::ResourceLogs;
 use ollystack_record::otlp::trace::v1::ResourceSpans;
+use ollystack_record::request::scope_spans;
 use ollystack_record::{Batch, Records, Resource, Series, Source};
 use prost::Message;
 use std::collections::HashMap;
@@ -68,6 +69,11 @@ impl<W: Write> Writer<W> {
             }
             Records::Traces(scopes) => {
                 let message = ResourceSpans { scope_spans: scopes.clone(), ..ResourceSpans::default() };
+                body.extend(message.encode_to_vec());
+                TRACES
+            }
+            Records::Requests(requests) => {
+                let message = ResourceSpans { scope_spans: scope_spans(requests), ..ResourceSpans::default() };
                 body.extend(message.encode_to_vec());
                 TRACES
             }

@@ -3,7 +3,7 @@
 //! Invariants held here: nothing panics, whatever bytes a ring or a socket gives; no table grows past its limit.
 
 use crate::btf::Btf;
-use crate::http::{Http, parse};
+use crate::flow::Flows;
 use crate::process::ProcessEvents;
 use crate::processes::Processes;
 use crate::tcp::Tcp;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub fn records(data: &[u8]) {
     let host = Arc::new(Resource::default());
     let mut processes = Processes::new(Arc::clone(&host), 16);
-    let (mut http, mut tcp) = (Http::new(8), Tcp::new(8, 0));
+    let (mut flows, mut tcp) = (Flows::new(8), Tcp::new(8, 0));
     let mut events = ProcessEvents::new(host, 4, 0);
     let (intake, mut received) = Intake::new(64, 4_096, Arc::new(Ledger::default()));
     let mut rest = data;
@@ -24,25 +24,16 @@ pub fn records(data: &[u8]) {
         match head & 3 {
             0 => drop(events.take(record, 0)),
             1 => tcp.take(record, &mut processes),
-            kind => http.take(record, kind == 2, 0, &mut processes),
+            kind => flows.take(record, kind == 2, 0, &mut processes),
         }
         rest = tail;
     }
     let stats = crate::Stats::default();
-    http.hand_in(&intake, &stats);
-    http.settle(u64::MAX, &intake, &stats);
+    flows.hand_in(&intake, &stats);
+    flows.settle(u64::MAX, 0, &mut processes, &intake, &stats);
     events.hand_in(&intake);
     drop((events.read(1), tcp.read(1)));
     while received.try_recv().is_ok() {}
-}
-
-/// The head of a request or an answer.
-pub fn http(data: &[u8]) {
-    if let Some(request) = parse::request(data) {
-        // A byte that is no UTF-8 becomes a character of three.
-        assert!(request.path.is_none_or(|path| path.len() <= 3 * data.len()), "a path longer than its head");
-    }
-    let _ = parse::response(data);
 }
 
 /// A kernel's type information.

@@ -1,14 +1,15 @@
-//! A small reader of the kernel's own type information (BTF), for one question: where in a struct is a field.
+//! A small reader of the kernel's own type information (BTF), for few questions: where in a struct is a field, what an
+//! enumerator stands for, what a tracepoint or a function is given.
 //!
-//! In: `/sys/kernel/btf/vmlinux`, some 5 MB, held only while questions are asked. Out: byte offsets. The format is the
+//! In: `/sys/kernel/btf/vmlinux`, some 5 MB, held only while questions are asked. Out: numbers. The format is the
 //! kernel's `Documentation/bpf/btf.rst`. Invariant: malformed input gives an error or `None`, never a panic, and the work is
-//! bounded by the size of the input and the depth limit.
+//! bounded by the size of the input and by how many members one question may look at.
 
 use crate::host::Pages;
 use std::ops::{Deref, Range};
 
 /// Where the kernel shows its types.
-const KERNEL: &str = "/sys/kernel/btf/vmlinux";
+pub(crate) const KERNEL: &str = "/sys/kernel/btf/vmlinux";
 
 const MAGIC: u32 = 0xEB9F;
 const HEADER_BYTES: usize = 24;
@@ -16,12 +17,19 @@ const TYPE_BYTES: usize = 12;
 const MEMBER_BYTES: usize = 12;
 /// Anonymous structs nest three deep in the kernel; modifiers add one each.
 const DEPTH_MAX: u32 = 16;
+/// Looked at for one question; the kernel's largest struct has some 300. Types that hold each other many times would else take the power of
+/// their members by the depth.
+const MEMBERS_MAX: u32 = 1 << 14;
 
+const POINTER: u32 = 2;
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
+const ENUM: u32 = 6;
 const TYPEDEF: u32 = 8;
 const VOLATILE: u32 = 9;
 const CONST: u32 = 10;
+const FUNCTION: u32 = 12;
+const PROTOTYPE: u32 = 13;
 
 /// Every how many types a position is remembered.
 const STRIDE: usize = 64;
@@ -69,16 +77,22 @@ impl<B: Deref<Target = [u8]>> Btf<B> {
         Some(btf)
     }
 
+    /// Whether anything has this name: so helpers are found, which are values of an enumeration.
+    pub(crate) fn names(&self, name: &str) -> bool {
+        let wanted = [b"\0", name.as_bytes(), b"\0"].concat();
+        memchr::memmem::find(&self.bytes[self.strings.clone()], &wanted).is_some()
+    }
+
     /// The position behind the type at `at`; `None` for a kind that is not known.
     fn next(&self, at: usize) -> Option<usize> {
         let info = word(&self.bytes, at + 4)?;
         let members = (info & 0xFFFF) as usize;
         let more = match (info >> 24) & 0x1F {
-            1 | 14 | 17 => 4,                         // int, variable, declaration tag
-            3 => 12,                                  // array
-            STRUCT | UNION | 15 | 19 => members * 12, // members, sections, 64-bit enumerators
-            6 | 13 => members * 8,                    // enumerators, parameters
-            2 | 7 | TYPEDEF..=12 | 16 | 18 => 0,      // pointers, names and modifiers of others
+            1 | 14 | 17 => 4,                          // int, variable, declaration tag
+            3 => 12,                                   // array
+            STRUCT | UNION | 15 | 19 => members * 12,  // members, sections, 64-bit enumerators
+            ENUM | PROTOTYPE => members * 8,           // enumerators, parameters
+            POINTER | 7 | TYPEDEF..=12 | 16 | 18 => 0, // pointers, names and modifiers of others
             _ => return None,
         };
         Some(at + TYPE_BYTES + more)
@@ -97,16 +111,50 @@ impl<B: Deref<Target = [u8]>> Btf<B> {
     /// The offset in bytes of `field` in `struct of`, looked for in its anonymous members too. `None` if either is not
     /// there, or the field is a bit field.
     pub(crate) fn offset(&self, of: &str, field: &str) -> Option<u32> {
-        let mut at = self.types.start;
-        while self.kind(at)? != STRUCT || !self.is_named(at, of) {
-            at = self.next(at).filter(|next| *next < self.types.end)?;
-        }
-        let bits = self.member(at, field, 0)?;
+        let bits = self.member(self.find(STRUCT, of)?, field, 0, &mut { MEMBERS_MAX })?;
         (bits % 8 == 0).then_some(bits / 8)
     }
 
-    /// Offset in bits.
-    fn member(&self, at: usize, field: &str, depth: u32) -> Option<u32> {
+    /// Bytes of `struct of`; `None` if there is none.
+    pub(crate) fn size(&self, of: &str) -> Option<u32> {
+        word(&self.bytes, self.find(STRUCT, of)? + 8)
+    }
+
+    /// What `name` stands for in `enum of`.
+    pub(crate) fn enumerator(&self, of: &str, name: &str) -> Option<u32> {
+        let at = self.find(ENUM, of)?;
+        let count = (word(&self.bytes, at + 4)? & 0xFFFF) as usize;
+        let at = (0..count).map(|number| at + TYPE_BYTES + number * 8).find(|at| self.is_named(*at, name))?;
+        word(&self.bytes, at + 4)
+    }
+
+    /// How many arguments a tracepoint is given, by the type that the kernel makes for programs that attach to it.
+    pub(crate) fn arguments(&self, tracepoint: &str) -> Option<u32> {
+        let inner = |at| self.position(word(&self.bytes, at + 8)?);
+        let pointer = inner(self.find(TYPEDEF, &format!("btf_trace_{tracepoint}"))?)?;
+        let prototype = (self.kind(pointer)? == POINTER).then(|| inner(pointer)).flatten()?;
+        let is_prototype = self.kind(prototype)? == PROTOTYPE;
+        // The first is for whoever attaches.
+        is_prototype.then_some((word(&self.bytes, prototype + 4)? & 0xFFFF).checked_sub(1)?)
+    }
+
+    /// How many parameters a function has.
+    pub(crate) fn parameters(&self, function: &str) -> Option<u32> {
+        let prototype = self.position(word(&self.bytes, self.find(FUNCTION, function)? + 8)?)?;
+        (self.kind(prototype)? == PROTOTYPE).then_some(word(&self.bytes, prototype + 4)? & 0xFFFF)
+    }
+
+    /// The position of the first type of a kind and name.
+    fn find(&self, kind: u32, name: &str) -> Option<usize> {
+        let mut at = self.types.start;
+        while self.kind(at)? != kind || !self.is_named(at, name) {
+            at = self.next(at).filter(|next| *next < self.types.end)?;
+        }
+        Some(at)
+    }
+
+    /// Offset in bits. `left` is how many members may still be looked at.
+    fn member(&self, at: usize, field: &str, depth: u32, left: &mut u32) -> Option<u32> {
         if depth > DEPTH_MAX {
             return None;
         }
@@ -114,12 +162,13 @@ impl<B: Deref<Target = [u8]>> Btf<B> {
         // With the flag, the upper byte of an offset is the width of a bit field.
         let bit_fields = info >> 31 == 1;
         for number in 0..(info & 0xFFFF) as usize {
+            *left = left.checked_sub(1)?;
             let member = at + TYPE_BYTES + number * MEMBER_BYTES;
             let offset = word(&self.bytes, member + 8)?;
             let (offset, width) = if bit_fields { (offset & 0xFF_FFFF, offset >> 24) } else { (offset, 0) };
             if word(&self.bytes, member)? == 0 {
                 let inner = self.structure(word(&self.bytes, member + 4)?, 0);
-                if let Some(found) = inner.and_then(|inner| self.member(inner, field, depth + 1)) {
+                if let Some(found) = inner.and_then(|inner| self.member(inner, field, depth + 1, left)) {
                     return offset.checked_add(found);
                 }
             } else if self.is_named(member, field) {
@@ -163,9 +212,10 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 mod tests {
     use super::*;
 
-    /// `struct outer { int a; union { struct inner { int deep; }; }; int bits: 3; }` by hand.
+    /// `struct outer { int a; union { struct inner { int deep; }; }; int bits: 3; }`, `enum which { one = 7, two = 9 }` and
+    /// `typedef void (*btf_trace_done)(void *, int, int)` and `void apply(void *, int, int)` by hand.
     fn sample() -> Vec<u8> {
-        let strings = b"\0outer\0a\0deep\0bits\0int\0";
+        let strings = b"\0outer\0a\0deep\0bits\0int\0which\0one\0two\0btf_trace_done\0apply\0";
         let name = |text: &str| strings.windows(text.len()).position(|w| w == text.as_bytes()).unwrap() as u32;
         let flag = 1 << 31;
         let words: Vec<u32> = [
@@ -174,6 +224,11 @@ mod tests {
             vec![0, CONST << 24, 2],
             vec![0, UNION << 24 | 1, 8, 0, 3, 0],
             vec![name("outer"), flag | STRUCT << 24 | 3, 16, name("a"), 1, 0, 0, 4, 64, name("bits"), 1, 3 << 24 | 128],
+            vec![name("which"), ENUM << 24 | 2, 4, name("one"), 7, name("two"), 9],
+            vec![0, PROTOTYPE << 24 | 3, 0, 0, 0, 0, 1, 0, 1],
+            vec![0, POINTER << 24, 7],
+            vec![name("btf_trace_done"), TYPEDEF << 24, 8],
+            vec![name("apply"), FUNCTION << 24, 7],
         ]
         .concat();
         let types = words.len() as u32 * 4;
@@ -194,20 +249,37 @@ mod tests {
     }
 
     #[test]
+    fn sizes_enumerators_and_arguments_are_told() {
+        let btf = Btf::parse(sample()).unwrap();
+        assert_eq!((btf.size("outer"), btf.size("which"), btf.size("inner")), (Some(16), None, None));
+        assert_eq!((btf.enumerator("which", "one"), btf.enumerator("which", "two")), (Some(7), Some(9)));
+        assert_eq!((btf.enumerator("which", "three"), btf.enumerator("outer", "a")), (None, None));
+        assert_eq!((btf.arguments("done"), btf.arguments("gone")), (Some(2), None));
+        assert_eq!((btf.parameters("apply"), btf.parameters("done")), (Some(3), None));
+    }
+
+    fn ask(bytes: Vec<u8>) {
+        if let Some(btf) = Btf::parse(bytes) {
+            let _ = (
+                btf.offset("outer", "deep"),
+                btf.enumerator("which", "two"),
+                btf.arguments("done"),
+                btf.parameters("apply"),
+            );
+        }
+    }
+
+    #[test]
     fn damaged_type_information_never_panics() {
         let whole = sample();
         for length in 0..whole.len() {
-            if let Some(btf) = Btf::parse(whole[..length].to_vec()) {
-                let _ = btf.offset("outer", "deep");
-            }
+            ask(whole[..length].to_vec());
         }
         for at in 0..whole.len() {
             for value in [0, 1, 0x7F, 0x80, 0xFF] {
                 let mut bytes = whole.clone();
                 bytes[at] = value;
-                if let Some(btf) = Btf::parse(bytes) {
-                    let _ = btf.offset("outer", "deep");
-                }
+                ask(bytes);
             }
         }
     }
@@ -218,6 +290,18 @@ mod tests {
         // The union's only member becomes the union itself.
         let at = bytes.windows(12).position(|w| w == [0u32, 3, 0].map(u32::to_ne_bytes).concat()).unwrap();
         bytes[at + 4..at + 8].copy_from_slice(&4u32.to_ne_bytes());
+        assert_eq!(Btf::parse(bytes).unwrap().offset("outer", "deep"), None);
+    }
+
+    #[test]
+    fn a_type_that_contains_itself_many_times_ends_soon() {
+        let strings = b"\0outer\0";
+        let members = [0, 1, 0].repeat(40);
+        let types = [vec![1, STRUCT << 24 | 40, 4], members].concat();
+        let length = types.len() as u32 * 4;
+        let header = [MAGIC | 1 << 16, 24, 0, length, length, strings.len() as u32];
+        let mut bytes: Vec<u8> = header.iter().chain(&types).flat_map(|word| word.to_ne_bytes()).collect();
+        bytes.extend(strings);
         assert_eq!(Btf::parse(bytes).unwrap().offset("outer", "deep"), None);
     }
 }

@@ -1,30 +1,51 @@
-//! What the kernel sees: processes, TCP connections and HTTP requests, without touching an application.
+//! What the kernel sees: processes, TCP connections and requests of many protocols, without touching an application.
 //!
-//! In: records that the programs of `agent-ebpf` write into ring buffers. Out: spans of HTTP requests, counters of processes
-//! and TCP connections, and log events of process starts and ends. The modules in the datum's order: `btf`, `layouts` and
-//! `load` get the programs running; `run` drains; `process`, `tcp` and `http` make records of what comes; `processes` says
+//! In: records that the programs of `agent-ebpf` write into ring buffers, and what they count in maps. Out: spans of requests,
+//! counters of processes and TCP connections, log events of process starts and ends, and the signals of the host (`signals`). The modules in the datum's order: `btf`, `layouts` and
+//! `load` get the programs running, `tls` puts more of them where there is TLS; `run` drains; `process`, `tcp` and `flow` make records of what comes; `processes` says
 //! whose they are. Invariant: what the kernel refuses is a row in [`availability`], never an error.
 
+mod block;
 mod btf;
+mod cgroup;
 mod config;
+mod flow;
 #[cfg(feature = "fuzz")]
 #[path = "../fuzz/targets.rs"]
 pub mod fuzz;
+mod histograms;
 mod host;
-mod http;
 mod layouts;
+mod lines;
 mod load;
+mod losses;
+mod oom;
+mod peers;
 mod process;
 mod processes;
+mod profile;
 mod refusal;
+#[cfg(feature = "replay")]
+pub mod replay;
 mod run;
+mod run_queue;
+mod seen;
+mod signals;
 mod stats;
 mod tcp;
+mod tls;
 
-pub use config::{Config, Taps};
+pub use config::{Config, Protocol, Taps};
+pub use flow::TEMPLATE_BYTES_MAX;
+pub use seen::SeenProcess;
 pub use stats::{Feature, Reading, Stats};
+pub use tls::TlsFile;
 
-use ollystack_record::{Availability, Intake, Resource, Scope, State};
+/// What the kernel holds for all maps of what is on without being asked for, besides the ring of `ring_bytes`, in bytes: sockets, calls,
+/// connections, disks, smaller rings.
+pub const MAP_BYTES_MAX: u64 = 5_085 << 10;
+
+use ollystack_record::{Availability, Intake, Lines, Peers, Resource, Scope, State};
 use std::sync::{Arc, LazyLock, atomic::Ordering::Relaxed};
 use tokio_util::sync::CancellationToken;
 
@@ -63,6 +84,27 @@ pub async fn run(
     stop: CancellationToken,
     stats: Arc<Stats>,
 ) -> Result<(), Error> {
+    run_among(config, resource, intake, Around::default(), stop, stats).await
+}
+
+/// What the input has in common with others.
+#[derive(Clone, Debug, Default)]
+pub struct Around {
+    /// What was found out of who answers where: spans then name the service at the other end.
+    pub peers: Arc<Peers>,
+    /// Where it tells of lines that processes write as they serve.
+    pub lines: Arc<Lines>,
+}
+
+/// The same, together with others.
+pub async fn run_among(
+    config: Config,
+    resource: Arc<Resource>,
+    intake: Intake,
+    around: Around,
+    stop: CancellationToken,
+    stats: Arc<Stats>,
+) -> Result<(), Error> {
     config.check()?;
     let loading = config.clone();
     // The blocking pool, because the kernel's verifier takes its time. If the runtime is shutting down there is no answer.
@@ -76,15 +118,22 @@ pub async fn run(
         }
     }
     stats.map_bytes.store(features.map_bytes, Relaxed);
-    let rungs = [("ebpf.process", &features.process), ("ebpf.tcp", &features.tcp), ("ebpf.http", &features.http)];
-    stats.set_features(
-        rungs.map(|(name, loaded)| Feature { name, rung: loaded.as_ref().map_or("off", |l| l.rung) }).into(),
-    );
-    if rungs.iter().all(|(_, loaded)| loaded.is_none()) {
+    let rungs =
+        [("ebpf.process", &features.process), ("ebpf.tcp", &features.tcp), ("ebpf.requests", &features.requests)];
+    let told = rungs.map(|(name, loaded)| Feature { name, rung: loaded.as_ref().map_or("off", |l| l.rung) });
+    let tls = Feature { name: "ebpf.tls", rung: if features.tls.is_some() { "uprobes" } else { "off" } };
+    if let Some(tls) = &features.tls {
+        stats.set_tls(tls.probed(), tls.told());
+    }
+    let lines = Feature { name: "ebpf.log_traces", rung: features.lines.as_ref().map_or("off", |lines| lines.rung) };
+    let told: Vec<Feature> = told.into_iter().chain([tls, lines]).chain(features.signals.features()).collect();
+    let is_idle = told.iter().all(|feature| feature.rung == "off");
+    stats.set_features(told);
+    if is_idle {
         stop.cancelled().await;
         return Ok(());
     }
-    run::run(&config, features, resource, intake, stop, stats).await;
+    run::run(&config, features, resource, intake, around, stop, stats).await;
     Ok(())
 }
 

@@ -4,11 +4,14 @@
 //! command name that came with the record. Out: resources built once and shared. Invariant: at most `max` processes and
 //! `max` services are remembered; when there are more, all are forgotten and read again.
 
+use crate::peers::Ends;
+use crate::seen::{Seen, SeenProcess};
 use hashbrown::HashMap;
 use ollystack_ebpf::COMMAND_BYTES;
-use ollystack_record::Resource;
+use ollystack_ebpf::flow::Meta;
 use ollystack_record::service_name::{Process, service_name};
 use ollystack_record::value::{int, string};
+use ollystack_record::{Peer, Peers, Resource};
 use ollystack_schema::names::semconv;
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -19,6 +22,10 @@ const FRESH_NS: u64 = 60_000_000_000;
 /// An environment may be 2 MB; the variables that name a service are near its start in practice.
 const READ_BYTES_MAX: u64 = 64 * 1024;
 
+/// What event loops wait on, and how many files are looked at to find one: processes with more mostly have one.
+const LOOPS: [&str; 2] = ["anon_inode:[eventpoll]", "anon_inode:[io_uring]"];
+const FILES_MAX: usize = 1_024;
+
 /// A process, as it appears in what is sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Who {
@@ -26,6 +33,10 @@ pub(crate) struct Who {
     pub(crate) process: Arc<Resource>,
     /// Without: for metrics, so that every run of a program adds to the same series.
     pub(crate) service: Arc<Resource>,
+    /// What the service is called.
+    name: Arc<str>,
+    /// The network namespace it is in; 0 if that cannot be read.
+    namespace: u64,
 }
 
 /// Remembers processes.
@@ -35,11 +46,40 @@ pub(crate) struct Processes {
     max: usize,
     known: HashMap<u32, (Who, u64)>,
     services: HashMap<(String, String), Arc<Resource>>,
+    ends: Ends,
+    seen: Seen,
 }
 
 impl Processes {
     pub(crate) fn new(host: Arc<Resource>, max: usize) -> Processes {
-        Processes { host, proc: PathBuf::from("/proc"), max, known: HashMap::new(), services: HashMap::new() }
+        let (proc, ends) = (PathBuf::from("/proc"), Ends::new(Arc::default(), max));
+        Processes { host, proc, max, known: HashMap::new(), services: HashMap::new(), ends, seen: Seen::default() }
+    }
+
+    /// With what was found out of who answers where.
+    pub(crate) fn among(self, peers: Arc<Peers>) -> Processes {
+        Processes { ends: Ends::new(peers, self.max), ..self }
+    }
+
+    /// A connection is seen for the first time.
+    pub(crate) fn opened(&mut self, meta: &Meta) {
+        let who = self.who(meta.process, &meta.command, meta.time_ns);
+        self.ends.opened(meta, who.namespace, &who.name);
+    }
+
+    /// A span is made over this connection. Who is at the other end, if that is known.
+    pub(crate) fn spanned(&mut self, meta: &Meta) -> Option<Peer> {
+        self.seen.span(meta);
+        let namespace = match self.known.get(&meta.process) {
+            Some((who, read_ns)) if meta.time_ns.saturating_sub(*read_ns) < FRESH_NS => who.namespace,
+            _ => self.who(meta.process, &meta.command, meta.time_ns).namespace,
+        };
+        self.ends.other(meta, namespace)
+    }
+
+    /// A connection of this process is given up.
+    pub(crate) fn gave_up(&mut self, meta: &Meta) {
+        self.seen.gave_up(meta);
     }
 
     /// The host itself, for what belongs to no process.
@@ -50,7 +90,9 @@ impl Processes {
     /// The process of this number. `command` stands in for what /proc no longer has.
     pub(crate) fn who(&mut self, process: u32, command: &[u8; COMMAND_BYTES], now_ns: u64) -> Who {
         if process == 0 {
-            return Who { process: Arc::clone(&self.host), service: Arc::clone(&self.host) };
+            let (process, service, name) =
+                (Arc::clone(&self.host), Arc::clone(&self.host), self.host.service_name().into());
+            return Who { process, service, name, namespace: 0 };
         }
         if let Some((who, read_ns)) = self.known.get(&process)
             && now_ns.saturating_sub(*read_ns) < FRESH_NS
@@ -65,9 +107,33 @@ impl Processes {
         who
     }
 
+    /// The process of this number, if it was met. Nothing is read.
+    pub(crate) fn known(&self, process: u32) -> Option<&Who> {
+        self.known.get(&process).map(|(who, _)| who)
+    }
+
+    /// Whether the process can wait for many files at once, as event loops do, or it cannot be told. `poll` and `select` do not show.
+    pub(crate) fn has_loop(&self, process: u32) -> bool {
+        let Ok(files) = std::fs::read_dir(self.proc.join(process.to_string()).join("fd")) else { return true };
+        let waits =
+            |file: std::io::Result<std::fs::DirEntry>| match file.and_then(|file| std::fs::read_link(file.path())) {
+                Ok(link) => LOOPS.iter().any(|name| link.as_os_str() == *name),
+                // Closed meanwhile.
+                Err(_) => false,
+            };
+        let mut files = files.take(FILES_MAX + 1).enumerate();
+        files.any(|(at, file)| at == FILES_MAX || waits(file))
+    }
+
     /// The process runs another program now.
     pub(crate) fn changed(&mut self, process: u32) {
         self.known.remove(&process);
+        self.seen.forget(process);
+    }
+
+    /// What was seen of the requests of each.
+    pub(crate) fn seen(&self) -> Vec<SeenProcess> {
+        self.seen.read()
     }
 
     fn read(&mut self, process: u32, command: &str) -> Who {
@@ -102,9 +168,17 @@ impl Processes {
         }
         let host = &self.host;
         let with_host = |attributes: Vec<_>| Arc::new(Resource::new([host.attributes().to_vec(), attributes].concat()));
+        let called = Arc::from(service.as_str());
         let of_service = self.services.entry((service, name.to_owned())).or_insert_with(|| with_host(shared));
-        Who { service: Arc::clone(of_service), process: with_host(own) }
+        let namespace = std::fs::read_link(folder.join("ns/net")).ok();
+        let namespace = namespace.and_then(|path| number(path.to_str()?)).unwrap_or(0);
+        Who { service: Arc::clone(of_service), process: with_host(own), name: called, namespace }
     }
+}
+
+/// `net:[4026531840]` is 4026531840.
+fn number(namespace: &str) -> Option<u64> {
+    namespace.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
 }
 
 /// Up to the first zero.
@@ -174,6 +248,22 @@ mod tests {
             processes.who(number, &command("x"), 1);
             assert!(processes.known.len() <= 2);
         }
+    }
+
+    #[test]
+    fn an_event_loop_shows_by_what_it_waits_on_and_what_cannot_be_told_may_have_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = |process: &str, file: usize, to: &str| {
+            let files = folder.path().join(process).join("fd");
+            std::fs::create_dir_all(&files).unwrap();
+            std::os::unix::fs::symlink(to, files.join(file.to_string())).unwrap();
+        };
+        link("7", 0, "/dev/null");
+        link("8", 0, "/dev/null");
+        link("8", 1, "anon_inode:[eventpoll]");
+        (0..=FILES_MAX).for_each(|file| link("9", file, "/dev/null"));
+        let processes = processes(&folder);
+        assert_eq!([7, 8, 9, 10].map(|process| processes.has_loop(process)), [false, true, true, true]);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Why a feature cannot be loaded, in words for a person, and what would help.
 
-use aya::EbpfError;
 use aya::maps::MapError;
 use aya::programs::ProgramError;
 use aya::sys::SyscallError;
+use aya::{BtfError, EbpfError};
 use rustix::io::Errno;
 use std::io;
 
@@ -40,12 +40,22 @@ impl Refusal {
         }
     }
 
+    /// The CPUs that there are cannot be told.
+    pub(crate) fn no_cpus(error: &io::Error) -> Refusal {
+        Refusal { why: format!("the list of CPUs cannot be read: {error}"), remedy: "mount sysfs at /sys".into() }
+    }
+
     /// Tracefs cannot be seen.
     pub(crate) fn no_tracefs(error: Errno) -> Refusal {
         Refusal {
             why: format!("tracefs is not mounted, and a private mount was refused: {error}"),
             remedy: "mount -t tracefs tracefs /sys/kernel/tracing, or grant CAP_SYS_ADMIN".into(),
         }
+    }
+
+    /// Functions of the kernel cannot be watched at their entry and return.
+    pub(crate) fn no_functions(why: &str) -> Refusal {
+        Refusal { why: why.into(), remedy: "set ebpf.taps = \"auto\", which takes another way".into() }
     }
 
     /// Any refusal by kernel or loader. The verifier's log is for the debug log, not for a person.
@@ -78,4 +88,4 @@ macro_rules! from {
         }
     )* };
 }
-from!(EbpfError, MapError, ProgramError, SyscallError);
+from!(BtfError, EbpfError, MapError, ProgramError, SyscallError);

@@ -1,5 +1,7 @@
 //! What the eBPF input did, for the admin page and the agent's own metrics.
 
+use crate::seen::SeenProcess;
+use crate::tls::TlsFile;
 use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -10,22 +12,30 @@ pub struct Stats {
     pub(crate) map_bytes: AtomicU64,
     pub(crate) process_events: AtomicU64,
     pub(crate) tcp_events: AtomicU64,
-    pub(crate) http_events: AtomicU64,
-    pub(crate) http_spans: AtomicU64,
-    pub(crate) http_unanswered: AtomicU64,
-    pub(crate) http_unpaired: AtomicU64,
-    pub(crate) http_heads_cut: AtomicU64,
+    pub(crate) flow_events: AtomicU64,
+    pub(crate) spans: AtomicU64,
+    pub(crate) lines: AtomicU64,
+    pub(crate) lines_served: AtomicU64,
+    pub(crate) lines_missed: AtomicU64,
+    pub(crate) unanswered: AtomicU64,
+    pub(crate) unpaired: AtomicU64,
+    pub(crate) unrecognised: AtomicU64,
+    pub(crate) midway: AtomicU64,
+    pub(crate) heads_cut: AtomicU64,
     pub(crate) ring_failures: AtomicU64,
     pub(crate) drains_put_off: AtomicU64,
+    pub(crate) tls_files: AtomicU64,
+    tls: Mutex<Vec<TlsFile>>,
     features: Mutex<Vec<Feature>>,
+    processes: Mutex<Vec<SeenProcess>>,
 }
 
 /// A feature as it runs.
 #[derive(Clone, Debug, Serialize)]
 pub struct Feature {
-    /// For example `ebpf.http`.
+    /// For example `ebpf.requests`.
     pub name: &'static str,
-    /// How it is attached, for example `tracepoints`; `off` if it is not.
+    /// How it is attached, for example `socket tracepoints`; `off` if it is not.
     pub rung: &'static str,
 }
 
@@ -38,22 +48,38 @@ pub struct Reading {
     pub process_events: u64,
     /// TCP events read.
     pub tcp_events: u64,
-    /// HTTP heads and closes read.
-    pub http_events: u64,
+    /// Calls that moved data, and closes, read.
+    pub flow_events: u64,
     /// Spans made.
-    pub http_spans: u64,
+    pub spans: u64,
+    /// Lines that processes which serve were seen to write.
+    pub lines: u64,
+    /// Those among them that a thread wrote under the one request that it served, and no doubt about it.
+    pub lines_served: u64,
+    /// Lines that were left out because a ring was filling.
+    pub lines_missed: u64,
     /// Requests whose answer was not seen: their connection ended, or was silent for minutes.
-    pub http_unanswered: u64,
+    pub unanswered: u64,
     /// Responses whose request was not seen.
-    pub http_unpaired: u64,
+    pub unpaired: u64,
+    /// Connections that were given up, as nothing that was said on them is of a known protocol.
+    pub unrecognised: u64,
+    /// The same of connections that had begun before they were looked at: what was said then may have told.
+    pub midway: u64,
     /// Heads cut short or left out because a ring was filling or memory was short; their metadata came.
-    pub http_heads_cut: u64,
+    pub heads_cut: u64,
     /// Records that did not fit into a ring. The ledger has them as dropped.
     pub ring_failures: u64,
     /// Times at which the rings were not looked into, as CPU time was used up.
     pub drains_put_off: u64,
+    /// Libraries and programs that are seen into for TLS.
+    pub tls_files: u64,
+    /// Files with TLS in them, and whether they are seen into: 64 at most.
+    pub tls: Vec<TlsFile>,
     /// One per feature.
     pub features: Vec<Feature>,
+    /// Processes of whose requests most was seen, by number.
+    pub processes: Vec<SeenProcess>,
 }
 
 impl Stats {
@@ -63,20 +89,37 @@ impl Stats {
             map_bytes: self.map_bytes.load(Relaxed),
             process_events: self.process_events.load(Relaxed),
             tcp_events: self.tcp_events.load(Relaxed),
-            http_events: self.http_events.load(Relaxed),
-            http_spans: self.http_spans.load(Relaxed),
-            http_unanswered: self.http_unanswered.load(Relaxed),
-            http_unpaired: self.http_unpaired.load(Relaxed),
-            http_heads_cut: self.http_heads_cut.load(Relaxed),
+            flow_events: self.flow_events.load(Relaxed),
+            spans: self.spans.load(Relaxed),
+            lines: self.lines.load(Relaxed),
+            lines_served: self.lines_served.load(Relaxed),
+            lines_missed: self.lines_missed.load(Relaxed),
+            unanswered: self.unanswered.load(Relaxed),
+            unpaired: self.unpaired.load(Relaxed),
+            unrecognised: self.unrecognised.load(Relaxed),
+            midway: self.midway.load(Relaxed),
+            heads_cut: self.heads_cut.load(Relaxed),
             ring_failures: self.ring_failures.load(Relaxed),
             drains_put_off: self.drains_put_off.load(Relaxed),
+            tls_files: self.tls_files.load(Relaxed),
+            tls: self.tls.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             features: self.features.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            processes: self.processes.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
 
     /// Bytes that the kernel holds for the agent's maps.
     pub fn map_bytes(&self) -> u64 {
         self.map_bytes.load(Relaxed)
+    }
+
+    pub(crate) fn set_processes(&self, processes: Vec<SeenProcess>) {
+        *self.processes.lock().unwrap_or_else(PoisonError::into_inner) = processes;
+    }
+
+    pub(crate) fn set_tls(&self, probed: usize, files: Vec<TlsFile>) {
+        self.tls_files.store(probed as u64, Relaxed);
+        *self.tls.lock().unwrap_or_else(PoisonError::into_inner) = files;
     }
 
     pub(crate) fn set_features(&self, features: Vec<Feature>) {

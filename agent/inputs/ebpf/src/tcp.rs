@@ -5,7 +5,7 @@
 //! tells whose it is. Invariant: at most `max` series groups are open between two readings; further ones merge into one that
 //! is marked as overflow.
 
-use crate::http::addresses;
+use crate::flow::addresses;
 use crate::processes::Processes;
 use crate::scope;
 use hashbrown::HashMap;

@@ -1,0 +1,3 @@
+module ollystack.test/talk
+
+go 1.21

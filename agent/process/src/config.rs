@@ -59,6 +59,8 @@ impl Config {
         within("red.services_max", red.services_max as u64, 1, 100_000)?;
         within("red.operations_per_service_max", red.operations_per_service_max as u64, 1, 100_000)?;
         within("red.series_max", red.series_max as u64, 1, 100_000)?;
+        within("red.edges_max", red.edges_max as u64, 0, 100_000)?;
+        within("red.lookups_max", red.lookups_max as u64, 0, 100_000)?;
         let traces = self.traces.check();
         traces.map_err(|sample::Unfit { field, value, allowed }| Error { field, value, allowed })?;
         let patterns = self.patterns.check();

@@ -6,15 +6,22 @@
 //! travels on with the records.
 
 mod config;
+mod edges;
+mod known;
+mod lookups;
 pub mod red;
 
 pub use config::{Config, Error};
+pub use known::BYTES_MAX as KNOWN_BYTES_MAX;
 pub use ollystack_fold as fold;
 pub use ollystack_logs as logs;
 pub use ollystack_redact as redact;
 pub use ollystack_sample as sample;
 
-use ollystack_record::{Batch, Ledger, Outcome, Records, Reduced, Resource};
+use fold::Measurement;
+use known::Known;
+use ollystack_record::otlp::trace::v1::ScopeSpans;
+use ollystack_record::{Batch, Ledger, Outcome, Records, Reduced, Request, Resource, request};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -49,6 +56,9 @@ pub struct Process {
     redactor: redact::Redactor,
     fold: fold::Fold,
     red: red::Red,
+    edges: edges::Edges,
+    lookups: lookups::Lookups,
+    known: Known,
     sampler: sample::Sampler,
     logs: logs::Logs,
     relieved_unix_nano: u64,
@@ -66,7 +76,16 @@ impl Process {
         Process {
             redactor,
             fold,
+            edges: edges::Edges::new(
+                if config.red.enabled { config.red.edges_max } else { 0 },
+                Arc::clone(&agent_resource),
+            ),
+            lookups: lookups::Lookups::new(
+                if config.red.enabled { config.red.lookups_max } else { 0 },
+                Arc::clone(&agent_resource),
+            ),
             red: red::Red::new(config.red, agent_resource),
+            known: Known::default(),
             sampler: sample::Sampler::new(config.traces, Arc::clone(&ledger)),
             logs: logs::Logs::new(config.patterns, ledger),
             relieved_unix_nano: 0,
@@ -86,12 +105,17 @@ impl Process {
                 self.fold.take(source, &resource, samples, now);
                 ack.resolve(Outcome::Accepted);
             }
-            Records::Traces(mut scopes) => {
-                self.redactor.spans(&mut scopes);
-                for span in scopes.iter().flat_map(|scope| &scope.spans) {
-                    self.red.observe(resource.service_name(), span, &mut self.fold, now);
+            Records::Requests(requests) => {
+                if self.redactor.may_change_keys() || self.sampler.has_rules() {
+                    // Anything of a span may matter then.
+                    self.take_spans(&resource, request::scope_spans(&requests), now, out);
+                } else {
+                    self.take_requests(&resource, requests, now, out);
                 }
-                self.sampler.take(&resource, scopes, now, out);
+                ack.resolve(Outcome::Accepted);
+            }
+            Records::Traces(scopes) => {
+                self.take_spans(&resource, scopes, now, out);
                 ack.resolve(Outcome::Accepted);
             }
             Records::Logs(mut scopes) => {
@@ -101,11 +125,57 @@ impl Process {
         }
     }
 
+    fn take_spans(&mut self, resource: &Arc<Resource>, mut scopes: Vec<ScopeSpans>, now: u64, out: &mut Vec<Reduced>) {
+        self.redactor.spans(&mut scopes);
+        for span in scopes.iter().flat_map(|scope| &scope.spans) {
+            self.red.observe(resource.service_name(), span, &mut self.fold, now);
+            self.edges.observe(resource.service_name(), span, &mut self.fold, now);
+            self.lookups.observe(resource.service_name(), span, &mut self.fold, now);
+        }
+        self.sampler.take(resource, scopes, now, out);
+    }
+
+    /// The same, what requests have in common looked at once.
+    fn take_requests(&mut self, resource: &Arc<Resource>, requests: Vec<Request>, now: u64, out: &mut Vec<Reduced>) {
+        let Process { redactor, fold, red, edges, lookups, known, sampler, .. } = self;
+        sampler.begin(now);
+        for mut request in requests {
+            let alike = known.of(&request.template, resource, now, |template| {
+                let template = redactor.template(template);
+                let (service, span) = (resource.service_name(), template.span());
+                let (red, edge) = (red.series(service, span, now), edges.series(service, span, now));
+                let is_lookup = lookups::is_lookup(span);
+                known::Alike { sample: sampler.alike(resource, &template), template, red, edge, is_lookup }
+            });
+            redactor.own(&mut request.own);
+            let (trace_id, span_id) = (&request.names.0[..], &request.names.1[..]);
+            let value = red::seconds(request.start_unix_nano, request.end_unix_nano);
+            let measurement = Measurement { value, time_unix_nano: request.end_unix_nano, trace_id, span_id };
+            if let Some(series) = &alike.red {
+                red.count(series, &measurement, fold, now);
+            }
+            if let Some(series) = &alike.edge {
+                edges.count(series, &measurement, fold, now);
+            }
+            if alike.is_lookup {
+                lookups.count(resource.service_name(), alike.template.span(), &request.own, &measurement, fold, now);
+            }
+            request.template = Arc::clone(&alike.template);
+            sampler.take_request(resource, alike.sample, request);
+        }
+        sampler.send(out);
+    }
+
     /// Let time pass: close windows, decide traces. Call several times a second.
     pub fn tick(&mut self, now: u64, out: &mut Vec<Reduced>) {
         self.sampler.tick(now);
         self.fold.tick(now);
         self.logs.tick(now, out);
+    }
+
+    /// From now on keep no more than this share of ordinary traces, and of what would be kept of them only this part (0 to 1 each).
+    pub fn spare(&mut self, ratio_max: f64, scale: f64) {
+        self.sampler.spare(ratio_max, scale);
     }
 
     /// Memory is short on the ladder's `level` (`ollystack_record::pressure`). From 2 on let go of what can go early: windows close
@@ -123,6 +193,7 @@ impl Process {
         }
         self.relieved_unix_nano = now;
         self.redactor.forget();
+        self.known.forget();
         self.sampler.relieve();
         self.fold.relieve(now);
         self.logs.relieve(now, out);

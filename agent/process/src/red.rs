@@ -19,7 +19,7 @@ use std::sync::Arc;
 pub const OPERATION_OTHER: &str = "_OTHER";
 
 /// Longer names of services are cut, as those of operations are: each series holds one.
-const SERVICE_BYTES_MAX: usize = 256;
+pub(crate) const SERVICE_BYTES_MAX: usize = 256;
 
 const NANOS_PER_SECOND: f64 = 1e9;
 
@@ -35,17 +35,28 @@ pub struct Config {
     pub operations_per_service_max: usize,
     /// Series in all: an operation has one for each kind and status that its spans have.
     pub series_max: usize,
+    /// Edges of the service map told apart, each side and status for itself; 0: none.
+    pub edges_max: usize,
+    /// Names looked up in DNS told apart, each service and error for itself; 0: none.
+    pub lookups_max: usize,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { enabled: true, services_max: 100, operations_per_service_max: 100, series_max: 1_000 }
+        Config {
+            enabled: true,
+            services_max: 100,
+            operations_per_service_max: 100,
+            series_max: 900,
+            edges_max: 300,
+            lookups_max: 100,
+        }
     }
 }
 
 /// How often a full table looks for series that nobody counts in any more, and since when nobody must have.
-const SWEEP_NANOS: u64 = 60_000_000_000;
-const IDLE_NANOS: u64 = 900_000_000_000;
+pub(crate) const SWEEP_NANOS: u64 = 60_000_000_000;
+pub(crate) const IDLE_NANOS: u64 = 900_000_000_000;
 
 /// Derives.
 #[derive(Debug)]
@@ -62,56 +73,47 @@ pub struct Red {
 /// The series of one operation by kind (6) and status (3), made when first needed, and when it was last counted in.
 type Variants = [[Option<(Arc<Series>, u64)>; 3]; 6];
 
-const KINDS: [&str; 6] = ["unspecified", "internal", "server", "client", "producer", "consumer"];
-const STATUSES: [&str; 3] = ["unset", "ok", "error"];
+/// Kinds of spans, by OTLP's number.
+pub(crate) const KINDS: [&str; 6] = ["unspecified", "internal", "server", "client", "producer", "consumer"];
+/// Statuses of spans, by OTLP's number.
+pub(crate) const STATUSES: [&str; 3] = ["unset", "ok", "error"];
 
 impl Red {
     /// For an agent with this resource.
     pub fn new(config: Config, resource: Arc<Resource>) -> Red {
-        let proto = InstrumentationScope { name: "ollystack.red".into(), ..InstrumentationScope::default() };
-        let metric = Metric {
-            name: SPAN_DURATION.into(),
-            unit: "s".into(),
-            description: "Duration of all spans, before sampling".into(),
-            kind: Kind::ExponentialHistogram { delta: true },
-            ..Metric::default()
-        };
-        Red {
-            config,
-            resource,
-            scope: Arc::new(Scope { proto, schema_url: String::new() }),
-            metric: Arc::new(metric),
-            services: HashMap::new(),
-            series: 0,
-            swept_unix_nano: 0,
-        }
+        let (scope, metric) = durations("ollystack.red", SPAN_DURATION, "Duration of all spans, before sampling");
+        Red { config, resource, scope, metric, services: HashMap::new(), series: 0, swept_unix_nano: 0 }
     }
 
     /// Count one span.
     pub fn observe(&mut self, service: &str, span: &Span, fold: &mut Fold, now: u64) {
+        if let Some(series) = self.series(service, span, now) {
+            self.count(&series, &measurement(span), fold, now);
+        }
+    }
+
+    /// Count a span in the series that counts it.
+    pub(crate) fn count(&self, series: &Arc<Series>, measurement: &Measurement<'_>, fold: &mut Fold, now: u64) {
+        fold.observe(&self.resource, series, measurement, now);
+    }
+
+    /// The series that counts a span like this; its identifiers and times do not matter. None: nothing is counted.
+    pub(crate) fn series(&mut self, service: &str, span: &Span, now: u64) -> Option<Arc<Series>> {
         if !self.config.enabled {
-            return;
+            return None;
         }
         let kind = usize::try_from(span.kind).ok().filter(|kind| *kind < KINDS.len()).unwrap_or(0);
         let code = span.status.as_ref().map_or(0, |status| status.code);
         let status = usize::try_from(code).ok().filter(|code| *code < STATUSES.len()).unwrap_or(0);
         let service = &service[..service.floor_char_boundary(SERVICE_BYTES_MAX)];
         let operation = operation(span);
-        let series = match self.known(service, &operation, kind, status) {
+        Some(match self.known(service, &operation, kind, status) {
             Some((series, used_unix_nano)) => {
                 *used_unix_nano = now;
                 Arc::clone(series)
             }
             None => self.admit(service, &operation, kind, status, now),
-        };
-        let nanos = span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano);
-        let measurement = Measurement {
-            value: nanos as f64 / NANOS_PER_SECOND,
-            time_unix_nano: span.end_time_unix_nano,
-            trace_id: &span.trace_id,
-            span_id: &span.span_id,
-        };
-        fold.observe(&self.resource, &series, &measurement, now);
+        })
     }
 
     fn known(&mut self, service: &str, operation: &str, kind: usize, status: usize) -> Option<&mut (Arc<Series>, u64)> {
@@ -179,6 +181,30 @@ impl Red {
     pub fn operations(&self) -> usize {
         self.services.values().map(HashMap::len).sum()
     }
+}
+
+/// The scope and the metric of durations that are derived from spans: an exponential histogram of increases, in seconds.
+pub(crate) fn durations(scope: &str, name: &str, description: &str) -> (Arc<Scope>, Arc<Metric>) {
+    let proto = InstrumentationScope { name: scope.into(), ..InstrumentationScope::default() };
+    let metric = Metric {
+        name: name.into(),
+        unit: "s".into(),
+        description: description.into(),
+        kind: Kind::ExponentialHistogram { delta: true },
+        ..Metric::default()
+    };
+    (Arc::new(Scope { proto, schema_url: String::new() }), Arc::new(metric))
+}
+
+/// How long a span took, and which it is.
+pub(crate) fn measurement(span: &Span) -> Measurement<'_> {
+    let Span { start_time_unix_nano: start, end_time_unix_nano: end, trace_id, span_id, .. } = span;
+    Measurement { value: seconds(*start, *end), time_unix_nano: *end, trace_id, span_id }
+}
+
+/// From one time to another, in nanoseconds both.
+pub(crate) fn seconds(start: u64, end: u64) -> f64 {
+    end.saturating_sub(start) as f64 / NANOS_PER_SECOND
 }
 
 const _: () =

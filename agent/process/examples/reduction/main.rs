@@ -196,6 +196,7 @@ impl Bench {
                 let batch = Batch { source, resource, records: Records::Traces(scopes.clone()), ack: Ack::none() };
                 self.each_second.take(batch, now, &mut self.unfolded);
             }
+            Records::Requests(_) => unreachable!("a recording has spans"),
         }
         self.into.take(raw::unreduced(batch), now);
         self.into.due(now);

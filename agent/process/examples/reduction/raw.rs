@@ -22,6 +22,7 @@ pub(crate) fn unreduced(batch: &Batch) -> Reduced {
         Records::Traces(scopes) => {
             ReducedRecords::Traces(ResourceSpans { resource, scope_spans: scopes.clone(), ..Default::default() })
         }
+        Records::Requests(_) => unreachable!("a recording has spans"),
     };
     Reduced { class: Class::Normal, records, acks: Vec::new() }
 }

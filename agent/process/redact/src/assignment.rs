@@ -21,6 +21,9 @@ pub(crate) fn find(text: &[u8], start: usize, end: usize, on: &impl Fn(Kind) -> 
     let back = &text[start.saturating_sub(NAME_BYTES_MAX)..start];
     let begin = start - back.iter().rev().take_while(|byte| is_name(byte)).count();
     let stop = end + text[end..].iter().take_while(|byte| is_name(byte)).count();
+    if mark::is_name(text, begin) {
+        return (None, stop);
+    }
     let named = &text[begin..stop];
     // "API key: ..."
     let spaced = || {

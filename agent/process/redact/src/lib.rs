@@ -29,7 +29,7 @@ use kind::{Counts, Find, What};
 use mark::Hasher;
 use ollystack_record::otlp::logs::v1::ScopeLogs;
 use ollystack_record::otlp::trace::v1::ScopeSpans;
-use ollystack_record::{Resource, Sample, Series};
+use ollystack_record::{Attribute, Resource, Sample, Series, Template};
 use prost::Message;
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -53,7 +53,8 @@ pub struct Redactor {
     resources: HashMap<u64, (Arc<Resource>, Arc<Resource>)>,
 }
 
-/// How often what was redacted since the start, by the names of kinds and rules; what was never found is left out.
+/// How often what was redacted since the start, by the names of kinds and rules; what was never found is left out. What requests that the
+/// kernel saw have in common counts once for many.
 pub type Stats = BTreeMap<String, u64>;
 
 impl Redactor {
@@ -115,6 +116,24 @@ impl Redactor {
         if let Some(redaction) = &self.redaction {
             scopes.iter_mut().for_each(|scope| redaction.scope_spans(scope));
         }
+    }
+
+    /// What requests have in common; the same if there is nothing to redact.
+    pub fn template(&self, template: &Arc<Template>) -> Arc<Template> {
+        let redacted = self.redaction.as_ref().and_then(|redaction| redaction.template(template));
+        redacted.map_or_else(|| Arc::clone(template), Arc::new)
+    }
+
+    /// What is a request's own. Keys are ours: see [`Redactor::may_change_keys`].
+    pub fn own(&self, attributes: &mut [Attribute]) {
+        if let Some(redaction) = &self.redaction {
+            attributes.iter_mut().for_each(|attribute| redaction.own(attribute));
+        }
+    }
+
+    /// Whether even a key of the semantic conventions may have to go: somebody's own rule may match anything.
+    pub fn may_change_keys(&self) -> bool {
+        self.redaction.as_ref().is_some_and(|redaction| !redaction.rules.is_empty())
     }
 
     /// The exemplars of samples; their series go through [`Redactor::rewrite`].

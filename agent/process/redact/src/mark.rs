@@ -66,6 +66,12 @@ pub(crate) fn mark_len(text: &[u8]) -> usize {
     if name == b"redacted" || (hash && !name.is_empty()) { end + 1 } else { 0 }
 }
 
+/// Whether what begins at `at` is the name in a mask, which names nothing that stands behind the mask.
+pub(crate) fn is_name(text: &[u8], at: usize) -> bool {
+    let start = text.get(..at).and_then(|before| before.strip_suffix(b"[redacted:")).map(<[u8]>::len);
+    start.is_some_and(|start| mark_len(&text[start..]) > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +89,15 @@ mod tests {
         assert!(others.iter().all(|other| other[5..] != hash("k", "card", "1")[5..]));
         // As `printf 'card\x001' | openssl dgst -sha256 -hmac k` has it.
         assert_eq!(hash("k", "card", "1"), "[card:7e948b8826b7ce0b]");
+    }
+
+    #[test]
+    fn the_name_in_a_mask_is_known_and_other_names_are_not() {
+        assert!(is_name(b"x[redacted:token] :1", 11));
+        for other in ["[redacted:token", "[redacted:token :1", "(redacted:token]", "[redact_d:token]"] {
+            assert!(!is_name(other.as_bytes(), 10), "{other}");
+        }
+        assert!(!is_name(b"token", 0));
     }
 
     #[test]

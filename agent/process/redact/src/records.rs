@@ -6,11 +6,12 @@
 
 use crate::kind::Kind;
 use crate::{Redaction, name};
+use ollystack_record::attribute::Value as Plain;
 use ollystack_record::otlp::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value as Any};
 use ollystack_record::otlp::logs::v1::{LogRecord, ScopeLogs};
 use ollystack_record::otlp::metrics::v1::Exemplar;
 use ollystack_record::otlp::trace::v1::{ScopeSpans, Span};
-use ollystack_record::{Resource, Sample, Scope, Series, Value};
+use ollystack_record::{Attribute, Resource, Sample, Scope, Series, Template, Value};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -92,6 +93,32 @@ impl Redaction {
         scope.scope.as_mut().map(|scope| self.scope(scope));
         self.string(&mut scope.schema_url);
         scope.spans.iter_mut().for_each(|span| self.span(span));
+    }
+
+    pub(crate) fn template(&self, template: &Template) -> Option<Template> {
+        let Scope { proto, schema_url } = &**template.scope();
+        let (scope, spans) = (Some(proto.clone()), vec![template.span().clone()]);
+        let mut whole = ScopeSpans { scope, spans, schema_url: schema_url.clone() };
+        self.scope_spans(&mut whole);
+        let ScopeSpans { scope, mut spans, schema_url } = whole;
+        let (scope, span) = (Scope { proto: scope?, schema_url }, spans.pop()?);
+        let is_same = scope == **template.scope() && span == *template.span();
+        (!is_same).then(|| Template::new(Arc::new(scope), span))
+    }
+
+    pub(crate) fn own(&self, attribute: &mut Attribute) {
+        let kind = self.kind_of_attribute(attribute.key);
+        let redacted = match (&attribute.value, kind) {
+            (Plain::Text(text), None) => match self.text(text) {
+                Cow::Borrowed(_) => return,
+                Cow::Owned(redacted) => redacted,
+            },
+            (Plain::Text(text), Some(_)) if name::says_nothing(text.as_bytes()) => return,
+            (Plain::Text(text), Some(kind)) => self.replaced(text, kind),
+            (Plain::Int(number), Some(kind)) => self.replaced(&number.to_string(), kind),
+            (Plain::Int(_) | Plain::Bool(_), _) => return,
+        };
+        attribute.value = Plain::Text(Cow::Owned(redacted));
     }
 
     fn span(&self, span: &mut Span) {

@@ -42,6 +42,11 @@ fn left_alone(texts: &[&str]) {
 }
 
 #[test]
+fn the_name_in_a_mask_gives_nothing_away() {
+    check(&[("token=abcdefgh :1795165eb211c803", "token=[redacted:token] :1795165eb211c803")]);
+}
+
+#[test]
 fn cards_of_every_scheme_are_found_however_they_are_grouped() {
     check(&[
         ("4111111111111111", "[redacted:card]"),

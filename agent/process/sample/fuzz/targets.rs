@@ -2,7 +2,7 @@
 //!
 //! Invariants held here: a threshold is never lowered, and what is written is read again; entries of others stay.
 
-use crate::probability::{earlier, mark, share};
+use ollystack_schema::probability::{earlier, mark, share};
 
 /// Eight bytes of threshold, then the tracestate.
 pub fn tracestate(data: &[u8]) {

@@ -71,7 +71,7 @@ impl Default for Config {
             wait_ms: 5_000,
             grace_ms: 500,
             spans_max: 20_000,
-            bytes_max: 8 << 20,
+            bytes_max: 7 << 20,
             decisions_max: 20_000,
             baseline_ratio: 0.05,
             budget_spans_per_second: 50.0,

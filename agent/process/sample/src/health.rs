@@ -43,7 +43,8 @@ impl HealthChecks {
         }
     }
 
-    fn is(&self, text: &str) -> bool {
+    /// Whether a path or route is that of one.
+    pub(crate) fn is(&self, text: &str) -> bool {
         !text.is_empty()
             && (self.whole.contains(text) || self.beginnings.iter().any(|beginning| text.starts_with(beginning)))
     }

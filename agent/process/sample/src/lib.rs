@@ -29,13 +29,13 @@ mod latency;
 pub mod operation;
 mod operations;
 mod origins;
-mod probability;
 pub mod rule;
 mod sight;
 mod stats;
 #[cfg(test)]
 mod tests;
 mod waiting;
+mod waits;
 
 pub use config::{Config, RULES_MAX, Unfit};
 pub use stats::{BaselineStats, PolicyStats, Stats};
@@ -45,18 +45,22 @@ use budgets::{Budgets, Size};
 use decisions::{Decision, Decisions, Unless};
 use hand_out::{Kept, hand_out};
 use health::HealthChecks;
+use ollystack_record::attribute::{Attribute, Value};
 use ollystack_record::otlp::trace::v1::{ScopeSpans, Span};
 use ollystack_record::value::attributes_heap_bytes;
-use ollystack_record::{Class, DropReason, Ledger, Place, Reduced, Resource, Signal};
+use ollystack_record::{Class, DropReason, Ledger, Place, Reduced, Request, Resource, Signal, Template};
+use ollystack_schema::names::semconv;
+use ollystack_schema::probability;
 use operation::operation;
 use operations::Operations;
 use origins::{Origin, Origins};
-use prost::Message;
+use prost::encoding::{encode_varint, encoded_len_varint};
 use rule::{Keep, Rule, Subject};
 use stats::{Counters, Policy};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use waiting::{Trace, Waiting};
+use waits::Waits;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// A single trace may hold this part of `bytes_max`: one that never ends must not drive all others out.
@@ -77,8 +81,10 @@ struct Leaving {
 #[derive(Debug)]
 pub struct Sampler {
     config: Config,
-    /// The lowest threshold of the baseline, by `baseline_ratio`.
+    /// The lowest threshold of the baseline: by `baseline_ratio`, and by what was asked since.
     baseline: u64,
+    /// What the share of ordinary traces is multiplied by.
+    scale: f64,
     /// The highest that an earlier sampler is believed, by `weight_max`.
     believed: u64,
     health_checks: HealthChecks,
@@ -119,12 +125,38 @@ struct Sight {
     rule: Option<u16>,
 }
 
+/// What a span says for itself.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    /// Of its operation.
+    key: u64,
+    entry: bool,
+    failed: bool,
+    seconds: f64,
+    /// How it failed, by [`operations::error_key`].
+    error: Option<u64>,
+    health_check: bool,
+    rule: Option<u16>,
+    /// From here on it is slow; 0: by what is usual.
+    slow_ms: u64,
+}
+
+/// What requests that have a template in common say, as far as that tells.
+#[derive(Clone, Copy, Debug)]
+pub struct Alike {
+    key: u64,
+    service_hash: u64,
+    /// Each is where its trace enters the service, whether it has a parent or not.
+    serves: bool,
+    failed: bool,
+    error: Option<u64>,
+    health_check: bool,
+}
+
 /// Where spans come from.
 #[derive(Clone, Copy, Debug)]
-struct Whose<'a> {
+struct Whose {
     origin: u32,
-    resource: &'a Resource,
-    service: &'a str,
     service_hash: u64,
 }
 
@@ -133,6 +165,7 @@ impl Sampler {
     pub fn new(config: Config, ledger: Arc<Ledger>) -> Sampler {
         Sampler {
             baseline: probability::threshold(config.baseline_ratio),
+            scale: 1.0,
             believed: probability::threshold(1.0 / config.weight_max),
             health_checks: HealthChecks::new(&config.health_checks),
             decisions: Decisions::new(config.decisions_max),
@@ -167,21 +200,79 @@ impl Sampler {
         now_unix_nano: u64,
         out: &mut Vec<Reduced>,
     ) {
-        self.now_unix_nano = now_unix_nano;
-        let service = resource.service_name();
-        let service_hash = xxh3_64(service.as_bytes());
+        self.begin(now_unix_nano);
+        let service_hash = xxh3_64(resource.service_name().as_bytes());
         for ScopeSpans { scope, spans, schema_url } in scopes {
-            let origin = self.origins.hold(Origin { resource: Arc::clone(resource), scope, schema_url });
-            let whose = Whose { origin, resource, service, service_hash };
+            let origin = Origin { resource: Arc::clone(resource), scope, schema_url, template: None };
+            let origin = self.origins.hold(origin);
+            let whose = Whose { origin, service_hash };
             self.taken += spans.len() as u64;
             for mut span in spans {
                 self.weights_limited += u64::from(probability::limit(&mut span.trace_state, self.believed));
-                let sight = self.look(&span, whose);
+                let told = self.told(&span, resource, service_hash);
+                let sight = self.look(told);
                 self.take_span(span, whose, sight);
             }
             self.origins.let_go(origin);
         }
         self.send(out);
+    }
+
+    /// It is now so late: before requests are taken one by one.
+    pub fn begin(&mut self, now_unix_nano: u64) {
+        self.now_unix_nano = now_unix_nano;
+    }
+
+    /// Take a request, to wait for the spans of its trace; `alike` is what [`Sampler::alike`] said of its template. What is kept at once
+    /// waits for [`Sampler::send`].
+    pub fn take_request(&mut self, resource: &Arc<Resource>, alike: Alike, request: Request) {
+        let Alike { key, service_hash, serves, failed, error, health_check } = alike;
+        let entry = serves || request.parent.is_none();
+        let is_health_check = |attribute: &Attribute| {
+            attribute.key == semconv::URL_PATH
+                && matches!(&attribute.value, Value::Text(path) if self.health_checks.is(path))
+        };
+        let told = Told {
+            key,
+            entry,
+            failed,
+            seconds: sight::seconds(request.start_unix_nano, request.end_unix_nano),
+            error,
+            health_check: entry && (health_check || request.own.iter().any(is_health_check)),
+            rule: None,
+            slow_ms: self.config.slow_ms,
+        };
+        let sight = self.look(told);
+        let origin = self.origins.hold_template(resource, &request.template);
+        self.taken += 1;
+        self.take_span(request, Whose { origin, service_hash }, sight);
+        self.origins.let_go(origin);
+    }
+
+    /// What is the same for all requests of a template. Rules look at whole spans: where there are any, nothing is.
+    pub fn alike(&self, resource: &Resource, template: &Template) -> Alike {
+        let (span, service_hash) = (template.span(), xxh3_64(resource.service_name().as_bytes()));
+        let key = operations::key(service_hash, &operation(span), span.kind);
+        Alike {
+            key,
+            service_hash,
+            serves: sight::serves(span),
+            failed: sight::is_error(span),
+            error: sight::error_type(span).map(|error_type| operations::error_key(key, error_type)),
+            health_check: self.health_checks.has(span),
+        }
+    }
+
+    /// Whether there are rules, which may ask for any attribute.
+    pub fn has_rules(&self) -> bool {
+        !self.config.rules.is_empty()
+    }
+
+    /// From now on keep no more than this share of ordinary traces, and of what would be kept of them only this part. Weights follow; what
+    /// is kept for a reason or by a rule is not touched.
+    pub fn spare(&mut self, ratio_max: f64, scale: f64) {
+        self.baseline = probability::threshold(self.config.baseline_ratio.min(ratio_max) * scale);
+        self.scale = scale;
     }
 
     /// Let time pass: decide what has waited long enough.
@@ -241,7 +332,7 @@ impl Sampler {
 
     /// The figures now.
     pub fn stats(&self) -> Stats {
-        let ratio = self.budgets.ratio();
+        let ratio = self.budgets.ratio() * self.scale;
         let threshold = probability::rung(ratio).max(self.baseline);
         Stats {
             waiting_traces: self.waiting.len(),
@@ -256,44 +347,57 @@ impl Sampler {
             baseline: BaselineStats {
                 ratio: probability::share(threshold),
                 threshold: probability::digits(threshold),
+                scale: self.scale,
                 budget_spans_per_second: self.config.budget_spans_per_second,
                 budget_bytes_per_day: self.config.budget_bytes_per_day,
             },
         }
     }
 
-    /// What a span means, by what came before it.
-    fn look(&mut self, span: &Span, whose: Whose<'_>) -> Sight {
-        let now = self.now_unix_nano;
+    /// What a span says for itself.
+    fn told(&self, span: &Span, resource: &Resource, service_hash: u64) -> Told {
         let operation = operation(span);
-        let key = operations::key(whose.service_hash, &operation, span.kind);
-        let mut sight = Sight { entry: sight::is_entry(span), failed: sight::is_error(span), ..Sight::default() };
-        let mut slow_ms = self.config.slow_ms;
+        let key = operations::key(service_hash, &operation, span.kind);
+        let (mut rule, mut slow_ms) = (None, self.config.slow_ms);
         if !self.config.rules.is_empty() {
-            let (own, resource) = (&span.attributes[..], whose.resource.attributes());
-            let subject = Subject { service: whose.service, operation: &operation, own, resource };
+            let (service, own) = (resource.service_name(), &span.attributes[..]);
+            let subject = Subject { service, operation: &operation, own, resource: resource.attributes() };
             let rules = || self.config.rules.iter().enumerate().filter(|(_, rule)| rule.matches(subject));
-            sight.rule = rules().find(|(_, rule)| rule.keeps()).and_then(|(index, _)| u16::try_from(index).ok());
+            rule = rules().find(|(_, rule)| rule.keeps()).and_then(|(index, _)| u16::try_from(index).ok());
             slow_ms = rules().find_map(|(_, rule)| rule.slow_ms).unwrap_or(slow_ms);
         }
+        let entry = sight::is_entry(span);
+        Told {
+            key,
+            entry,
+            failed: sight::is_error(span),
+            seconds: sight::seconds(span.start_time_unix_nano, span.end_time_unix_nano),
+            error: sight::error_type(span).map(|error_type| operations::error_key(key, error_type)),
+            health_check: entry && self.health_checks.has(span),
+            rule,
+            slow_ms,
+        }
+    }
+
+    /// What a span means, by what came before it.
+    fn look(&mut self, told: Told) -> Sight {
+        let Told { key, entry, failed, seconds, error, health_check, rule, slow_ms } = told;
+        let now = self.now_unix_nano;
         let known = self.operations.of(key, now);
+        let mut sight = Sight { entry, failed, health_check, rule, ..Sight::default() };
         sight.first_sight = known.as_ref().is_some_and(|known| known.first);
         // Only what enters a service is judged by its latency: with every span of a trace judged by its own 99th
         // percentile, most larger traces would be slow.
-        if sight.entry {
-            let seconds = sight::seconds(span);
+        if entry {
             let slow = known.is_some_and(|known| known.latency.is_slow(seconds));
             sight.slow = if slow_ms == 0 { slow } else { seconds * 1e3 >= slow_ms as f64 };
         }
-        if let Some(error_type) = sight::error_type(span) {
-            sight.first_error = self.operations.is_first_error(key, error_type, now);
-        }
-        sight.health_check = sight.entry && self.health_checks.has(span);
+        sight.first_error = error.is_some_and(|error| self.operations.is_first_error(error, now));
         sight
     }
 
-    fn take_span(&mut self, span: Span, whose: Whose<'_>, sight: Sight) {
-        let id = sight::trace_id(&span);
+    fn take_span(&mut self, span: impl Waits, whose: Whose, sight: Sight) {
+        let id = span.trace();
         if let Some(decision) = self.decisions.get(id) {
             return self.follow(id, decision, span, whose, sight);
         }
@@ -306,11 +410,13 @@ impl Sampler {
         }
         self.encoded.clear();
         self.encoded.extend_from_slice(&whose.origin.to_le_bytes());
-        // Writing into a vector cannot run out of room.
-        let _ = span.encode_length_delimited(&mut self.encoded);
-        if self.encoded.len() > self.config.bytes_max / TRACE_SHARE {
+        let own = span.own_len();
+        encode_varint(own as u64, &mut self.encoded);
+        span.encode_own(&mut self.encoded);
+        let bytes = framed(own + span.common_len());
+        if bytes > self.config.bytes_max / TRACE_SHARE {
             // Alone too large for a trace: it does not wait, and the others of its trace do not either.
-            let slot = self.slot(id, &span, whose, sight);
+            let slot = self.slot(id, span.trace_state(), whose, sight);
             self.decided_early += 1;
             self.decide(slot, false);
         } else {
@@ -318,12 +424,12 @@ impl Sampler {
         }
         match self.decisions.get(id) {
             Some(decision) => self.follow(id, decision, span, whose, sight),
-            None => self.wait(id, &span, whose, sight),
+            None => self.wait(id, bytes, span.trace_state(), whose, sight),
         }
     }
 
     /// Keep an error, and what of its trace came before it.
-    fn fail(&mut self, id: u128, waiting: Option<u32>, span: Span, origin: u32) {
+    fn fail(&mut self, id: u128, waiting: Option<u32>, span: impl Waits, origin: u32) {
         match waiting {
             Some(slot) => self.decide(slot, true),
             None => {
@@ -333,17 +439,17 @@ impl Sampler {
         }
         self.counters.count(Policy::Error, true, 0, 1);
         self.budgets.keep(self.size(&span), false);
-        self.keep(span, origin, Class::Errors, 0);
+        self.keep(span.into_span(), origin, Class::Errors, 0);
     }
 
     /// The slot of a span's trace, perhaps a new one, which knows of this span.
-    fn slot(&mut self, id: u128, span: &Span, whose: Whose<'_>, sight: Sight) -> u32 {
+    fn slot(&mut self, id: u128, trace_state: &str, whose: Whose, sight: Sight) -> u32 {
         let slot = match self.waiting.find(id) {
             Some(slot) => slot,
             None => {
                 let wait = self.now_unix_nano.saturating_add(self.config.wait_ms * 1_000_000);
-                let randomness = probability::randomness(id, &span.trace_state);
-                let earlier = probability::share(probability::earlier(&span.trace_state));
+                let randomness = probability::randomness(id, trace_state);
+                let earlier = probability::share(probability::earlier(trace_state));
                 let weight = if earlier > 0.0 { (1.0 / earlier) as f32 } else { 1.0 };
                 self.waiting.insert(Trace::new(id, randomness, weight, whose.service_hash), wait)
             }
@@ -358,13 +464,13 @@ impl Sampler {
         slot
     }
 
-    /// Put an encoded span with its trace.
-    fn wait(&mut self, id: u128, span: &Span, whose: Whose<'_>, sight: Sight) {
-        let slot = self.slot(id, span, whose, sight);
+    /// Put an encoded span with its trace, which grows by so many bytes.
+    fn wait(&mut self, id: u128, bytes: usize, trace_state: &str, whose: Whose, sight: Sight) {
+        let slot = self.slot(id, trace_state, whose, sight);
         let trace = self.waiting.get(slot);
         self.arena.append(&mut trace.chain, &self.encoded);
         trace.spans += 1;
-        trace.bytes = trace.bytes.saturating_add(self.encoded.len() as u32);
+        trace.bytes = trace.bytes.saturating_add(bytes as u32);
         let large = trace.bytes as usize > self.config.bytes_max / TRACE_SHARE;
         if sight.entry && !trace.ended {
             trace.service = whose.service_hash;
@@ -381,7 +487,7 @@ impl Sampler {
 
     /// A span of a trace that is decided: it is treated alike, or brings a reason to decide anew from here on. What went before
     /// stays as it was decided; as the reason had nothing to do with chance, weights stay unbiased.
-    fn follow(&mut self, id: u128, mut decision: Decision, span: Span, whose: Whose<'_>, sight: Sight) {
+    fn follow(&mut self, id: u128, mut decision: Decision, span: impl Waits, whose: Whose, sight: Sight) {
         let always = matches!(self.rule(sight.rule), Some(Rule { keep: Some(Keep::Always), .. }));
         let noteworthy = always || sight.slow || sight.first_sight || sight.first_error;
         let failed = sight.failed && !self.lets_errors_go(sight.rule);
@@ -408,7 +514,7 @@ impl Sampler {
                     self.count_late(whose, sight.rule);
                 }
                 self.counters.count(Policy::Late, true, 0, 1);
-                self.keep(span, whose.origin, class, threshold);
+                self.keep(span.into_span(), whose.origin, class, threshold);
             }
             Decision::Drop(unless) => {
                 if unless == Unless::Noteworthy {
@@ -421,7 +527,7 @@ impl Sampler {
     }
 
     /// A late span that is kept is one of its service's, and of its rule's, as those before it were.
-    fn count_late(&mut self, whose: Whose<'_>, rule: Option<u16>) {
+    fn count_late(&mut self, whose: Whose, rule: Option<u16>) {
         let (service, now) = (whose.service_hash, self.now_unix_nano);
         let most = self.config.spans_per_second_per_service_max;
         if most > 0.0 {
@@ -475,14 +581,15 @@ impl Sampler {
             let origin = rest.split_off(..size_of::<u32>()).and_then(|origin| origin.try_into().ok());
             let length = prost::decode_length_delimiter(&mut rest).unwrap_or(rest.len());
             let encoded = rest.split_off(..length).unwrap_or_default();
-            let span = Span::decode(encoded);
+            let origin = origin.map_or(0, u32::from_le_bytes);
+            let span = self.origins.whole(origin, encoded);
             self.read_to = self.read.len() - rest.len();
             bytes += self.read_to - before + span.as_ref().map_or(0, heap_bytes);
             self.spans -= 1;
-            let origin = origin.map_or(0, u32::from_le_bytes);
-            if whose.replace(origin) != Some(origin) {
+            let base = self.origins.base(origin);
+            if whose.replace(base) != Some(base) {
                 // It goes with its spans.
-                bytes += 2 * self.origins.bytes_of(origin);
+                bytes += 2 * self.origins.bytes_of(base);
             }
             let (class, threshold) = self.read_as;
             match span {
@@ -522,7 +629,7 @@ impl Sampler {
                 (by_rule, Class::Baseline, probability::rung(budget.offer(size.spans, now)))
             }
             (None, None) => {
-                let ratio = self.budgets.offer(size, f64::from(trace.weight), now);
+                let ratio = self.budgets.offer(size, f64::from(trace.weight), now) * self.scale;
                 (Policy::Baseline, Class::Baseline, probability::rung(ratio).max(self.baseline))
             }
         };
@@ -570,8 +677,8 @@ impl Sampler {
     }
 
     /// A single span; its bytes cost a walk over it, which is made only if they matter.
-    fn size(&self, span: &Span) -> Size {
-        let bytes = if self.budgets.weighs() { span.encoded_len() as f64 } else { 0.0 };
+    fn size(&self, span: &impl Waits) -> Size {
+        let bytes = if self.budgets.weighs() { span.whole_len() as f64 } else { 0.0 };
         Size { spans: 1.0, bytes }
     }
 
@@ -585,16 +692,23 @@ impl Sampler {
 
     fn keep(&mut self, mut span: Span, origin: u32, class: Class, threshold: u64) {
         probability::mark(&mut span.trace_state, threshold);
+        let origin = self.origins.base(origin);
         self.origins.hold_again(origin);
         self.kept.push(Kept { class, origin, span });
     }
 
-    fn send(&mut self, out: &mut Vec<Reduced>) {
+    /// Append what was kept at once to `out`, and tell the ledger.
+    pub fn send(&mut self, out: &mut Vec<Reduced>) {
         self.ledger.waiting_set(Signal::Traces, Place::Sampler, self.spans as u64);
         if !self.kept.is_empty() {
             hand_out(std::mem::take(&mut self.kept), &mut self.origins, out);
         }
     }
+}
+
+/// By how much a trace grows with a span of so many bytes as OTLP, in whichever form it waits: its origin and its length stand before it.
+fn framed(bytes: usize) -> usize {
+    size_of::<u32>() + encoded_len_varint(bytes as u64) + bytes
 }
 
 /// What a decoded span takes, but for a few texts that take what they take encoded.

@@ -41,7 +41,8 @@ fn template(name: &str, at: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{before}{}", segments.join("/")))
 }
 
-fn is_id(segment: &str) -> bool {
+/// Whether a segment of a path, or a label of a name, was made by a machine: a number, a UUID, long hexadecimal or another token.
+pub fn is_id(segment: &str) -> bool {
     let bytes = segment.as_bytes();
     let digits = bytes.iter().filter(|b| b.is_ascii_digit()).count();
     if bytes.is_empty() || digits == 0 {

@@ -43,6 +43,11 @@ pub(super) fn key(service: u64, operation: &str, kind: i32) -> u64 {
     xxh3_64_with_seed(operation.as_bytes(), service ^ u64::from(kind.unsigned_abs()))
 }
 
+/// How an operation fails, in a word.
+pub(super) fn error_key(operation: u64, error_type: &str) -> u64 {
+    xxh3_64_with_seed(error_type.as_bytes(), operation)
+}
+
 impl Operations {
     pub(super) fn new(most: usize, samples_min: u64) -> Operations {
         Operations { table: HashMap::new(), errors: HashMap::new(), most, samples_min, swept_unix_nano: 0 }
@@ -72,9 +77,8 @@ impl Operations {
         Some(Known { first, latency: &mut known.latency })
     }
 
-    /// Whether an operation fails so for the first time.
-    pub(super) fn is_first_error(&mut self, key: u64, error_type: &str, now_unix_nano: u64) -> bool {
-        let key = xxh3_64_with_seed(error_type.as_bytes(), key);
+    /// Whether an operation fails so, by [`error_key`], for the first time.
+    pub(super) fn is_first_error(&mut self, key: u64, now_unix_nano: u64) -> bool {
         if self.errors.len() >= self.most && !self.errors.contains_key(&key) {
             return false;
         }
@@ -127,10 +131,13 @@ mod tests {
     #[test]
     fn an_error_is_new_once_for_each_operation_and_type_up_to_the_limit() {
         let mut operations = Operations::new(3, 100);
-        let mut first = |name: &str, error_type| operations.is_first_error(of(name), error_type, 1);
+        let mut first = |name: &str, error_type| operations.is_first_error(error_key(of(name), error_type), 1);
         assert_eq!([first("a", "timeout"), first("a", "timeout"), first("a", "500")], [true, false, true]);
         assert_eq!([first("b", "timeout"), first("c", "timeout")], [true, false]);
         operations.tick(IDLE_NANOS + 2);
-        assert!(operations.is_first_error(of("a"), "timeout", IDLE_NANOS + 2), "forgotten like an operation");
+        assert!(
+            operations.is_first_error(error_key(of("a"), "timeout"), IDLE_NANOS + 2),
+            "forgotten like an operation"
+        );
     }
 }

@@ -4,9 +4,11 @@
 //! origin is held as long as a span refers to it, and what all of them take is counted.
 
 use hashbrown::HashMap;
-use ollystack_record::Resource;
 use ollystack_record::otlp::common::v1::InstrumentationScope;
+use ollystack_record::otlp::trace::v1::Span;
 use ollystack_record::value::{attributes_hash, attributes_heap_bytes};
+use ollystack_record::{Resource, Template};
+use prost::{DecodeError, Message};
 use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -16,6 +18,8 @@ pub(crate) struct Origin {
     pub(crate) resource: Arc<Resource>,
     pub(crate) scope: Option<InstrumentationScope>,
     pub(crate) schema_url: String,
+    /// What its spans have in common, with the number of the same origin without: a span that waits is then its own part.
+    pub(crate) template: Option<(Arc<Template>, u32)>,
 }
 
 #[derive(Debug)]
@@ -28,6 +32,9 @@ struct Held {
 
 /// An origin's slot, its place among the free ones and in the table, each with as much room unused.
 const PLACE_BYTES: usize = 2 * (size_of::<Option<Held>>() + 2 * size_of::<u32>() + size_of::<(u64, u32)>() + 1);
+
+/// Makes neighbouring numbers differ in all bits (2^64 by the golden ratio).
+const NUMBERS_APART: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// All of them, by number.
 #[derive(Debug, Default)]
@@ -54,6 +61,7 @@ impl Origins {
         let key = key(&origin);
         if let Some(&number) = self.table.get(&key)
             && let Some(Some(held)) = self.slots.get_mut(number as usize)
+            && held.origin.template.is_none()
             && held.origin.scope == origin.scope
             && held.origin.schema_url == origin.schema_url
             && (Arc::ptr_eq(&held.origin.resource, &origin.resource) || held.origin.resource == origin.resource)
@@ -61,11 +69,33 @@ impl Origins {
             held.spans += 1;
             return number;
         }
+        self.insert(key, origin)
+    }
+
+    /// The number of an origin whose spans have so much in common, to be let go once.
+    pub(crate) fn hold_template(&mut self, resource: &Arc<Resource>, template: &Arc<Template>) -> u32 {
+        let key = resource.hash() ^ template.number().wrapping_mul(NUMBERS_APART);
+        if let Some(&number) = self.table.get(&key)
+            && let Some(Some(held)) = self.slots.get_mut(number as usize)
+            && held.origin.template.as_ref().is_some_and(|(known, _)| Arc::ptr_eq(known, template))
+            && held.origin.resource == *resource
+        {
+            held.spans += 1;
+            return number;
+        }
+        let (scope, schema_url) = (Some(template.scope().proto.clone()), template.scope().schema_url.clone());
+        let base = self.hold(Origin { resource: Arc::clone(resource), scope, schema_url, template: None });
+        let (scope, schema_url, template) = (None, String::new(), Some((Arc::clone(template), base)));
+        self.insert(key, Origin { resource: Arc::clone(resource), scope, schema_url, template })
+    }
+
+    fn insert(&mut self, key: u64, origin: Origin) -> u32 {
         let scope = origin.scope.as_ref().map_or(0, |scope| {
             scope.name.capacity() + scope.version.capacity() + attributes_heap_bytes(&scope.attributes)
         });
         let resource = size_of::<Resource>() + attributes_heap_bytes(origin.resource.attributes());
-        let bytes = PLACE_BYTES + resource + scope + origin.schema_url.capacity();
+        let template = origin.template.as_ref().map_or(0, |(template, _)| template.heap_bytes());
+        let bytes = PLACE_BYTES + resource + scope + origin.schema_url.capacity() + template;
         let held = Some(Held { origin, key, spans: 1, bytes });
         self.bytes += bytes;
         let number = match self.free.pop() {
@@ -101,8 +131,25 @@ impl Origins {
         if self.table.get(&held.key) == Some(&number) {
             self.table.remove(&held.key);
         }
+        let base = held.origin.template.as_ref().map(|(_, base)| *base);
         *place = None;
         self.free.push(number);
+        if let Some(base) = base {
+            self.let_go(base);
+        }
+    }
+
+    /// The origin under which a span goes out: the same without what it has in common with others.
+    pub(crate) fn base(&self, number: u32) -> u32 {
+        self.get(number).and_then(|origin| origin.template.as_ref()).map_or(number, |(_, base)| *base)
+    }
+
+    /// The whole span of which these bytes wait.
+    pub(crate) fn whole(&self, number: u32, encoded: &[u8]) -> Result<Span, DecodeError> {
+        match self.get(number).and_then(|origin| origin.template.as_ref()) {
+            Some((template, _)) => template.whole(encoded),
+            None => Span::decode(encoded),
+        }
     }
 
     pub(crate) fn get(&self, number: u32) -> Option<&Origin> {
@@ -132,6 +179,7 @@ mod tests {
             resource: Arc::new(Resource::new(vec![string("service.name", service)])),
             scope: Some(InstrumentationScope { name: scope.into(), ..InstrumentationScope::default() }),
             schema_url: String::new(),
+            template: None,
         }
     }
 
@@ -149,6 +197,25 @@ mod tests {
         origins.let_go(first);
         assert!(origins.get(first).is_none());
         assert_eq!(origins.hold(origin("c", "z")), first, "numbers are used again");
+    }
+
+    #[test]
+    fn spans_of_a_template_go_out_under_the_origin_that_they_would_have_without() {
+        let (mut origins, plain) = (Origins::default(), origin("a", "x"));
+        let scope = ollystack_record::Scope { proto: plain.scope.clone().unwrap(), schema_url: String::new() };
+        let span = Span { name: "GET /".into(), ..Span::default() };
+        let template = || Arc::new(Template::new(Arc::new(scope.clone()), span.clone()));
+        let (one, other) = (template(), template());
+        let [first, again, second] =
+            [&one, &one, &other].map(|template| origins.hold_template(&plain.resource, template));
+        let base = origins.hold(plain);
+        assert_eq!((again, origins.base(first), origins.base(second), origins.base(base)), (first, base, base, base));
+        assert_ne!(first, second);
+        let own = Span { flags: 7, ..Span::default() }.encode_to_vec();
+        assert_eq!(origins.whole(first, &own), Ok(Span { flags: 7, ..span.clone() }));
+        assert_eq!(origins.whole(base, &own), Ok(Span { flags: 7, ..Span::default() }));
+        [first, again, second, base].into_iter().for_each(|number| origins.let_go(number));
+        assert_eq!((origins.bytes(), origins.table.len()), (0, 0));
     }
 
     #[test]

@@ -20,13 +20,18 @@ pub(crate) fn error_type(span: &Span) -> Option<&str> {
 }
 
 /// One that ends before it starts took no time.
-pub(crate) fn seconds(span: &Span) -> f64 {
-    span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano) as f64 / 1e9
+pub(crate) fn seconds(start_unix_nano: u64, end_unix_nano: u64) -> f64 {
+    end_unix_nano.saturating_sub(start_unix_nano) as f64 / 1e9
 }
 
 /// Whether a span is where a trace enters its service: the root, or called from elsewhere.
 pub(crate) fn is_entry(span: &Span) -> bool {
-    span.parent_span_id.is_empty() || [SpanKind::Server as i32, SpanKind::Consumer as i32].contains(&span.kind)
+    span.parent_span_id.is_empty() || serves(span)
+}
+
+/// Whether it was called from elsewhere.
+pub(crate) fn serves(span: &Span) -> bool {
+    [SpanKind::Server as i32, SpanKind::Consumer as i32].contains(&span.kind)
 }
 
 /// The trace; spans without a valid id are traces of their own.

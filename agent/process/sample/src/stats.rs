@@ -52,6 +52,8 @@ pub struct BaselineStats {
     pub ratio: f64,
     /// The same as a rejection threshold, as it stands in `ot=th`.
     pub threshold: String,
+    /// What the endpoint has it multiplied by: below 1 the tenant's quotas would not last. It is in `ratio`.
+    pub scale: f64,
     /// The budget in spans a second, 0 for none.
     pub budget_spans_per_second: f64,
     /// The budget in bytes a day, 0 for none.

@@ -5,6 +5,7 @@ use ollystack_record::otlp::common::v1::{InstrumentationScope, KeyValue};
 use ollystack_record::otlp::trace::v1::{Status, span::Event, span::Link, span::SpanKind, status::StatusCode};
 use ollystack_record::{ReducedRecords, value};
 use proptest::prelude::*;
+use prost::Message;
 
 const MS: u64 = 1_000_000;
 const START: u64 = 1_700_000_040_000 * MS;
@@ -429,6 +430,26 @@ fn a_budget_lowers_the_share_and_the_weights_say_so() {
     // About 600 spans of weight 100: the sum is off by 4% at one standard deviation.
     assert!((52_000.0..68_000.0).contains(&weight), "{weight} estimated of 60,000");
     assert!(bench.sampler.stats().baseline.ratio < 0.02);
+}
+
+#[test]
+fn whoever_asks_for_less_of_what_is_ordinary_gets_it_at_once_and_the_weights_say_so() {
+    let mut bench = Bench::knowing(Config { baseline_ratio: 0.5, budget_spans_per_second: 0.0, ..Config::default() });
+    for (ratio_max, scale, digits) in [(1.0, 0.5, "c"), (0.25, 0.5, "e"), (0.25, 1.0, "c"), (1.0, 1.0, "8")] {
+        bench.sampler.spare(ratio_max, scale);
+        assert_eq!(bench.sampler.stats().baseline.threshold, digits, "{ratio_max} {scale}");
+    }
+    bench.sampler.spare(1.0, 0.125);
+    let (all, let_go) = (64_u128, 60);
+    let failed = Span { status: Some(Status { code: 2, ..Status::default() }), ..root(77 << 64, "b") };
+    bench.take(failed, START);
+    for n in 0..all {
+        bench.take(root((9 << 64) | n << 50, "a"), START);
+    }
+    bench.tick(START + 10_000 * MS);
+    let states: Vec<String> = bench.kept().into_iter().map(|(_, span)| span.trace_state).collect();
+    assert_eq!(states, ["", "ot=th:f", "ot=th:f", "ot=th:f", "ot=th:f"], "an error is kept whole");
+    assert_eq!(bench.ledger.read().signals[Signal::Traces as usize].sampled_out, let_go);
 }
 
 #[test]

@@ -6,7 +6,8 @@
 
 use crate::clock::Clock;
 use crate::frozen::{Encoding, Frozen};
-use crate::{ApiKey, Config, Error};
+use crate::status::Sampling;
+use crate::{ApiKey, Config, Error, Status};
 use bytes::{BufMut, BytesMut};
 use futures::stream;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, TE};
@@ -26,8 +27,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tonic::body::Body;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
-use tonic::{Code, ConnectError, Status};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, ConnectError};
 use tonic_types::StatusExt;
 use tower::{Service, ServiceExt};
 
@@ -49,6 +50,8 @@ pub(crate) struct Client {
     timeout: Duration,
     /// The endpoint's, if it tells one.
     clock: Arc<Clock>,
+    /// Told what it asks of sampling.
+    status: Arc<Status>,
 }
 
 /// What the endpoint took.
@@ -96,7 +99,7 @@ pub(crate) enum Cause {
 
 impl Client {
     /// Check endpoint, key and certificates; connects with the first call.
-    pub(crate) fn new(config: &Config, key: &ApiKey, agent: &str) -> Result<Client, Error> {
+    pub(crate) fn new(config: &Config, key: &ApiKey, agent: &str, status: Arc<Status>) -> Result<Client, Error> {
         let invalid = |allowed: &str| Error::Config {
             key: "endpoint",
             found: config.endpoint.clone(),
@@ -125,14 +128,7 @@ impl Client {
             .user_agent(concat!("ollystack-agent/", env!("CARGO_PKG_VERSION")))
             .map_err(tls)?;
         if secure {
-            let roots = match &config.ca_file {
-                None => ClientTlsConfig::new().with_native_roots(),
-                Some(path) => {
-                    let pem = std::fs::read(path).map_err(|source| Error::CaFile { path: path.clone(), source })?;
-                    ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem))
-                }
-            };
-            endpoint = endpoint.tls_config(roots).map_err(tls)?;
+            endpoint = endpoint.tls_config(config.tls()?).map_err(tls)?;
         }
         let header = |key: &'static str, value: String| {
             let allowed = "printable ASCII without spaces".to_owned();
@@ -152,6 +148,7 @@ impl Client {
             agent: header("agent", agent.to_owned())?,
             timeout: Duration::from_millis(config.response_timeout_ms),
             clock: Arc::default(),
+            status,
         })
     }
 
@@ -172,7 +169,9 @@ impl Client {
             let request = self.request(frozen, encoding, sequence, doubtful_since)?;
             let response = channel.call(request).await.map_err(|error| unsent(&error))?;
             if let Some(now_ms) = number(response.headers(), HEADER_CLOCK) {
+                // One of ours: the same answer says how to sample, or that it does not matter.
                 self.clock.told(now_ms);
+                self.status.asked(Sampling::told(response.headers()));
             }
             read(response, encoding).await
         };
@@ -248,7 +247,7 @@ async fn read(response: Response<Body>, encoding: Encoding) -> Result<Taken, Fai
     if !content_type.starts_with("application/grpc") {
         return Err(not_otlp(format!("the answer has content-type {content_type:?}")));
     }
-    if let Some(status) = Status::from_header_map(&head.headers) {
+    if let Some(status) = tonic::Status::from_header_map(&head.headers) {
         return match status.code() {
             Code::Ok => Ok(Taken::default()),
             _ => Err(untouched(failure(&status, encoding), &head.headers)),
@@ -265,7 +264,7 @@ async fn read(response: Response<Body>, encoding: Encoding) -> Result<Taken, Fai
         }
         Err(error) => return Err(broken(format!("the answer broke off: {error}"))),
     };
-    let Some(status) = collected.trailers().and_then(Status::from_header_map) else {
+    let Some(status) = collected.trailers().and_then(tonic::Status::from_header_map) else {
         return Err(broken("the answer ended without a status".to_owned()));
     };
     match status.code() {
@@ -300,7 +299,7 @@ pub(crate) fn taken(body: &[u8]) -> Taken {
 }
 
 /// As the OTLP specification tells retryable from final, but that a refused key keeps the data.
-fn failure(status: &Status, encoding: Encoding) -> Failure {
+fn failure(status: &tonic::Status, encoding: Encoding) -> Failure {
     let retry_info = status.get_details_retry_info().and_then(|info| info.retry_delay);
     let verdict = match status.code() {
         Code::Cancelled
@@ -400,19 +399,19 @@ mod tests {
             (Code::Unauthenticated, Verdict::Person(Cause::Key), false),
         ];
         for (code, verdict, may_have_arrived) in table {
-            let found = failure(&Status::new(code, "why"), Encoding::Identity);
+            let found = failure(&tonic::Status::new(code, "why"), Encoding::Identity);
             assert_eq!((found.verdict, found.may_have_arrived), (verdict, may_have_arrived), "{code:?}");
             let details = ErrorDetails::with_retry_info(soon);
-            let asked = failure(&Status::with_error_details(code, "why", details), Encoding::Identity).verdict;
+            let asked = failure(&tonic::Status::with_error_details(code, "why", details), Encoding::Identity).verdict;
             let retryable = matches!(verdict, Verdict::Retry(_)) || code == Code::ResourceExhausted;
             assert_eq!(asked, if retryable { Verdict::Retry(soon) } else { verdict }, "{code:?} with RetryInfo");
         }
-        assert_eq!(failure(&Status::unimplemented("zstd?"), Encoding::Zstd).verdict, Verdict::Encoding);
+        assert_eq!(failure(&tonic::Status::unimplemented("zstd?"), Encoding::Zstd).verdict, Verdict::Encoding);
     }
 
     #[test]
     fn what_a_gateway_left_untouched_did_not_arrive() {
-        let away = || failure(&Status::unavailable("away"), Encoding::Zstd);
+        let away = || failure(&tonic::Status::unavailable("away"), Encoding::Zstd);
         for (said, may_have_arrived, of_this_alone) in
             [(None, true, false), (Some("all"), false, false), (Some(UNTOUCHED_THIS), false, true)]
         {
@@ -460,7 +459,7 @@ mod tests {
     fn an_endpoint_that_cannot_work_is_refused_with_an_example() {
         for endpoint in ["", "gateway:4317", "ftp://gateway", "http://gateway:4317/v1/traces", "https://"] {
             let config = Config { endpoint: endpoint.to_owned(), ..Config::default() };
-            let error = Client::new(&config, &ApiKey::default(), "agent").unwrap_err().to_string();
+            let error = Client::new(&config, &ApiKey::default(), "agent", Arc::default()).unwrap_err().to_string();
             assert!(
                 error.starts_with("export.endpoint is ") && error.contains("https://gateway.example:4317"),
                 "{error}"

@@ -13,6 +13,10 @@ pub struct Config {
     pub endpoint: String,
     /// PEM: trust these certificate authorities and no others. Unset: those of the system.
     pub ca_file: Option<PathBuf>,
+    /// PEM: our certificate, for an endpoint that asks for one, then its intermediates. Together with `key_file`.
+    pub cert_file: Option<PathBuf>,
+    /// PEM: its private key (PKCS#8, PKCS#1 or SEC1).
+    pub key_file: Option<PathBuf>,
     /// Data points, log records or spans of one frozen batch.
     pub batch_records_max: usize,
     /// Bytes of one frozen batch before compression.
@@ -44,6 +48,8 @@ impl Default for Config {
         Config {
             endpoint: "http://127.0.0.1:4317".to_owned(),
             ca_file: None,
+            cert_file: None,
+            key_file: None,
             batch_records_max: 5_000,
             batch_bytes_max: 1 << 20,
             batch_interval_ms: 1_000,
@@ -67,6 +73,11 @@ impl Config {
             true => Ok(()),
             false => Err(Error::Config { key, found: value.to_string(), allowed: format!("{least} to {most}") }),
         };
+        if self.cert_file.is_some() != self.key_file.is_some() {
+            let found = self.cert_file.as_ref().map_or("unset".to_owned(), |path| path.display().to_string());
+            let allowed = "one together with export.key_file, or neither".to_owned();
+            return Err(Error::Config { key: "cert_file", found, allowed });
+        }
         within("batch_records_max", self.batch_records_max as u64, 1, 1_000_000)?;
         // The upper end is what OTLP receivers take by default.
         within("batch_bytes_max", self.batch_bytes_max as u64, 1 << 10, MESSAGE_BYTES_MAX as u64)?;
@@ -138,6 +149,8 @@ mod tests {
         assert!(Config::default().check().is_ok());
         let error = Config { compression_level: -5, ..Config::default() }.check().unwrap_err().to_string();
         assert_eq!(error, "export.compression_level is -5; allowed is 1 to 9");
+        let error = Config { cert_file: Some("c.pem".into()), ..Config::default() }.check().unwrap_err().to_string();
+        assert_eq!(error, "export.cert_file is c.pem; allowed is one together with export.key_file, or neither");
         let error = Config { metrics_compression_level: 20, ..Config::default() }.check().unwrap_err().to_string();
         assert_eq!(error, "export.metrics_compression_level is 20; allowed is 1 to 19");
     }

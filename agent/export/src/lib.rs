@@ -21,13 +21,14 @@ mod send;
 mod split;
 mod status;
 mod thin;
+mod tls;
 
 pub use books::{measure, open_buffer};
 pub use config::{ApiKey, Config};
 pub use freeze::freeze;
 pub use gather::{Gather, Gathered, TooLarge};
 pub use send::send;
-pub use status::{Status, StatusReading};
+pub use status::{Sampling, Status, StatusReading};
 pub use thin::{THIN_BYTES_MAX, thin};
 
 use std::path::PathBuf;
@@ -45,13 +46,17 @@ pub enum Error {
         /// What would do.
         allowed: String,
     },
-    /// The file with certificate authorities cannot be read.
-    #[error("export.ca_file: {}: {source}; expected PEM with certificates", path.display())]
-    CaFile {
+    /// A file with certificates or a key cannot be read.
+    #[error("export.{key}: {}: {source}; expected PEM with {expected}", path.display())]
+    File {
+        /// Of the configuration.
+        key: &'static str,
         /// Which.
         path: PathBuf,
         /// What the system says.
         source: std::io::Error,
+        /// What should be in it.
+        expected: &'static str,
     },
     /// TLS cannot be set up.
     #[error("export: tls for {endpoint}: {message}")]

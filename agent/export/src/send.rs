@@ -38,7 +38,7 @@ pub async fn send(
     status: Arc<Status>,
 ) -> Result<(), Error> {
     config.check()?;
-    let client = Client::new(&config, &key, &agent)?;
+    let client = Client::new(&config, &key, &agent, Arc::clone(&status))?;
     if !key.is_empty() && is_in_the_clear(&config.endpoint) {
         tracing::warn!(
             endpoint = config.endpoint,

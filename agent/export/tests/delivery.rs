@@ -35,6 +35,7 @@ struct Endpoint {
 
 impl OtlpService for Endpoint {
     type Caller = ();
+    type Body = Message;
 
     fn admit(&self, head: &RequestHead<'_>) -> Result<(), Refusal> {
         let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
@@ -456,6 +457,24 @@ async fn https_trusts_the_authorities_that_were_named_and_no_others() {
     stage.freeze(&trusting, vec![lines(5)]).await;
     let (ledger, _) = stage.settle().await;
     assert_eq!(logs(&ledger).sent, 5);
+
+    // One that asks who we are takes who shows a certificate that it trusts, and nobody else.
+    let mutual = Tls { client_ca_file: Some(path("cert.pem")), ..tls };
+    let (port, _stop) = serve(&endpoint, Some(&mutual)).await;
+    let stranger = Config { endpoint: format!("https://localhost:{port}"), ..trusting.clone() };
+    let known = Config { cert_file: Some(path("cert.pem")), key_file: Some(path("key.pem")), ..stranger.clone() };
+    let directory = tempfile::tempdir().unwrap();
+    let stage = Stage::start(stranger.clone(), directory.path());
+    stage.freeze(&stranger, vec![lines(5)]).await;
+    while stage.status.read().attempts_failed == 0 {
+        tokio::task::yield_now().await;
+    }
+    let (ledger, _) = stage.end().await;
+    assert_eq!((logs(&ledger).sent, logs(&ledger).waiting_total()), (0, 5));
+    let stage = Stage::start(known.clone(), directory.path());
+    stage.freeze(&known, vec![lines(5)]).await;
+    let (ledger, _) = stage.settle().await;
+    assert_eq!(logs(&ledger).sent, 10);
 
     let other = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     std::fs::write(path("other.pem"), other.cert.pem()).unwrap();

@@ -37,6 +37,10 @@ impl Store {
     /// In `folder`, which is made if need be.
     pub(crate) fn new(folder: &Path) -> io::Result<Store> {
         std::fs::create_dir_all(folder)?;
+        if let Some(parent) = folder.parent() {
+            // What is in it would be lost with its name.
+            File::open(parent)?.sync_all()?;
+        }
         Ok(Store { path: folder.join(FILE), folder: folder.to_owned() })
     }
 

@@ -3,7 +3,7 @@
 //! Folders are walked without following links; what is no regular file (pipes, sockets, devices) is passed over. Invariant:
 //! one walk looks at no more than [`ENTRIES_MAX`] entries and [`FOLDERS_MAX`] folders, and says so if that was not all.
 
-use crate::identity::FileId;
+use crate::identity::{FileId, Stamp, stamp};
 use crate::{Config, Error};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use hashbrown::HashMap;
@@ -38,6 +38,7 @@ pub(crate) struct Candidate {
     pub(crate) base: Arc<Path>,
     pub(crate) id: FileId,
     pub(crate) size: u64,
+    pub(crate) stamp: Stamp,
 }
 
 /// What one walk found.
@@ -124,8 +125,8 @@ impl Globs {
         let metadata = if is_link { std::fs::metadata(&path) } else { std::fs::symlink_metadata(&path) };
         // Gone meanwhile, or a link to something else.
         let Some(metadata) = metadata.ok().filter(std::fs::Metadata::is_file) else { return };
-        let (id, size) = (FileId::of(&metadata), metadata.size());
-        walk.files.push(Candidate { path, base: Arc::clone(base), id, size });
+        let (id, size, stamp) = (FileId::of(&metadata), metadata.size(), stamp(&metadata));
+        walk.files.push(Candidate { path, base: Arc::clone(base), id, size, stamp });
     }
 }
 

@@ -26,6 +26,14 @@ impl FileId {
     }
 }
 
+/// When a file was last changed, its name included, as its file system stamps it: seconds and nanoseconds. Nobody can set it.
+pub(crate) type Stamp = (i64, i64);
+
+/// Of a file.
+pub(crate) fn stamp(metadata: &Metadata) -> Stamp {
+    (metadata.ctime(), metadata.ctime_nsec())
+}
+
 /// How a file begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Fingerprint {

@@ -38,7 +38,8 @@ pub(crate) struct Limits {
     pub(crate) line_bytes_max: usize,
     /// Most lines of one record.
     pub(crate) lines_max: u32,
-    /// Most records.
+    /// Once there are so many records, no further line is looked at. The last line may have ended two, and of each stream one that is open
+    /// may be ended besides: four more.
     pub(crate) records_max: usize,
     /// Most bytes of a chunk: one that is so long will not get longer.
     pub(crate) chunk_bytes_max: usize,

@@ -124,9 +124,12 @@ pub(crate) enum Loaded {
 }
 
 impl Store {
-    /// In `folder`, which is made if need be.
+    /// In `folder`, which is made if need be. Its name is durable then: what is in it would be lost with it.
     pub(crate) fn new(folder: &Path) -> io::Result<Store> {
         std::fs::create_dir_all(folder)?;
+        if let Some(parent) = folder.parent() {
+            File::open(parent)?.sync_all()?;
+        }
         Ok(Store { path: folder.join(FILE), folder: folder.to_owned() })
     }
 

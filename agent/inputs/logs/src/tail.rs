@@ -5,7 +5,7 @@
 //! moves over bytes of an earlier life of the file.
 
 use crate::discover::Candidate;
-use crate::identity::{Beginning, FileId, Fingerprint};
+use crate::identity::{Beginning, FileId, Fingerprint, Stamp, stamp};
 use crate::join::{Due, Joined, Layout, Limits, join};
 use crate::offsets::{Earlier, Entry, Mark};
 use crate::open::open;
@@ -54,6 +54,8 @@ pub(crate) struct Tail {
     pub(crate) committed: Mark,
     /// Size when last looked at.
     pub(crate) size: u64,
+    /// Beside it: a file of the same size may be another, with the inode of one that is gone.
+    pub(crate) stamp: Stamp,
     /// Settled beyond.
     done: Spans,
     /// Ends of batches, not committed yet, at which a line or a record goes on.
@@ -146,6 +148,7 @@ impl Tail {
             position: mark,
             committed: mark,
             size: found.size,
+            stamp: found.stamp,
             done,
             marks: VecDeque::new(),
             unfinished: None,
@@ -178,11 +181,13 @@ impl Tail {
         let Some(file) = &self.file else {
             return Ok(Look::Gone { unread: self.unread() });
         };
-        let size = file.metadata()?.size();
-        if size == self.size && size >= self.position.offset && size > 0 {
+        let metadata = file.metadata()?;
+        let (size, stamp) = (metadata.size(), stamp(&metadata));
+        if (size, stamp) == (self.size, self.stamp) && size >= self.position.offset && size > 0 {
             return Ok(Look::Same);
         }
         let beginning = Beginning::read(file)?;
+        self.stamp = stamp;
         if size < self.position.offset || !beginning.continues(&self.fingerprint) {
             let remains =
                 Remains { bytes: std::mem::take(&mut self.held), from: self.position, layout: self.layout.clone() };

@@ -89,6 +89,7 @@ impl Service {
 
 impl OtlpService for Service {
     type Caller = ();
+    type Body = Message;
 
     fn admit(&self, _: &RequestHead<'_>) -> Result<(), Refusal> {
         // Whoever reaches the configured address may send: loopback by default.

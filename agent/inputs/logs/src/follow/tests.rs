@@ -83,11 +83,34 @@ async fn a_file_whose_name_went_to_another_before_it_was_opened_is_not_taken_for
     let path = folder.path().join("log/b.log");
     std::fs::write(&path, "INFO b\n").unwrap();
     let (base, seen) = (path.parent().unwrap().into(), FileId { inode: id.inode + 1_000_000, ..id });
-    let found = Candidate { path: path.clone(), base, id: seen, size: 7 };
+    let found = Candidate { path: path.clone(), base, id: seen, size: 7, stamp: Default::default() };
     assert!(follower.opened(&found).is_none());
     assert!(follower.has_missed, "it is looked for under its new name");
     let id = FileId::of(&std::fs::metadata(&path).unwrap());
     assert!(follower.opened(&Candidate { id, ..found }).is_some());
+}
+
+#[tokio::test]
+async fn another_file_of_the_same_size_in_the_place_of_one_is_read_from_its_beginning() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut follower, id) = follower(folder.path(), Config::default());
+    let path = folder.path().join("log/a.log");
+    // As the inode of a file that was closed and is gone: for whoever looks at it later there is no difference.
+    follower.tails.get_mut(&id).unwrap().close();
+    let stamp = || crate::identity::stamp(&std::fs::metadata(&path).unwrap());
+    let before = stamp();
+    while stamp() == before {
+        std::fs::write(&path, "INFO b\n").unwrap();
+    }
+    follower.queue.clear();
+    follower.walk(Instant::now());
+    assert!(follower.queue.contains(&id), "it is looked at");
+    assert!(follower.turn(id, &CancellationToken::new()).await == Flow::On);
+    assert_eq!(follower.stats.read().truncations, 1);
+    follower.walk(Instant::now());
+    follower.queue.clear();
+    follower.walk(Instant::now());
+    assert!(follower.queue.is_empty(), "once");
 }
 
 #[tokio::test]
@@ -126,7 +149,7 @@ async fn what_the_run_before_had_done_is_passed_over_also_when_all_before_it_is_
     std::fs::write(&path, "1\n2\n3\n").unwrap();
     let file = std::fs::File::open(&path).unwrap();
     let (beginning, id) = (Beginning::read(&file).unwrap(), FileId::of(&file.metadata().unwrap()));
-    let found = Candidate { base: path.parent().unwrap().into(), path, id, size: 6 };
+    let found = Candidate { base: path.parent().unwrap().into(), path, id, size: 6, stamp: Default::default() };
     let start = Start { life: 1, mark: Mark::default(), done: Spans::one(2, 4), earlier: None };
     let mut tail = Tail::new(&found, file, &beginning, start, (&follower.host, &follower.rules), Instant::now());
     tail.handed_in(2, (false, false), 1);

@@ -6,7 +6,7 @@
 use super::{Follower, WALK_EVERY};
 use crate::StartAt;
 use crate::discover::Candidate;
-use crate::identity::{Beginning, FileId};
+use crate::identity::{Beginning, FileId, stamp};
 use crate::offsets::{Entry, Mark, State};
 use crate::open::open;
 use crate::tail::{Start, Tail, find_renamed};
@@ -69,11 +69,12 @@ impl Follower {
         let path = PathBuf::from(&entry.path);
         let base: Arc<Path> = path.parent().unwrap_or(&path).into();
         let file = find_renamed(&base, &path, entry.id, self.config.follow_symlinks).ok().flatten();
-        let size = file.as_ref().and_then(|file| file.metadata().ok()).map(|metadata| metadata.len());
+        let metadata = file.as_ref().and_then(|file| file.metadata().ok());
         let beginning = file.as_ref().and_then(|file| Beginning::read(file).ok());
-        match (file, beginning, size) {
-            (Some(file), Some(beginning), Some(size)) if entry.goes_on(size, &beginning) => {
-                let found = Candidate { path, base, id: entry.id, size };
+        match (file, beginning, metadata) {
+            (Some(file), Some(beginning), Some(metadata)) if entry.goes_on(metadata.len(), &beginning) => {
+                let (size, stamp) = (metadata.len(), stamp(&metadata));
+                let found = Candidate { path, base, id: entry.id, size, stamp };
                 self.adopt(&found, file, &beginning, entry.start(), now);
                 if let Some(tail) = self.tails.get_mut(&entry.id) {
                     tail.set_named(false, now);
@@ -95,7 +96,7 @@ impl Follower {
             if let Some(tail) = self.tails.get_mut(&found.id) {
                 named.insert(found.id);
                 tail.set_named(true, now);
-                let has_changed = found.size != tail.size;
+                let has_changed = (found.size, found.stamp) != (tail.size, tail.stamp);
                 self.by_path.insert(found.path.clone(), found.id);
                 if has_changed {
                     self.enqueue(found.id);
@@ -134,7 +135,7 @@ impl Follower {
     pub(super) fn take_new(&mut self, written_as: &Path, at: &Path, now: Instant) {
         let Ok(metadata) = std::fs::symlink_metadata(at) else { return };
         let (base, id) = (self.globs.base_of(at), FileId::of(&metadata));
-        let mut found = Candidate { path: at.to_owned(), base, id, size: metadata.len() };
+        let mut found = Candidate { path: at.to_owned(), base, id, size: metadata.len(), stamp: stamp(&metadata) };
         if !metadata.is_file() {
             return;
         }

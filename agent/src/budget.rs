@@ -29,10 +29,16 @@ const ENTRY_BYTES: u64 = 512;
 const CONNECTION_BYTES: u64 = 16 << 10;
 /// A series of an application, with its attributes.
 const SERIES_BYTES: u64 = 1 << 10;
-/// Kernel maps besides the ring for HTTP heads: connections, sockets, calls, two smaller rings.
-const MAP_BYTES: u64 = 5 << 20;
-/// An HTTP connection whose answer is awaited.
-const EXCHANGE_BYTES: u64 = 256;
+/// A connection while it is looked at: its ends (112 B), its owner and what it carried, in tables that are up to half empty.
+const SOCKET_BYTES: u64 = 256;
+/// An edge with its four series.
+const EDGE_BYTES: u64 = 2 << 10;
+/// The kernel maps of `ebpf.run_queue`.
+const RUN_QUEUE_BYTES: u64 = 1 << 20;
+/// Of `ebpf.profile`: maps 2.5 MiB, a window's frames and stacks 3 MiB, names of functions 2 MiB, what processes run 0.5 MiB.
+const PROFILE_BYTES: u64 = 8 << 20;
+/// A connection whose answers are awaited, with its parser.
+const EXCHANGE_BYTES: u64 = 512;
 /// 64 resources as they came and redacted, 4 KiB each; the tables that are searched with, and room to write a text anew.
 const REDACT_BYTES: u64 = 1 << 20;
 /// A portion of points on its way out, and one of spans, which is half as large (measured: at most 1.4 times what it aims at).
@@ -89,8 +95,22 @@ pub(crate) fn check(config: &Config) -> Result<Budget, Overdrawn> {
 }
 
 fn declare(config: &Config) -> Budget {
-    let Config { limits, host, logs, journald, otlp, ebpf, redact, metrics, red, traces, patterns, export, .. } =
-        config;
+    let Config {
+        limits,
+        host,
+        logs,
+        journald,
+        otlp,
+        sockets,
+        ebpf,
+        redact,
+        metrics,
+        red,
+        traces,
+        patterns,
+        export,
+        ..
+    } = config;
     let mut lines = Vec::new();
     let mut line = |stage, on: bool, bytes, arithmetic: &str| {
         let (bytes, arithmetic) = if on { (bytes, arithmetic.to_owned()) } else { (0, "off".to_owned()) };
@@ -126,13 +146,28 @@ fn declare(config: &Config) -> Budget {
         "otlp.limits.in_flight_bytes_max + otlp.limits.connections_max x 16 KiB + otlp.series_max x 1 KiB",
     );
     line(
+        "sockets",
+        sockets.enabled,
+        sockets.sockets_max as u64 * SOCKET_BYTES + (sockets.edges_max + sockets.endpoints_max) as u64 * EDGE_BYTES,
+        "sockets.sockets_max x 256 B + (sockets.edges_max + sockets.endpoints_max) x 2 KiB",
+    );
+    line(
         "ebpf",
         ebpf.enabled,
-        MAP_BYTES
-            + u64::from(ebpf.http_ring_bytes)
-            + ebpf.http_connections_max as u64 * EXCHANGE_BYTES
+        ollystack_input_ebpf::MAP_BYTES_MAX
+            + if ebpf.log_traces { ollystack_record::lines::BYTES_MAX } else { 0 }
+            + u64::from(ebpf.ring_bytes)
+            + if ebpf.run_queue { RUN_QUEUE_BYTES } else { 0 }
+            + if ebpf.profile { PROFILE_BYTES } else { 0 }
+            + ebpf.connections_max as u64 * EXCHANGE_BYTES
             + (ebpf.processes_max + ebpf.tcp_series_max) as u64 * ENTRY_BYTES,
-        "5 MiB of maps + ebpf.http_ring_bytes + ebpf.http_connections_max x 256 B + (ebpf.processes_max + ebpf.tcp_series_max) x 512 B",
+        "5,085 KiB of maps (with ebpf.log_traces 83 KiB of lines more, with ebpf.run_queue 1 MiB more, with ebpf.profile 8) + ebpf.ring_bytes + ebpf.connections_max x 512 B + (ebpf.processes_max + ebpf.tcp_series_max) x 512 B",
+    );
+    line(
+        "requests",
+        ebpf.enabled,
+        (ollystack_input_ebpf::TEMPLATE_BYTES_MAX + ollystack_process::KNOWN_BYTES_MAX) as u64,
+        "what requests have in common: 384 KiB where they are seen, 512 KiB where they are reduced",
     );
     line(
         "redact",
@@ -147,7 +182,12 @@ fn declare(config: &Config) -> Budget {
         metrics.bytes_max as u64 * CHECKPOINT_SHARE.0 / CHECKPOINT_SHARE.1,
         "metrics.bytes_max x 3 / 8",
     );
-    line("red", red.enabled, red.series_max as u64 * RED_BYTES, "red.series_max x 768 B");
+    line(
+        "red",
+        red.enabled,
+        (red.series_max + red.edges_max + red.lookups_max) as u64 * RED_BYTES,
+        "(red.series_max + red.edges_max + red.lookups_max) x 768 B",
+    );
     line(
         "traces",
         true,
@@ -177,8 +217,8 @@ fn declare(config: &Config) -> Budget {
     line(
         "thin",
         true,
-        frozen + ollystack_export::THIN_BYTES_MAX,
-        "export.batch_bytes_max + 896 KiB, while the buffer is nearly full",
+        (frozen + ollystack_export::THIN_BYTES_MAX).max(ollystack_buffer::RECENT_BYTES_MAX),
+        "export.batch_bytes_max + 896 KiB, while the buffer is nearly full; while it is nearly empty, the 1,280 KiB that were just put",
     );
     line("send", true, export.in_flight_max as u64 * frozen, "export.in_flight_max x export.batch_bytes_max");
     Budget(lines)
@@ -261,7 +301,7 @@ mod tests {
         let budget = declare(&Config::default());
         assert_eq!(budget.beyond(budget.total()), None);
         let advice = budget.beyond(50 << 20).unwrap();
-        for part in ["allows 50.0 MiB", "otlp 19.9 MiB (otlp.limits.in_flight_bytes_max", "traces.bytes_max"] {
+        for part in ["allows 50.0 MiB", "otlp 18.0 MiB (otlp.limits.in_flight_bytes_max", "traces.bytes_max"] {
             assert!(advice.contains(part), "{part} is missing in {advice}");
         }
         assert!(!advice.contains("code, stacks"), "what nobody can lower: {advice}");
@@ -280,7 +320,7 @@ mod tests {
         let mut config = Config::default();
         let all = check(&config).unwrap().total();
         config.otlp.enabled = false;
-        let expected = (12 << 20) + 256 * CONNECTION_BYTES + 4_000 * SERIES_BYTES;
+        let expected = (12 << 20) + 256 * CONNECTION_BYTES + 2_000 * SERIES_BYTES;
         assert_eq!(all - check(&config).unwrap().total(), expected);
     }
 }

@@ -9,6 +9,7 @@ const EXAMPLES: &str = "\
 Examples:
   OLLYSTACK_API_KEY=olly_... OLLYSTACK_ENDPOINT=https://gateway.example:4317 ollystack-agent run
   ollystack-agent doctor                     what works on this host, and what would turn on the rest
+  ollystack-agent doctor --processes         whose requests are seen, and whose are not and why
   ollystack-agent status --watch             what became of every record, each second
   ollystack-agent config print > agent.toml  every key with its default, to edit
   ollystack-agent run --config agent.toml --set host.interval_ms=5000
@@ -58,13 +59,16 @@ pub(crate) struct Settings {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Collect, reduce and send until stopped (SIGTERM or Ctrl-C; twice: at once)
+    /// Collect, reduce and send until stopped (SIGTERM or Ctrl-C; Ctrl-C twice: at once)
     Run,
     /// Show or check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
     /// What works on this host, what does not and why, and what would turn it on
     Doctor {
+        /// Instead, each process that serves or calls: whether its requests are seen, and why not
+        #[arg(long)]
+        processes: bool,
         /// As JSON
         #[arg(long)]
         json: bool,

@@ -9,19 +9,23 @@ use ollystack_input_host as host;
 use ollystack_input_journald as journald;
 use ollystack_input_logs as logs;
 use ollystack_input_otlp as otlp;
-use ollystack_record::{Availability, Intake, Resource};
+use ollystack_input_sockets as sockets;
+use ollystack_record::{Availability, Intake, Lines, Peers, Resource};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-/// What the inputs count about themselves.
+/// What the inputs count about themselves, and what they tell whoever reads their records.
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
+    /// Which lines processes were seen to write under which requests.
+    pub(crate) lines: Arc<Lines>,
     host: Arc<host::Stats>,
     logs: Arc<logs::Stats>,
     journald: Arc<journald::Stats>,
     otlp: Arc<otlp::Stats>,
+    sockets: Arc<sockets::Stats>,
     ebpf: Arc<ebpf::Stats>,
 }
 
@@ -32,6 +36,7 @@ pub(crate) fn availability(config: &Config) -> Vec<Availability> {
         logs::availability(&config.logs),
         journald::availability(&config.journald, config.logs.enabled),
         otlp::availability(&config.otlp),
+        sockets::availability(&config.sockets),
         ebpf::availability(&config.ebpf),
     ]
     .concat()
@@ -83,10 +88,23 @@ pub(crate) fn start(
         let (config, stats, (_, intake, stop)) = (config.otlp.clone(), Arc::clone(&figures.otlp), common());
         supervisor.start("otlp", move || otlp::run(config.clone(), intake.clone(), stop.clone(), Arc::clone(&stats)));
     }
+    // Who answers where on this host: one input finds out, the other asks.
+    let peers = Arc::new(Peers::default());
+    if enabled(supervisor, "sockets", config.sockets.enabled) {
+        let (config, stats, (resource, intake, stop)) =
+            (config.sockets.clone(), Arc::clone(&figures.sockets), common());
+        let peers = Arc::clone(&peers);
+        supervisor.start("sockets", move || {
+            let (resource, peers, stats) = (Arc::clone(&resource), Arc::clone(&peers), Arc::clone(&stats));
+            sockets::run(config.clone(), resource, intake.clone(), peers, stop.clone(), stats)
+        });
+    }
     if enabled(supervisor, "ebpf", config.ebpf.enabled) {
         let (config, stats, (resource, intake, stop)) = (config.ebpf.clone(), Arc::clone(&figures.ebpf), common());
+        let around = ebpf::Around { peers, lines: Arc::clone(&figures.lines) };
         supervisor.start("ebpf", move || {
-            ebpf::run(config.clone(), Arc::clone(&resource), intake.clone(), stop.clone(), Arc::clone(&stats))
+            let (resource, around, stats) = (Arc::clone(&resource), around.clone(), Arc::clone(&stats));
+            ebpf::run_among(config.clone(), resource, intake.clone(), around, stop.clone(), stats)
         });
     }
 }
@@ -122,6 +140,7 @@ impl Figures {
             ("logs".to_owned(), serde_json::json!(self.logs.read())),
             ("journald".to_owned(), serde_json::json!(self.journald.read())),
             ("otlp".to_owned(), serde_json::json!(self.otlp.read())),
+            ("sockets".to_owned(), serde_json::json!(self.sockets.read())),
             ("ebpf".to_owned(), serde_json::json!(self.ebpf.read())),
         ])
     }
@@ -148,13 +167,13 @@ mod tests {
         let after = |off: &[&str]| {
             let mut input = running();
             remark(&mut input, off, 2);
-            (input.phase, input.note.contains("ebpf.http"))
+            (input.phase, input.note.contains("ebpf.requests"))
         };
         assert_eq!(after(&[]), (Phase::Running, false));
-        assert_eq!(after(&["ebpf.http"]), (Phase::Running, true));
-        assert_eq!(after(&["ebpf.http", "ebpf.tcp"]), (Phase::Off, true));
+        assert_eq!(after(&["ebpf.requests"]), (Phase::Running, true));
+        assert_eq!(after(&["ebpf.requests", "ebpf.tcp"]), (Phase::Off, true));
         let mut failing = InputState { phase: Phase::Failing, note: "no thread".into(), ..running() };
-        remark(&mut failing, &["ebpf.http", "ebpf.tcp"], 2);
+        remark(&mut failing, &["ebpf.requests", "ebpf.tcp"], 2);
         assert_eq!((failing.phase, failing.note.as_str()), (Phase::Failing, "no thread"));
     }
 }

@@ -47,7 +47,8 @@ fn main() -> ExitCode {
             load(&cli.settings, None).map_err(fail).and_then(|loaded| print(&config::effective(&loaded)))
         }
         Command::Config(ConfigCommand::Check { file }) => check(&cli.settings, file.as_deref()),
-        Command::Doctor { json } => doctor(&cli.settings, *json),
+        Command::Doctor { json, processes: true } => processes(&cli.settings, *json),
+        Command::Doctor { json, processes: false } => doctor(&cli.settings, *json),
         Command::Status { json, watch } => status(&cli.settings, *json, *watch),
         Command::Patterns(asked) => patterns(asked),
         Command::Record(options) => load(&cli.settings, None)
@@ -97,6 +98,12 @@ fn doctor(settings: &Settings, json: bool) -> Result<(), ExitCode> {
     let findings = doctor::examine(load(settings, None));
     print(&if json { doctor::as_json(&findings) } else { doctor::render(&findings, terminal_width()) })?;
     if findings.can_run() { Ok(()) } else { Err(ExitCode::FAILURE) }
+}
+
+fn processes(settings: &Settings, json: bool) -> Result<(), ExitCode> {
+    let config = load(settings, None).map_err(fail)?.config;
+    let coverage = doctor::coverage(&config).map_err(fail)?;
+    print(&if json { coverage.as_json() } else { coverage.render(terminal_width()) })
 }
 
 fn status(settings: &Settings, json: bool, watch: bool) -> Result<(), ExitCode> {

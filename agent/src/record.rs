@@ -12,6 +12,7 @@ use crate::{inputs, log, runtime, signals};
 use clap::Args;
 use ollystack_enrich::Enricher;
 use ollystack_process::redact::Redactor;
+use ollystack_record::request::scope_spans;
 use ollystack_record::{Batch, Intake, Ledger, Outcome, Records, Sample, Series, Signal};
 use ollystack_recording::Writer;
 use std::collections::HashMap;
@@ -196,6 +197,11 @@ impl<W: Write> Recorder<W> {
             }
             Records::Logs(scopes) => self.redactor.logs(scopes),
             Records::Traces(scopes) => self.redactor.spans(scopes),
+            Records::Requests(requests) => {
+                let mut scopes = scope_spans(requests);
+                self.redactor.spans(&mut scopes);
+                batch.records = Records::Traces(scopes);
+            }
         }
     }
 

@@ -76,14 +76,14 @@ pub(crate) fn run(loaded: Loaded) -> Result<(), RunError> {
     runtime::build()?.block_on(async {
         let mut signals = signals::listen()?;
         let mut agent = Agent::start(loaded.config).await?;
-        let ended = tokio::select! {
-            signal = signals.next() => {
-                tracing::info!(signal, "stopping; a second signal ends at once");
-                None
-            }
-            stage = agent.stages.first_to_end() => Some(stage),
+        let (signal, ended) = tokio::select! {
+            signal = signals.next() => (Some(signal), None),
+            stage = agent.stages.first_to_end() => (None, Some(stage)),
         };
-        signals.exit_on_next();
+        if let Some(signal) = signal {
+            tracing::info!(signal, "stopping; Ctrl-C twice ends at once");
+        }
+        signals.exit_on_second_interrupt(signal);
         agent.stop().await;
         ended.map_or(Ok(()), |stage| Err(RunError::Ended(stage)))
     })
@@ -152,7 +152,8 @@ impl Agent {
         stages.spawn("processing", {
             let pipeline =
                 Pipeline::new(enricher, process, keeper, Arc::clone(&books), Arc::clone(&ledger), Arc::clone(&pulse));
-            let pipeline = pipeline.under(Arc::clone(&guard.pressure));
+            let pipeline = pipeline.under(Arc::clone(&guard.pressure)).knowing(Arc::clone(&figures.lines));
+            let pipeline = pipeline.asked_by(Arc::clone(&sending));
             pipeline.run(received, reduced, stop_pipeline.clone())
         });
         let board = Arc::new(Board::default());

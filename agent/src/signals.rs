@@ -1,9 +1,11 @@
-//! Signals that end the agent: the first asks for an orderly stop, the second for the end at once.
+//! Signals that end the agent: the first asks for an orderly stop, a second SIGINT for the end at once.
 //!
-//! SIGTERM comes from the service manager, SIGINT from a terminal, SIGHUP from a terminal that goes away. Invariant: an
-//! orderly stop can always be cut short by whoever asked for it.
+//! SIGTERM comes from the service manager, SIGINT from a terminal, SIGHUP from a terminal that goes away. Managers repeat themselves, and
+//! one Ctrl-C may come as SIGINT and SIGTERM. Invariant: an orderly stop is cut short only by a person who asks for it twice.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+const INTERRUPT: &str = "SIGINT";
 
 /// The signals, caught from now on.
 #[derive(Debug)]
@@ -13,7 +15,7 @@ pub(crate) struct Signals([(&'static str, Signal); 3]);
 pub(crate) fn listen() -> std::io::Result<Signals> {
     Ok(Signals([
         ("SIGTERM", signal(SignalKind::terminate())?),
-        ("SIGINT", signal(SignalKind::interrupt())?),
+        (INTERRUPT, signal(SignalKind::interrupt())?),
         ("SIGHUP", signal(SignalKind::hangup())?),
     ]))
 }
@@ -29,12 +31,21 @@ impl Signals {
         }
     }
 
-    /// From now on the next one ends the process, as abruptly as a crash: what is synced is safe, the rest is lost.
-    pub(crate) fn exit_on_next(mut self) {
+    /// From now on a SIGINT that is not the first ends the process, as abruptly as a crash: what is synced is safe, the rest is lost.
+    /// `first` is the name of the signal that asked for the stop.
+    pub(crate) fn exit_on_second_interrupt(mut self, first: Option<&'static str>) {
         tokio::spawn(async move {
-            let signal = self.next().await;
-            tracing::error!(signal, "second signal: ending at once; what was not yet on disk is lost");
-            std::process::exit(1);
+            let mut interrupted = first == Some(INTERRUPT);
+            loop {
+                if self.next().await != INTERRUPT {
+                    continue;
+                }
+                if interrupted {
+                    tracing::error!("second SIGINT: ending at once; what was not yet on disk is lost");
+                    std::process::exit(1);
+                }
+                interrupted = true;
+            }
         });
     }
 }

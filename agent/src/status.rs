@@ -154,9 +154,13 @@ fn sampling(sampling: &Sampling) -> String {
     ];
     let budgets: Vec<String> = budgets.into_iter().flatten().collect();
     let budget = if budgets.is_empty() { "none".to_owned() } else { budgets.join(" and ") };
+    let asked = match baseline.scale < 1.0 {
+        true => format!(", {:.0}% of it for the tenant's quota", 100.0 * baseline.scale),
+        false => String::new(),
+    };
     let mut text = table.render(usize::MAX);
     text.push_str(&format!(
-        "baseline {:.2}% (ot=th:{}), budget {budget}; {} spans of {} traces wait in {}",
+        "baseline {:.2}% (ot=th:{}), budget {budget}{asked}; {} spans of {} traces wait in {}",
         100.0 * baseline.ratio,
         baseline.threshold,
         grouped(sampling.waiting_spans as i64),
@@ -309,7 +313,7 @@ mod tests {
             "traces by policy  kept  spans  let go  spans",
             "baseline 50 480 950 9,400",
             "rule:vip 2 9 0 0",
-            "baseline 5.00% (ot=th:f3333), budget 50 spans a second; 20 spans of 3 traces wait in 12.1 KiB; 5 decided early",
+            "baseline 5.00% (ot=th:f3333), budget 50 spans a second, 50% of it for the tenant's quota; 20 spans of 3 traces wait in 12.1 KiB; 5 decided early",
             "host   failing         3  no \"proc\"",
             "ebpf   off             0  not root",
             "retrying to https://gateway:4317",

@@ -108,6 +108,8 @@ fn sampling(text: &mut Text, sampling: &Sampling) {
     let mut one = |name: &str, kind: &str, help: &str, value: f64| text.one(name, kind, help, value);
     let baseline = "Share of ordinary traces that is kept at present.";
     one("ollystack_sampling_baseline_ratio", "gauge", baseline, sampling.baseline.ratio);
+    let scale = "What the gateway has that share multiplied by, so that its tenant's quotas last.";
+    one("ollystack_sampling_scale", "gauge", scale, sampling.baseline.scale);
     let early = "Traces decided before their time, for want of room.";
     one("ollystack_sampling_decided_early_total", "counter", early, sampling.decided_early as f64);
     one("ollystack_sampling_waiting_traces", "gauge", "Traces that wait.", sampling.waiting_traces as f64);
@@ -258,6 +260,7 @@ mod tests {
             "ollystack_sampling_traces_total{policy=\"baseline\",decision=\"let_go\"} 950",
             "ollystack_sampling_spans_total{policy=\"rule:vip\",decision=\"kept\"} 9",
             "ollystack_sampling_baseline_ratio 0.05",
+            "ollystack_sampling_scale 0.5",
             "ollystack_redacted_total{kind=\"email\"} 1234",
             "ollystack_sampling_decided_early_total 5",
             "ollystack_log_lines_total 19200",

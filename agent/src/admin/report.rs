@@ -247,6 +247,7 @@ fn process() -> Process {
         baseline: BaselineStats {
             ratio: 0.05,
             threshold: "f3333".to_owned(),
+            scale: 0.5,
             budget_spans_per_second: 50.0,
             budget_bytes_per_day: 0,
         },

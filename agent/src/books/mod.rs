@@ -124,10 +124,12 @@ pub(crate) struct Books {
 
 #[derive(Debug)]
 struct Desk {
-    /// None: the file cannot be had, and what this run does is forgotten at its end.
+    /// None: the file could not be opened, and what this run does is forgotten at its end.
     slots: Option<Slots>,
     risk: Risk,
     closed: bool,
+    /// The last entry could not be written: said once, not four times a second.
+    failing: bool,
 }
 
 impl Books {
@@ -138,7 +140,7 @@ impl Books {
         begun_unix_seconds: u64,
         risk: Risk,
     ) -> Books {
-        let desk = Mutex::new(Desk { slots, risk, closed: false });
+        let desk = Mutex::new(Desk { slots, risk, closed: false, failing: false });
         let books = Books { ledger: Arc::clone(ledger), earlier, begun_unix_seconds, desk };
         books.note(risk);
         books
@@ -193,12 +195,23 @@ impl Books {
 
     /// The ledger is read under the lock, so that a later entry is never overtaken by an earlier one.
     fn enter(&self, desk: &mut Desk, clean: bool) {
-        let Desk { slots, risk, closed } = desk;
+        let Desk { slots, risk, closed, failing } = desk;
         let Some(open) = slots.as_mut().filter(|_| !*closed) else { return };
         let entry = Entry { begun_unix_seconds: self.begun_unix_seconds, clean, risk: *risk, reading: self.in_all() };
-        if let Err(error) = open.write(entry) {
-            tracing::warn!(%error, "the ledger in the state directory cannot be written: what happens from here on is forgotten at the end");
-            *slots = None;
+        let was_failing = std::mem::take(failing);
+        match open.write(entry) {
+            Ok(()) if was_failing => tracing::info!("the ledger in the state directory is written again"),
+            Ok(()) => {}
+            Err(error) => {
+                *failing = true;
+                if !was_failing {
+                    tracing::warn!(
+                        %error,
+                        "the ledger in the state directory cannot be written and is tried again with every entry: free space, check the \
+                         disk; what happens until then is put right at the next start"
+                    );
+                }
+            }
         }
     }
 

@@ -90,16 +90,24 @@ impl Slots {
         (Some(Slots { file, generation, written: None }), last)
     }
 
-    /// Write an entry, unless it is the one that was written last.
+    /// Write an entry, unless it is the one that was written last. One that fails may leave its slot torn; the next goes there again, never
+    /// over the whole one.
     pub(super) fn write(&mut self, entry: Entry) -> std::io::Result<()> {
         if self.written.as_ref() == Some(&entry) {
             return Ok(());
         }
-        self.generation += 1;
-        let place = self.generation % 2 * SLOT_BYTES as u64;
-        self.file.write_all_at(&encode(self.generation, &entry), place)?;
+        let generation = self.generation + 1;
+        let place = generation % 2 * SLOT_BYTES as u64;
+        self.file.write_all_at(&encode(generation, &entry), place)?;
+        self.generation = generation;
         self.written = Some(entry);
         Ok(())
+    }
+
+    /// Put another file in the place of this one, as if the disk had turned.
+    #[cfg(test)]
+    pub(super) fn exchange(&mut self, file: File) -> File {
+        std::mem::replace(&mut self.file, file)
     }
 
     /// For a sync on another thread.
@@ -210,6 +218,25 @@ mod tests {
         let mut slots = Slots::open(dir.path()).0.unwrap();
         slots.write(entry(9)).unwrap();
         assert_eq!(last(dir.path()), Some(entry(9)), "the next run goes on behind this one");
+    }
+
+    #[test]
+    fn an_entry_that_fails_halfway_does_not_cost_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut slots = Slots::open(dir.path()).0.unwrap();
+        slots.write(entry(1)).unwrap();
+        slots.write(entry(2)).unwrap();
+        let file = slots.exchange(File::open("/dev/null").unwrap());
+        for seen in 3..6 {
+            assert!(slots.write(entry(seen)).is_err(), "it is open for reading only");
+        }
+        // What a write that failed may have left where it went.
+        file.write_all_at(&[0xff; 100], SLOT_BYTES as u64).unwrap();
+        assert_eq!(last(dir.path()), Some(entry(2)));
+        slots.exchange(file);
+        slots.write(entry(6)).unwrap();
+        assert_eq!(std::fs::read(dir.path().join(NAME)).unwrap().chunks(SLOT_BYTES).filter_map(decode).count(), 2);
+        assert_eq!(last(dir.path()), Some(entry(6)));
     }
 
     #[test]

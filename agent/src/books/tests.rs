@@ -70,6 +70,22 @@ fn what_the_last_entry_of_a_killed_run_does_not_know_is_corrected_by_where_it_wa
     }
 }
 
+#[tokio::test]
+async fn books_go_on_when_the_disk_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = run(dir.path(), 0, false);
+    first.works();
+    let exchange = |file| first.books.desk().slots.as_mut().map(|slots| slots.exchange(file)).unwrap();
+    let file = exchange(std::fs::File::open("/dev/null").unwrap());
+    first.works();
+    first.works();
+    exchange(file);
+    first.books.close().await;
+    let last = open(dir.path()).entry.unwrap();
+    assert!(last.clean);
+    assert_eq!(last.reading.signals[Signal::Logs as usize].seen, 300);
+}
+
 #[test]
 fn log_records_that_a_killed_run_had_in_memory_come_again_and_are_taken_out_of_the_account() {
     let dir = tempfile::tempdir().unwrap();

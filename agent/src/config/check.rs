@@ -87,6 +87,7 @@ impl Config {
             self.journald.check().map_err(|e| e.to_string()),
             limits,
             process,
+            self.sockets.check().map_err(|e| e.to_string()),
             self.ebpf.check().map_err(|e| e.to_string()),
             self.sending().check().map_err(|e| e.to_string()),
         ];
@@ -267,7 +268,7 @@ mod tests {
         expect("limits.cpu_cores_max is NaN", |config| config.limits.cpu_cores_max = f64::NAN);
         expect("telemetry.interval_ms is 0", |config| config.telemetry.interval_ms = 0);
         expect("admin.listen is `here`", |config| config.admin.listen = "here".into());
-        expect("ebpf.http_head_bytes is 1", |config| config.ebpf.http_head_bytes = 1);
+        expect("ebpf.head_bytes is 1", |config| config.ebpf.head_bytes = 1);
         expect("traces.baseline_ratio is 2", |config| config.traces.baseline_ratio = 2.0);
         expect("export.in_flight_max is 0", |config| config.export.in_flight_max = 0);
     }

@@ -35,6 +35,7 @@ pub(crate) struct Config {
     pub(crate) logs: ollystack_input_logs::Config,
     pub(crate) journald: ollystack_input_journald::Config,
     pub(crate) otlp: ollystack_input_otlp::Config,
+    pub(crate) sockets: ollystack_input_sockets::Config,
     pub(crate) ebpf: ollystack_input_ebpf::Config,
     pub(crate) enrich: ollystack_enrich::Config,
     pub(crate) redact: ollystack_process::redact::Config,
@@ -62,6 +63,7 @@ impl Default for Config {
             logs: Default::default(),
             journald: Default::default(),
             otlp: Default::default(),
+            sockets: Default::default(),
             ebpf: Default::default(),
             enrich: Default::default(),
             redact: Default::default(),
@@ -73,7 +75,7 @@ impl Default for Config {
             export: Default::default(),
         };
         config.otlp.limits.in_flight_bytes_max = 12 << 20;
-        config.otlp.series_max = 4_000;
+        config.otlp.series_max = 2_000;
         config.export.batch_bytes_max = 512 << 10;
         config
     }

@@ -9,7 +9,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::AsciiMetadataValue;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 /// For each step: a person waits.
@@ -41,7 +41,7 @@ pub(super) fn probe(config: &Config) -> Availability {
         Err(error) => Availability::off(
             NAME,
             format!("{endpoint} accepts connections but no TLS or HTTP/2: {error}"),
-            "check the scheme (http or https), the port (OTLP/gRPC is 4317) and export.ca_file",
+            "check the scheme (http or https), the port (OTLP/gRPC is 4317), export.ca_file and export.cert_file",
         ),
     }
 }
@@ -80,14 +80,7 @@ async fn converse(config: &Config, endpoint: &str) -> Result<Status, String> {
     let mut builder =
         Endpoint::from_shared(endpoint.to_owned()).map_err(words)?.connect_timeout(PATIENCE).timeout(PATIENCE);
     if endpoint.starts_with("https://") {
-        let mut tls = ClientTlsConfig::new();
-        tls = match &config.export.ca_file {
-            Some(path) => {
-                let pem = std::fs::read(path).map_err(|error| format!("export.ca_file {}: {error}", path.display()))?;
-                tls.ca_certificate(Certificate::from_pem(pem))
-            }
-            None => tls.with_native_roots(),
-        };
+        let tls = config.export.tls().map_err(|error| error.to_string())?;
         builder = builder.tls_config(tls).map_err(words)?;
     }
     let channel = tokio::time::timeout(PATIENCE, builder.connect())

@@ -4,7 +4,11 @@
 //! Invariant: looking changes nothing; what is off always comes with why.
 
 mod checks;
+mod encryption;
 mod endpoint;
+mod processes;
+
+pub(crate) use processes::coverage;
 
 use crate::config::{Config, ConfigError, Loaded};
 use crate::table::{Align, Table};
@@ -105,7 +109,7 @@ mod tests {
             checks: vec![Check { required, finding }],
             inputs: vec![
                 Availability::on("host.cpu", "/proc/stat"),
-                Availability::off("ebpf.http", "not root", "run as root"),
+                Availability::off("ebpf.requests", "not root", "run as root"),
             ],
         }
     }
@@ -125,10 +129,10 @@ check      state  why, and what would turn it on
 state_dir  off    read-only
                   -> remount
 
-input      state  why, and what would turn it on
-host.cpu   on     /proc/stat
-ebpf.http  off    not root
-                  -> run as root
+input          state  why, and what would turn it on
+host.cpu       on     /proc/stat
+ebpf.requests  off    not root
+                      -> run as root
 
 The agent cannot run yet: see what is off in the first table.
 ";

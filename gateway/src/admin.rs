@@ -9,6 +9,7 @@ use crate::admit::Admission;
 use crate::batch::budget::Budget;
 use crate::telemetry::ledger;
 use crate::telemetry::metrics::SharedMetrics;
+use crate::usage;
 use crate::write::Writer;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -100,6 +101,12 @@ impl Status {
         self.metrics.set_aside_entries.set(gauge(set_aside));
         self.metrics.pending_bytes.set(gauge(self.budget.used() as u64));
         self.metrics.keys.set(gauge(self.admission.status().0 as u64));
+        let now = usage::now();
+        for tenant in self.admission.tenants() {
+            let (limits, spent) = (tenant.limits(), tenant.account.spent(now));
+            self.metrics.show_quota(&tenant.name, "day", limits.bytes_per_day, spent.day);
+            self.metrics.show_quota(&tenant.name, "month", limits.bytes_per_month, spent.month);
+        }
         self.metrics.encode()
     }
 

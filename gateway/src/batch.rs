@@ -7,7 +7,7 @@
 
 pub(crate) mod block;
 pub(crate) mod budget;
-pub(crate) mod rowbinary;
+pub(crate) mod columns;
 pub(crate) mod share;
 
 use crate::config;
@@ -16,7 +16,7 @@ use crate::delivered::deadline::Deadline;
 use crate::telemetry::ledger::Held;
 use block::{Block, Head};
 use budget::Hold;
-use bytes::{Bytes, BytesMut};
+use columns::{Columns, into_native};
 use share::{Fate, Share, Verdict};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,6 +30,10 @@ use tokio_util::sync::CancellationToken;
 /// A block is frozen at this many bytes too: with ClickHouse's default of a million rows and 256 MiB per insert block, a block
 /// of ours always stays one block there, and one part.
 const BLOCK_BYTES_MAX: usize = 16 << 20;
+
+/// What ClickHouse calls the form of a block's rows. It stands in each block's head and so in the spill: blocks of an older version are
+/// sent as they were written (RowBinary, before there were columns).
+const FORMAT: &str = "Native";
 
 /// Requests that may queue for one table's gatherer.
 const QUEUE_MAX: usize = 64;
@@ -46,9 +50,7 @@ pub(crate) struct Table {
 pub(crate) struct Rows {
     /// Index of the table in the list the batcher was made with.
     pub(crate) table: usize,
-    pub(crate) count: u32,
-    /// RowBinary.
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) columns: Columns,
     /// Their share of the memory budget.
     pub(crate) hold: Hold,
     /// The records they are, in the ledger; none of labels.
@@ -167,7 +169,7 @@ impl Batcher {
                 head: Head {
                     table: table.name.into(),
                     columns: table.columns.clone().into(),
-                    format: "RowBinary".into(),
+                    format: FORMAT.into(),
                     token: String::new(),
                     count: 0,
                     tenants: BTreeMap::new(),
@@ -237,8 +239,10 @@ struct Gatherer<S> {
 struct Open {
     deadline: Instant,
     begin_by: Option<Deadline>,
-    count: u32,
-    bytes: BytesMut,
+    columns: Vec<Columns>,
+    /// How many there are.
+    rows: u32,
+    bytes: usize,
     holds: Vec<Hold>,
     held: Vec<Held>,
     waiting: Vec<Share>,
@@ -287,8 +291,8 @@ impl<S: Sink> Gatherer<S> {
 
     async fn write_if_full(&self, open: &mut Option<Open>, writes: &mut JoinSet<()>) {
         let full = |open: &mut Open| {
-            open.count as usize >= self.rows_max
-                || open.bytes.len() >= BLOCK_BYTES_MAX
+            open.rows as usize >= self.rows_max
+                || open.bytes >= BLOCK_BYTES_MAX
                 || open.deadline <= Instant::now()
                 || self.wait.is_zero()
         };
@@ -299,16 +303,18 @@ impl<S: Sink> Gatherer<S> {
         let open = open.get_or_insert_with(|| Open {
             deadline: Instant::now() + self.wait,
             begin_by,
-            count: 0,
-            bytes: BytesMut::new(),
+            columns: Vec::new(),
+            rows: 0,
+            bytes: 0,
             holds: Vec::new(),
             held: Vec::new(),
             waiting: Vec::new(),
         });
         // A block that one delivery is too late for is too late for all: the first one's time counts.
         open.begin_by = open.begin_by.min(begin_by);
-        open.count = open.count.saturating_add(rows.count);
-        open.bytes.extend_from_slice(&rows.bytes);
+        open.rows = open.rows.saturating_add(rows.columns.rows());
+        open.bytes += rows.columns.bytes();
+        open.columns.push(rows.columns);
         open.holds.push(rows.hold);
         open.held.extend(rows.held.map(Held::set_out));
         open.waiting.push(share);
@@ -324,8 +330,8 @@ impl<S: Sink> Gatherer<S> {
         for held in &open.held {
             *tenants.entry(held.tenant().to_string()).or_default() += held.records();
         }
-        let head = Head { token, count: open.count, tenants, ..self.head.clone() };
-        let block = Block { head, rows: Bytes::from(open.bytes) };
+        let head = Head { token, count: open.rows, tenants, ..self.head.clone() };
+        let block = Block { head, rows: into_native(open.columns) };
         let Open { begin_by, waiting, held, holds: _holds, .. } = open;
         let frozen = Frozen { table: self.table, block, begin_by, waiting, held, _holds, turn };
         let sink = Arc::clone(&self.sink);

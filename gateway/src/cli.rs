@@ -3,6 +3,7 @@
 use crate::config::Flags;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// OTLP in, ClickHouse out.
 #[derive(Debug, Parser)]
@@ -25,10 +26,15 @@ pub(crate) enum Command {
         #[arg(long, visible_alias = "list")]
         plan: bool,
     },
-    /// Make, list and revoke API keys
+    /// Make, list, rotate and revoke API keys
     Keys {
         #[command(subcommand)]
         command: Keys,
+    },
+    /// Show and change what tenants may send
+    Tenants {
+        #[command(subcommand)]
+        command: Tenants,
     },
     /// Serve the embedded ClickHouse engine on its own, through ClickHouse's HTTP interface
     Store {
@@ -58,6 +64,19 @@ pub(crate) enum Keys {
         /// What the key is for, to tell it from others
         #[arg(long, value_name = "LABEL", default_value = "")]
         name: String,
+        /// How long it is valid, for example 90d [default: until it is revoked]
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        valid_for: Option<Duration>,
+    },
+    /// Make the successor of a key and print it on standard output, this once; for a time both are valid
+    Rotate {
+        #[command(flatten)]
+        configured: Configured,
+        /// As `keys list` shows it
+        id: String,
+        /// How long the old one stays valid
+        #[arg(long, value_name = "TIME", default_value = "7d", value_parser = humantime::parse_duration)]
+        overlap: Duration,
     },
     /// Show all keys (never their text)
     List {
@@ -71,7 +90,61 @@ pub(crate) enum Keys {
         /// As `keys list` shows it
         id: String,
     },
+    /// Show every change that a command made to the key file: when, who, what; fails when the log was tampered with
+    Audit {
+        #[command(flatten)]
+        configured: Configured,
+    },
 }
+
+/// `tenants ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Tenants {
+    /// Show every tenant that has a section in the key file or a key, and what holds for it
+    List {
+        #[command(flatten)]
+        configured: Configured,
+    },
+    /// Give a tenant a plan, or other values than its plan and the configuration give; running gateways notice within a second
+    #[command(after_help = TENANT_FIELDS)]
+    Set {
+        #[command(flatten)]
+        configured: Configured,
+        /// 1 to 64 of A-Z a-z 0-9 . _ -
+        name: String,
+        /// FIELD= takes a field out: the plan, or the configuration, holds for it again
+        #[arg(required = true, value_name = "FIELD=VALUE", value_parser = crate::administer::field)]
+        fields: Vec<(String, Option<toml_edit::Value>)>,
+    },
+    /// Take a tenant's section out of the key file; its keys stay valid
+    Remove {
+        #[command(flatten)]
+        configured: Configured,
+        /// As `tenants list` shows it
+        name: String,
+    },
+}
+
+/// What `tenants set` takes.
+const TENANT_FIELDS: &str = "\
+Fields:
+  plan                    presets the others: free (100 records/s, 1 GB a day, kept 1 day,
+                          1 % of ordinary traces), startup (1k/s, 10 GB, 7 days, 10 %),
+                          growth (100k/s, 1 TB, 30 days, 50 %), enterprise (1M/s, 10 TB, 90 days, all)
+  records_per_second      data points, log records and spans, on average; 0: no limit
+  burst_seconds           how many seconds' worth of unused rate may be sent at once
+  bytes_per_day           of requests, decompressed, by days of UTC; 0: no limit
+  bytes_per_month         likewise by calendar months
+  retention_days          days until a row expires
+  sampling_ratio          the most that is kept of ordinary traces, 0 to 1: by agents, and by the gateway
+                          for senders that are none
+  sampling_slow_ms        from here on such a sender's request is slow, and kept
+  signals                 which may be sent: metrics,logs,traces
+  in_flight_bytes_max     bytes of requests in progress
+  requests_in_flight_max  requests in progress
+  attributes_drop         keys of attributes that are taken out: user.email,http.request.header.*
+  attributes_mask         likewise, of which `***` takes the value's place
+  attributes_hash         likewise, of which a keyed hash does: equal values stay equal";
 
 /// `config ...`
 #[derive(Debug, Subcommand)]

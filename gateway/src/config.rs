@@ -12,7 +12,8 @@ pub(crate) use print::print;
 pub(crate) use secret::Secret;
 
 use crate::delivered::deadline::Terms;
-use ollystack_receive::{Limits, Tls};
+use crate::tenants::{Limits, RETENTION_DAYS_MAX};
+use ollystack_receive::Tls;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -42,7 +43,7 @@ pub(crate) struct Config {
     pub(crate) server: Server,
     pub(crate) admin: Admin,
     keys: Keys,
-    pub(crate) tenants: Tenants,
+    pub(crate) tenants: Limits,
     pub(crate) clickhouse: ClickHouse,
     pub(crate) store: Store,
     pub(crate) batch: Batch,
@@ -78,16 +79,6 @@ pub(crate) struct Admin {
 #[serde(deny_unknown_fields)]
 struct Keys {
     file: PathBuf,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Tenants {
-    pub(crate) records_per_second: u64,
-    pub(crate) burst_seconds: u64,
-    pub(crate) retention_days: u32,
-    pub(crate) in_flight_bytes_max: usize,
-    pub(crate) requests_in_flight_max: usize,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -210,6 +201,7 @@ impl Config {
         };
         let positive = [
             ("tenants.burst_seconds", self.tenants.burst_seconds),
+            ("tenants.sampling_slow_ms", self.tenants.sampling_slow_ms),
             ("tenants.requests_in_flight_max", self.tenants.requests_in_flight_max as u64),
             ("clickhouse.connect_timeout_ms", self.clickhouse.connect_timeout_ms),
             ("clickhouse.insert_timeout_ms", self.clickhouse.insert_timeout_ms),
@@ -237,8 +229,11 @@ impl Config {
         if !(100..=10_000).contains(&self.batch.begin_within_ms) {
             return value("batch.begin_within_ms", &self.batch.begin_within_ms, "100 to 10000 is allowed");
         }
-        if !(1..=36_500).contains(&self.tenants.retention_days) {
+        if !(1..=RETENTION_DAYS_MAX).contains(&self.tenants.retention_days) {
             return value("tenants.retention_days", &self.tenants.retention_days, "1 to 36500 is allowed");
+        }
+        if !(0.0..=1.0).contains(&self.tenants.sampling_ratio) {
+            return value("tenants.sampling_ratio", &self.tenants.sampling_ratio, "0 to 1 is allowed");
         }
         let rest = self.clickhouse.url.strip_prefix("http://").or_else(|| self.clickhouse.url.strip_prefix("https://"));
         match rest {
@@ -290,8 +285,8 @@ impl Config {
 
 impl Server {
     /// As the OTLP face takes them.
-    pub(crate) fn limits(&self) -> Limits {
-        Limits {
+    pub(crate) fn limits(&self) -> ollystack_receive::Limits {
+        ollystack_receive::Limits {
             wire_bytes_max: self.wire_bytes_max,
             decoded_bytes_max: self.decoded_bytes_max,
             in_flight_bytes_max: self.in_flight_bytes_max,
@@ -301,7 +296,7 @@ impl Server {
             header_timeout_ms: self.header_timeout_ms,
             body_timeout_ms: self.body_timeout_ms,
             drain_timeout_ms: DRAIN_TIMEOUT_MS,
-            ..Limits::gateway()
+            ..ollystack_receive::Limits::gateway()
         }
     }
 }

@@ -1,7 +1,8 @@
-//! OTLP messages to rows, record by record: what is valid becomes a row, what is not is counted with its reason.
+//! OTLP requests to rows, record by record: what is valid becomes a row, what is not is counted with its reason.
 //!
-//! Takes a decoded request and who sent it; the rows go to a [`Sink`] as RowBinary, and the [`Outcome`] says what was left out
-//! and why. Pure: no clock, no I/O. Invariant: every record of the request is either accepted (its row is in the sink) or rejected
+//! Takes a request and who sent it; the rows go to a [`Sink`] as columns, and the [`Outcome`] says what was left out and why. There are two
+//! ways: [`view`], from the bytes straight to columns, for requests without anything odd, and the long one by prost's messages and rows.
+//! Pure: no clock, no I/O. Invariant: every record of the request is accepted (its row is in the sink), sampled out or rejected
 //! (counted once).
 
 mod attributes;
@@ -10,11 +11,16 @@ mod metrics;
 pub(crate) mod series;
 mod sink;
 mod traces;
+mod view;
 
-pub(crate) use sink::{LABELS, Overflow, Sink, signal, tables};
+use sink::Sink;
+pub(crate) use sink::{LABELS, Overflow, signal, tables};
 
+use crate::batch::Rows;
+use crate::batch::budget::Budget;
+use crate::treat::Treatment;
 use hashbrown::HashSet;
-use ollystack_receive::Message;
+use ollystack_receive::{Body as _, Export, Held, Message, Refusal, Signal, Wire};
 use ollystack_schema::names::semconv::SERVICE_NAME;
 use ollystack_schema::rows::SharedAttributes;
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
@@ -35,6 +41,8 @@ pub(crate) struct Delivery {
     pub(crate) ingested_at: u32,
     /// Seconds since the epoch.
     pub(crate) expires_at: u32,
+    /// What is done to messages first; of what goes from bytes to columns [`Treatment::is_none`] holds.
+    pub(crate) treatment: Treatment,
 }
 
 /// What became of the records of a request.
@@ -42,6 +50,8 @@ pub(crate) struct Delivery {
 pub(crate) struct Outcome {
     /// Records that have a row.
     pub(crate) accepted: u64,
+    /// Records that have none, as others stand for them.
+    pub(crate) sampled_out: u64,
     /// Records that have none.
     pub(crate) rejected: BTreeMap<Reason, u64>,
     /// Series whose labels are among the rows: to be remembered once these are safe.
@@ -105,8 +115,91 @@ impl Outcome {
     }
 }
 
-/// How many records a message holds: data points, log records or spans.
-pub(crate) fn count(message: &Message) -> u64 {
+/// A request whose records are counted: data points, log records or spans.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    pub(crate) signal: Signal,
+    pub(crate) records: u64,
+    /// Of the message, after decompression.
+    pub(crate) bytes: u64,
+    form: Form,
+    held: Held,
+}
+
+#[derive(Debug)]
+enum Form {
+    Wire(Wire),
+    /// And how many values were left out of it.
+    Message(Message, u64),
+}
+
+/// What a request became.
+#[derive(Debug)]
+pub(crate) struct Converted {
+    pub(crate) outcome: Outcome,
+    pub(crate) rows: Vec<Rows>,
+    /// Lists and maps that were left out because they were nested too deeply.
+    pub(crate) values_cut: u64,
+}
+
+/// Why a request cannot become rows.
+#[derive(Debug)]
+pub(crate) enum Error {
+    /// It cannot be decoded, or not now.
+    Refused(Refusal),
+    Overflow(Overflow),
+}
+
+impl From<Overflow> for Error {
+    fn from(overflow: Overflow) -> Error {
+        Error::Overflow(overflow)
+    }
+}
+
+impl Counted {
+    /// Count, and decode what cannot be counted otherwise.
+    pub(crate) fn new(request: Export<Wire>) -> Result<Counted, Refusal> {
+        let Export { message: wire, mut held, decoded_bytes: bytes, .. } = request;
+        let signal = wire.signal();
+        let (records, form) = match view::count(&wire) {
+            Ok(records) => (records, Form::Wire(wire)),
+            Err(view::Unusual) => {
+                let (message, values_cut) = Message::read(wire, &mut held)?;
+                (count(&message), Form::Message(message, values_cut))
+            }
+        };
+        Ok(Counted { signal, records, bytes, form, held })
+    }
+
+    /// Turn it into rows, held of `budget`. What the request held is free then.
+    pub(crate) fn convert(self, delivery: &Delivery, seen: &Seen, budget: &Budget) -> Result<Converted, Error> {
+        let Counted { form, mut held, .. } = self;
+        let treatment = &delivery.treatment;
+        let (mut message, values_cut) = match form {
+            Form::Message(message, values_cut) => (message, values_cut),
+            Form::Wire(wire) => {
+                // What something is done to has to be a message first.
+                if treatment.is_none(wire.signal()) {
+                    let mut sink = Sink::new(budget.clone());
+                    match view::convert(&wire, delivery, seen, &mut sink) {
+                        Ok(outcome) => return Ok(Converted { outcome, rows: sink.finish()?, values_cut: 0 }),
+                        Err(view::Stop::Overflow(overflow)) => return Err(overflow.into()),
+                        Err(view::Stop::Unusual) => {}
+                    }
+                }
+                Message::read(wire, &mut held).map_err(Error::Refused)?
+            }
+        };
+        let sampled_out = if treatment.is_none(message.signal()) { 0 } else { treatment.apply(&mut message) };
+        let mut sink = Sink::new(budget.clone());
+        let outcome = Outcome { sampled_out, ..convert(message, delivery, seen, &mut sink)? };
+        drop(held);
+        Ok(Converted { outcome, rows: sink.finish()?, values_cut })
+    }
+}
+
+/// How many records a message holds.
+fn count(message: &Message) -> u64 {
     let count: usize = match message {
         Message::Metrics(request) => {
             let scopes = request.resource_metrics.iter().flat_map(|resource| &resource.scope_metrics);
@@ -124,13 +217,8 @@ pub(crate) fn count(message: &Message) -> u64 {
     count as u64
 }
 
-/// Turn a request into rows.
-pub(crate) fn convert(
-    message: Message,
-    delivery: &Delivery,
-    seen: &Seen,
-    sink: &mut impl Push,
-) -> Result<Outcome, Overflow> {
+/// Turn a message into rows.
+fn convert(message: Message, delivery: &Delivery, seen: &Seen, sink: &mut impl Push) -> Result<Outcome, Overflow> {
     match message {
         Message::Metrics(request) => metrics::convert(request, delivery, seen, sink),
         Message::Logs(request) => logs::convert(request, delivery, sink),

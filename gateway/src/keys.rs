@@ -4,6 +4,7 @@
 //! SHA-256 of the whole text ([`file`]). A fast hash suffices because the secret is random: there is nothing to guess.
 //! Invariant: the text of a key is held by [`Key`] alone, which prints as `***` behind its id.
 
+pub(crate) mod audit;
 pub(crate) mod file;
 
 use sha2::{Digest, Sha256};
@@ -66,14 +67,7 @@ impl fmt::Debug for Key {
 impl KeyHash {
     /// From 64 hex digits.
     pub(crate) fn parse(text: &str) -> Option<KeyHash> {
-        if text.len() != 64 || !is_hex(text) {
-            return None;
-        }
-        let mut bytes = [0; 32];
-        for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-        }
-        Some(KeyHash(bytes))
+        unhex(text).map(KeyHash)
     }
 
     /// As 64 hex digits.
@@ -87,11 +81,23 @@ impl KeyHash {
     }
 }
 
+/// 32 bytes from 64 lower-case hex digits.
+pub(crate) fn unhex(text: &str) -> Option<[u8; 32]> {
+    if text.len() != 64 || !is_hex(text) {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
 fn is_hex(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -4,6 +4,7 @@
 //! reads the command line and prints. Invariant: an error ends the program with status 1 and one line that says what to do.
 
 mod admin;
+mod administer;
 mod admit;
 mod batch;
 mod cli;
@@ -17,18 +18,19 @@ mod migrate;
 mod run;
 mod signals;
 mod telemetry;
+mod tenants;
+mod treat;
+mod usage;
 mod write;
 
 use clap::Parser;
 use cli::{Cli, Command, Configured};
 use config::{Config, Layers, StoreMode};
-use keys::file::{self, KeyFile};
 use ollystack_schema::migrations::Placement;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::SystemTime;
 use write::clickhouse::ClickHouse;
 
 fn main() -> ExitCode {
@@ -64,7 +66,8 @@ fn dispatch(command: Command) -> Result<(), Box<dyn Error>> {
             telemetry::start_logging(&config.log)?;
             runtime()?.block_on(migrate(&config, plan))?;
         }
-        Command::Keys { command } => keys(command)?,
+        Command::Keys { command } => administer::keys(command)?,
+        Command::Tenants { command } => administer::tenants(command)?,
         Command::Store { options, until_stdin_ends } => {
             telemetry::start_logging(&config::default_log()?)?;
             runtime()?.block_on(engine::serve(*options, until_stdin_ends))?;
@@ -114,33 +117,6 @@ async fn migrate(config: &Config, plan: bool) -> Result<(), Box<dyn Error>> {
         text = format!("the schema of {} is up to date\n", config.clickhouse.database);
     }
     print(&text)?;
-    Ok(())
-}
-
-fn keys(command: cli::Keys) -> Result<(), Box<dyn Error>> {
-    match command {
-        cli::Keys::New { configured, tenant, name } => {
-            let path = load(&configured)?.0.keys_file();
-            let key = file::add(&path, &tenant, &name, SystemTime::now())?;
-            eprintln!("key {} of tenant {tenant}, stored as its hash in {}.", key.id(), path.display());
-            eprintln!("This is the only time it is shown. On hosts: OLLYSTACK_API_KEY=<key>.");
-            print(&format!("{}\n", key.expose()))?;
-        }
-        cli::Keys::List { configured } => {
-            let path = load(&configured)?.0.keys_file();
-            let keys = KeyFile::read(&path)?.keys;
-            let head = ["ID", "TENANT", "LABEL", "CREATED", "REVOKED"].map(str::to_owned);
-            let rows = keys.into_iter().map(|k| [k.id, k.tenant, k.label, k.created, k.revoked.unwrap_or_default()]);
-            print(&table(std::iter::once(head).chain(rows).collect()))?;
-        }
-        cli::Keys::Revoke { configured, id } => {
-            let path = load(&configured)?.0.keys_file();
-            match file::revoke(&path, &id, SystemTime::now())? {
-                true => print(&format!("key {id} is revoked; running gateways refuse it within a second\n"))?,
-                false => print(&format!("key {id} was revoked before\n"))?,
-            }
-        }
-    }
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use crate::ingest::Ingest;
 use crate::migrate;
 use crate::signals::Signals;
 use crate::telemetry::metrics::Metrics;
+use crate::usage::report::Reporter;
 use crate::write::clickhouse::{ClickHouse, SetUpError};
 use crate::write::{Disks, Losses, Writer, by_signal};
 use ollystack_buffer::{Buffer, Options, Recovery, WhenFull};
@@ -50,8 +51,8 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
     let admin = ollystack_receive::bind(config.admin.listen).await?;
     let addresses = [&grpc, &http, &admin].map(|listener| listener.local_addr().map(|address| address.to_string()));
 
-    // `stop`: take nothing new. `end`: everything that was taken is safe.
-    let (stop, end) = (CancellationToken::new(), CancellationToken::new());
+    // `stop`: take nothing new. `taken`: every request is answered. `end`: everything that was taken is safe.
+    let [stop, taken, end] = [(); 3].map(|()| CancellationToken::new());
     let metrics = Arc::new(Metrics::new());
     let admission = Arc::new(Admission::new(config.keys_file(), config.tenants));
     let url = match config.store.mode {
@@ -88,6 +89,8 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
     until_stop.spawn(Arc::clone(&admission).watch(stop.clone()));
     until_stop.spawn(Arc::clone(&writer).replay());
     let ready = writer.schema_ready().clone();
+    let reporter = Reporter::new(admission.accounts().clone(), clickhouse.clone(), ready.subscribe())?;
+    let reporting = tokio::spawn(reporter.run(taken.clone()));
     let keep_schema = stop.clone();
     until_stop.spawn(async move {
         let keep = migrate::keep_applied(clickhouse, ready, &schema_problem);
@@ -125,12 +128,12 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
     }
     drop(server);
 
-    signals.next().await;
-    tracing::info!("stopping: finishing requests and writing what was taken; a second signal ends at once");
+    let interrupted = signals.next().await;
+    tracing::info!("stopping: finishing requests and writing what was taken; Ctrl-C twice ends at once");
     tokio::spawn(async move {
-        signals.next().await;
+        signals.second_interrupt(interrupted).await;
         tracing::error!(
-            "second signal: ending at once; requests that were not answered are sent again by their senders"
+            "second SIGINT: ending at once; requests that were not answered are sent again by their senders"
         );
         std::process::exit(1);
     });
@@ -139,6 +142,10 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
     while serving.join_next().await.is_some() {}
     while gatherers.join_next().await.is_some() {}
     while until_stop.join_next().await.is_some() {}
+    taken.cancel();
+    if let Err(error) = reporting.await {
+        tracing::error!(%error, "reporting what tenants used ended before its time");
+    }
     let (blocks, bytes, set_aside) = writer.waiting();
     writer.close().await;
     end.cancel();

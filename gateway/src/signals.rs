@@ -14,11 +14,23 @@ impl Signals {
         Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// The next of either.
-    pub(crate) async fn next(&mut self) {
+    /// The next of either; whether it was SIGINT.
+    pub(crate) async fn next(&mut self) -> bool {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => false,
+            _ = self.interrupt.recv() => true,
+        }
+    }
+
+    /// Until a SIGINT that is not the first: a person asks twice. Service managers repeat themselves, and one Ctrl-C may come as both.
+    pub(crate) async fn second_interrupt(&mut self, mut interrupted: bool) {
+        loop {
+            if self.next().await {
+                if interrupted {
+                    return;
+                }
+                interrupted = true;
+            }
         }
     }
 }

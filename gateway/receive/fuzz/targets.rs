@@ -31,7 +31,7 @@ pub fn signal(data: &[u8]) -> Option<(Signal, &[u8])> {
 
 /// A message as the agent and the gateway take it off the wire; `None` if it is refused.
 pub fn message(signal: Signal, json: bool, bytes: &[u8]) -> Option<Message> {
-    decode(signal, json, bytes.to_vec(), &mut share()?).ok().map(|decoded| decoded.message)
+    decode(signal, json, bytes.to_vec(), &mut share()?).ok().map(|(message, _)| message)
 }
 
 /// The first byte names the signal, the rest is protobuf.

@@ -4,6 +4,7 @@
 //! Invariant: a [`Share`], and the [`Held`] parted from it, give back exactly what they took when they are dropped, whatever became of
 //! their request.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -94,11 +95,16 @@ impl Busy {
     }
 }
 
-/// What one request holds.
+/// A place of one request, and what it holds.
 #[derive(Debug)]
-pub(crate) struct Share {
-    all: Allowance,
+pub(crate) struct Share(Held);
+
+/// Bytes that are held, given back when this is dropped. The default holds none, of nobody.
+#[derive(Debug, Default)]
+pub struct Held {
+    /// The caller's own, and that of all.
     own: Option<Allowance>,
+    all: Option<Allowance>,
     bytes: usize,
 }
 
@@ -112,20 +118,47 @@ impl Share {
             own.inspect(|own| own.0.requests.give_back(1));
             return Err(NoRoom::Now(Busy::Requests));
         }
-        Ok(Share { all: all.clone(), own: own.cloned(), bytes: 0 })
+        Ok(Share(Held { own: own.cloned(), all: Some(all.clone()), bytes: 0 }))
     }
 
+    /// Leave all but `bytes` to whoever has the message now. The place stays here, with the request.
+    pub(crate) fn part(&mut self, bytes: usize) -> Held {
+        let rest = self.0.bytes.saturating_sub(bytes);
+        self.0.bytes -= rest;
+        Held { own: self.0.own.clone(), all: self.0.all.clone(), bytes: rest }
+    }
+}
+
+impl Deref for Share {
+    type Target = Held;
+    fn deref(&self) -> &Held {
+        &self.0
+    }
+}
+
+impl DerefMut for Share {
+    fn deref_mut(&mut self) -> &mut Held {
+        &mut self.0
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.0.allowances().for_each(|allowance| allowance.0.requests.give_back(1));
+    }
+}
+
+impl Held {
     /// Hold `bytes` more.
     pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), NoRoom> {
         let sum = self.bytes.saturating_add(bytes);
-        let least = self.own.iter().fold(self.all.0.bytes.max, |least, own| least.min(own.0.bytes.max));
-        if sum > least {
+        if self.allowances().any(|allowance| sum > allowance.0.bytes.max) {
             return Err(NoRoom::Ever);
         }
         if self.own.as_ref().is_some_and(|own| !own.0.bytes.take(bytes)) {
             return Err(NoRoom::Now(Busy::CallerBytes));
         }
-        if !self.all.0.bytes.take(bytes) {
+        if self.all.as_ref().is_some_and(|all| !all.0.bytes.take(bytes)) {
             self.own.iter().for_each(|own| own.0.bytes.give_back(bytes));
             return Err(NoRoom::Now(Busy::Bytes));
         }
@@ -142,13 +175,6 @@ impl Share {
         Ok(())
     }
 
-    /// Leave all but `bytes` to whoever has the message now. The place stays here, with the request.
-    pub(crate) fn part(&mut self, bytes: usize) -> Held {
-        let rest = self.bytes.saturating_sub(bytes);
-        self.bytes -= rest;
-        Held { of: [self.own.clone(), Some(self.all.clone())], bytes: rest }
-    }
-
     /// Hold `bytes` less.
     pub(crate) fn shrink(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);
@@ -157,29 +183,13 @@ impl Share {
     }
 
     fn allowances(&self) -> impl Iterator<Item = &Allowance> {
-        self.own.iter().chain([&self.all])
+        self.own.iter().chain(&self.all)
     }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        for allowance in self.allowances() {
-            allowance.0.bytes.give_back(self.bytes);
-            allowance.0.requests.give_back(1);
-        }
-    }
-}
-
-/// The bytes that a decoded message takes, given back when this is dropped. The default holds none.
-#[derive(Debug, Default)]
-pub struct Held {
-    of: [Option<Allowance>; 2],
-    bytes: usize,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.of.iter().flatten().for_each(|allowance| allowance.0.bytes.give_back(self.bytes));
+        self.allowances().for_each(|allowance| allowance.0.bytes.give_back(self.bytes));
     }
 }
 

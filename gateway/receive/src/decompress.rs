@@ -4,7 +4,7 @@
 //! `decoded_bytes_max`, whatever number of members or frames it comes in.
 
 use crate::Refusal;
-use crate::allowance::{NoRoom, Share};
+use crate::allowance::{Held, NoRoom, Share};
 use std::io::{ErrorKind, Read};
 use zstd::zstd_safe;
 
@@ -129,8 +129,8 @@ fn too_large(max: usize) -> Refusal {
 }
 
 /// Hold more of the budget, or say why not.
-pub(crate) fn grow(share: &mut Share, bytes: usize) -> Result<(), Refusal> {
-    share.grow(bytes).map_err(no_room)
+pub(crate) fn grow(held: &mut Held, bytes: usize) -> Result<(), Refusal> {
+    held.grow(bytes).map_err(no_room)
 }
 
 pub(crate) fn no_room(no_room: NoRoom) -> Refusal {

@@ -6,7 +6,7 @@
 use crate::allowance::Share;
 use crate::answer::{self, Body, Place};
 use crate::body::{self, Framing};
-use crate::decode::{Decoded, decode};
+use crate::decode::{self, decode};
 use crate::decompress::{Encoding, decompress, grow, no_room};
 use crate::limits::{Limits, millis};
 use crate::schema::NESTS_MAX;
@@ -122,20 +122,23 @@ where
             message: format!("no answer within {} ms; the data may or may not have been taken", time.as_millis()),
         })
     });
-    accepted.map(|accepted| if size.cut > 0 { warned(accepted, size.cut) } else { accepted })
+    let accepted = accepted?;
+    size.cut += accepted.values_cut;
+    Ok(if size.cut > 0 { warned(accepted, size.cut) } else { accepted })
 }
 
 /// Read, decompress and decode an admitted request.
-async fn receive<B>(
+async fn receive<B, M>(
     limits: &Limits,
     (peer, signal, transport): Way,
     (parts, body): (Parts, B),
     size: &mut Size,
     share: &mut Share,
-) -> Result<Export, Refusal>
+) -> Result<Export<M>, Refusal>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Display,
+    M: decode::Body,
 {
     let encoding = encoding(&parts.headers, transport)?;
     let framing = if transport == Transport::Grpc { Framing::Grpc } else { Framing::Whole };
@@ -153,7 +156,7 @@ where
     };
     let bytes = decompress(encoding, sent.bytes, limits.decoded_bytes_max, share)?;
     size.decoded = bytes.len() as u64;
-    let Decoded { message, cut } = decode(signal, transport == Transport::HttpJson, bytes, share)?;
+    let (message, cut) = decode(signal, transport == Transport::HttpJson, bytes, share)?;
     size.cut = cut;
     Ok(Export {
         message,

@@ -1,5 +1,5 @@
-//! The OTLP face of both processes: what arrives on a socket becomes a decoded [`Export`], and what a service says about it
-//! becomes the exact answer of gRPC or of OTLP/HTTP.
+//! The OTLP face of both processes: what arrives on a socket becomes an [`Export`] (a decoded message, or its protobuf), and what a
+//! service says about it becomes the exact answer of gRPC or of OTLP/HTTP.
 //!
 //! One port speaks everything (gRPC over HTTP/2; OTLP/HTTP over HTTP/1.1 or HTTP/2; protobuf and JSON; gzip, zstd and
 //! identity), so 4317 and 4318 are two listeners of one [`Server`]. A service implements [`OtlpService`].
@@ -33,9 +33,11 @@ mod tls;
 mod weigh;
 
 pub use allowance::{Allowance, Busy, Held};
+pub use decode::{Body, Wire};
 pub use limits::{Limits, LimitsError};
 pub use refusal::Refusal;
 pub use request::{Accepted, Event, Export, Message, OtlpService, RequestHead, Signal, Transport};
+pub use schema::NESTS_MAX;
 pub use server::{Error, Server, bind};
 pub use slots::TooMany;
 pub use tls::{Tls, TlsError};

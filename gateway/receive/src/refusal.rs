@@ -48,9 +48,15 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The same, answered with these headers.
+    /// The same, answered with these headers, too.
     pub fn marked(self, headers: HeaderMap) -> Refusal {
-        Refusal::Marked(Box::new(self), headers)
+        match self {
+            Refusal::Marked(refusal, mut before) => {
+                before.extend(headers);
+                Refusal::Marked(refusal, before)
+            }
+            refusal => Refusal::Marked(Box::new(refusal), headers),
+        }
     }
 
     /// What goes into the answer's headers.

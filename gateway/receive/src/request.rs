@@ -1,6 +1,6 @@
 //! What crosses between the face and the service behind it: the head of a request, the decoded export, the answer.
 
-use crate::{Allowance, Held, Refusal, TooMany};
+use crate::{Allowance, Body, Held, Refusal, TooMany};
 use http::HeaderMap;
 use opentelemetry_proto::tonic::collector::{
     logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest,
@@ -13,6 +13,9 @@ use tonic::Code;
 pub trait OtlpService: Send + Sync + 'static {
     /// Who calls, as [`admit`](OtlpService::admit) found out; handed to [`export`](OtlpService::export).
     type Caller: Send + 'static;
+
+    /// In what form it takes requests: a decoded [`Message`], or [`Wire`](crate::Wire).
+    type Body: Body;
 
     /// Decide by the head alone, before the body is read: key, limits. Must not block.
     fn admit(&self, head: &RequestHead<'_>) -> Result<Self::Caller, Refusal>;
@@ -29,9 +32,13 @@ pub trait OtlpService: Send + Sync + 'static {
         refusal
     }
 
-    /// Take one decoded request. The answer goes out when this returns, so return only when the data is safe.
+    /// Take one request. The answer goes out when this returns, so return only when the data is safe.
     /// The future is dropped at an await when the client goes away.
-    fn export(&self, caller: Self::Caller, request: Export) -> impl Future<Output = Result<Accepted, Refusal>> + Send;
+    fn export(
+        &self,
+        caller: Self::Caller,
+        request: Export<Self::Body>,
+    ) -> impl Future<Output = Result<Accepted, Refusal>> + Send;
 
     /// Told of everything that happens at the face, for counters. Must not block.
     fn observe(&self, event: Event) {
@@ -96,11 +103,11 @@ pub struct RequestHead<'a> {
     pub transport: Transport,
 }
 
-/// One decoded request.
+/// One request.
 #[derive(Debug)]
-pub struct Export {
+pub struct Export<B = Message> {
     /// What.
-    pub message: Message,
+    pub message: B,
     /// As in the head.
     pub headers: HeaderMap,
     /// As in the head.
@@ -147,6 +154,8 @@ pub struct Accepted {
     pub message: String,
     /// Extra response headers (gRPC: initial metadata), for example what is left of a quota.
     pub headers: HeaderMap,
+    /// Lists and maps that the service left out because they were nested too deeply; the sender is told.
+    pub values_cut: u64,
 }
 
 /// Something happened at the face.

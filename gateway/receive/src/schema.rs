@@ -29,7 +29,7 @@ impl Shape {
 ///
 /// prost refuses a whole message at 100 messages within each other, serde_json at 127 brackets. A map in an exemplar is the worst: 8
 /// messages and 3 a level, 14 brackets and 4 a level. 24 levels are 80 and 110, below both.
-pub(crate) const NESTS_MAX: usize = 24;
+pub const NESTS_MAX: usize = 24;
 
 /// A field of a message.
 #[derive(Debug)]

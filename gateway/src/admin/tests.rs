@@ -60,7 +60,7 @@ async fn a_gateway_is_ready_once_the_tables_were_there_and_says_what_is_wrong() 
 #[tokio::test]
 async fn a_gateway_with_keys_and_tables_has_nothing_to_say() {
     let directory = tempfile::tempdir().unwrap();
-    file::add(&directory.path().join("keys.toml"), "acme", "", SystemTime::now()).unwrap();
+    file::add(&directory.path().join("keys.toml"), "acme", "", None, SystemTime::now()).unwrap();
     let status = status(&directory);
     status.writer.schema_ready().send_replace(true);
     assert_eq!(status.readiness(), (true, vec![]));

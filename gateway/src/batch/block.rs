@@ -1,7 +1,9 @@
 //! What is inserted: rows of one table whose bytes, statement and token never change again.
 //!
-//! A [`Block`] goes to ClickHouse at once or waits in the spill, as [`Block::to_entry`], and comes out equal. Invariant: one
-//! token, one content: a retry under the same token sends the same bytes with the same statement, whichever process sends it.
+//! A [`Block`] goes to ClickHouse at once or waits in the spill, as [`Block::to_entry`], and comes out equal. What form its rows have stands
+//! in its head, as ClickHouse's name of the format, and in its statement: Native, or RowBinary in a block that a version spilled which knew no
+//! columns yet. Invariant: one token, one content: a retry under the same token sends the same bytes with the same statement, whichever
+//! process sends it.
 
 use bytes::Bytes;
 use ollystack_buffer::Entry;
@@ -9,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// Fast, and as small as row-wise text gets at this speed: about a sixth.
+/// Fast, and as small as rows get at this speed: a sixth and less.
 const SPILL_ZSTD_LEVEL: i32 = 1;
 
 /// A payload that grows to more than this on reading back was not written by us: blocks are frozen at a few MiB.

@@ -38,8 +38,14 @@ fn rig(rows_max: usize, wait_ms: u64) -> Rig {
 
 impl Rig {
     fn rows(&self, table: usize, count: u32, bytes: &[u8]) -> Rows {
-        Rows { table, count, bytes: bytes.to_vec(), hold: self.budget.hold(bytes.len()).unwrap(), held: None }
+        let columns = Columns::of_bytes(count, bytes);
+        Rows { table, columns, hold: self.budget.hold(bytes.len()).unwrap(), held: None }
     }
+}
+
+/// What a block holds behind the head of its one column.
+fn bytes(frozen: &Frozen) -> &[u8] {
+    frozen.block.rows.split_at("12.a.UInt8".len()).1
 }
 
 fn fresh(rows: Vec<Rows>) -> Request {
@@ -65,7 +71,7 @@ async fn a_block_is_frozen_when_it_has_enough_rows() {
     let one = rig.batcher.add(fresh(vec![rig.rows(0, 2, b"ab")])).await.unwrap();
     let two = rig.batcher.add(fresh(vec![rig.rows(0, 1, b"c")])).await.unwrap();
     let frozen = rig.blocks.recv().await.unwrap();
-    assert_eq!((frozen.block.head.count, &frozen.block.rows[..]), (3, &b"abc"[..]));
+    assert_eq!((frozen.block.head.count, bytes(&frozen)), (3, &b"abc"[..]));
     assert_eq!(frozen.block.head.table, "logs");
     assert_eq!(rig.budget.used(), 3, "held until it is safe");
     frozen.settle(Fate::Safe);
@@ -134,7 +140,7 @@ async fn a_repeated_delivery_goes_alone_and_whole_under_its_own_token() {
     let rows = vec![rig.rows(0, 1, b"b"), rig.rows(0, 1, b"c")];
     let verdict = rig.batcher.add(kept(rows, 2, HOUR, true)).await.unwrap();
     let frozen = rig.blocks.recv().await.unwrap();
-    assert_eq!((frozen.block.head.token.as_str(), &frozen.block.rows[..]), ("t/a/2/logs", &b"bc"[..]));
+    assert_eq!((frozen.block.head.token.as_str(), bytes(&frozen)), ("t/a/2/logs", &b"bc"[..]));
     frozen.settle(Fate::Safe);
     assert_eq!(verdict.fate().await, Fate::Safe);
 }
@@ -145,11 +151,11 @@ async fn what_agents_have_on_disk_and_what_others_may_not_are_never_in_one_block
     let _kept = rig.batcher.add(kept(vec![rig.rows(0, 1, b"a")], 1, HOUR, false)).await.unwrap();
     let _other = rig.batcher.add(fresh(vec![rig.rows(0, 2, b"b")])).await.unwrap();
     let of_others = rig.blocks.recv().await.unwrap();
-    assert_eq!((of_others.begin_by, &of_others.block.rows[..]), (None, &b"b"[..]));
+    assert_eq!((of_others.begin_by, bytes(&of_others)), (None, &b"b"[..]));
     let _more = rig.batcher.add(kept(vec![rig.rows(0, 1, b"c")], 2, HOUR, false)).await.unwrap();
     let of_agents = rig.blocks.recv().await.unwrap();
     assert!(of_agents.begin_by.is_some());
-    assert_eq!(&of_agents.block.rows[..], b"ac");
+    assert_eq!(bytes(&of_agents), b"ac");
     let sequences: Vec<u64> = of_agents.deliveries().iter().map(|under_way| under_way.identity().sequence).collect();
     assert_eq!(sequences, [1, 2]);
 }
@@ -160,7 +166,7 @@ async fn an_agents_delivery_is_in_one_block_whatever_its_size() {
     let chunks = |rig: &Rig| vec![rig.rows(0, 2, b"a"), rig.rows(0, 2, b"b"), rig.rows(0, 1, b"c")];
     let _kept = rig.batcher.add(kept(chunks(&rig), 1, HOUR, false)).await.unwrap();
     let frozen = rig.blocks.recv().await.unwrap();
-    assert_eq!((frozen.block.head.count, &frozen.block.rows[..], frozen.deliveries().len()), (5, &b"abc"[..], 1));
+    assert_eq!((frozen.block.head.count, bytes(&frozen), frozen.deliveries().len()), (5, &b"abc"[..], 1));
     // Others need not be whole, but must fit into the spill.
     let _other = rig.batcher.add(fresh(chunks(&rig))).await.unwrap();
     assert_eq!(rig.blocks.recv().await.unwrap().block.head.count, 2);

@@ -143,6 +143,7 @@ impl Layers {
     fn set(&mut self, key: &str, text: &str, origin: &str) -> Result<(), Error> {
         let value = match self.slot(key) {
             Some(Value::Integer(_)) => text.trim().parse().map(Value::Integer).ok(),
+            Some(Value::Float(_)) => text.trim().parse().map(Value::Float).ok(),
             Some(Value::Boolean(_)) => text.trim().parse().map(Value::Boolean).ok(),
             _ => None,
         };
@@ -151,11 +152,16 @@ impl Layers {
 
     fn put(&mut self, key: &str, value: Value, origin: &str) -> Result<(), Error> {
         let hint = self.nearest(key).map(|name| format!(" (is {name} meant?)")).unwrap_or_default();
+        let value = match (self.slot(key), value) {
+            (Some(Value::Float(_)), Value::Integer(whole)) => Value::Float(whole as f64),
+            (_, value) => value,
+        };
         match self.slot(key) {
             Some(slot) if slot.same_type(&value) => *slot = value,
             Some(slot) => {
                 let expected = match slot {
                     Value::Integer(_) => "a whole number",
+                    Value::Float(_) => "a number",
                     Value::Boolean(_) => "true or false",
                     Value::Table(_) => "a section",
                     _ => "a text in quotes",

@@ -11,7 +11,7 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Valu
 use serde_json::Value as Json;
 
 /// Attributes of one thing. The SDKs' own limit is 128.
-const COUNT_MAX: usize = 1024;
+pub(super) const COUNT_MAX: usize = 1024;
 
 /// Sorted by key, values as text.
 pub(super) fn sorted(attributes: Vec<KeyValue>) -> Result<Attributes, Reason> {
@@ -49,7 +49,7 @@ pub(super) fn text(value: Option<AnyValue>) -> String {
 }
 
 /// Plain while it is readable, else with an exponent, as JSON encoders of other languages have it.
-fn double(number: f64) -> String {
+pub(super) fn double(number: f64) -> String {
     if !number.is_finite() {
         return if number.is_nan() {
             "NaN"

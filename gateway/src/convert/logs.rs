@@ -7,7 +7,7 @@ use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 
 /// OTLP's highest severity, FATAL4.
-const SEVERITY_MAX: i32 = 24;
+pub(super) const SEVERITY_MAX: i32 = 24;
 
 pub(super) fn convert(
     request: ExportLogsServiceRequest,

@@ -14,10 +14,10 @@ use opentelemetry_proto::tonic::metrics::v1::{
     AggregationTemporality, Exemplar, ExponentialHistogramDataPoint, HistogramDataPoint, Metric, NumberDataPoint,
     SummaryDataPoint, exemplar, metric::Data, number_data_point,
 };
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// OTLP data point flag: the series has no value here any more.
-const NO_RECORDED_VALUE: u32 = 1;
+pub(super) const NO_RECORDED_VALUE: u32 = 1;
 
 /// How many data points a metric has. One without data counts as one, so that it can be rejected.
 pub(super) fn count(metric: &Metric) -> usize {
@@ -77,36 +77,69 @@ pub(super) fn convert(
 
 /// What the numbers of a metric are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Kind {
-    metric_type: MetricType,
-    temporality: Temporality,
-    monotonic: bool,
-    folded: bool,
+pub(super) struct Kind {
+    pub(super) metric_type: MetricType,
+    pub(super) temporality: Temporality,
+    pub(super) monotonic: bool,
+    pub(super) folded: bool,
 }
 
 impl Kind {
     fn of(data: &Data, metadata: &[KeyValue]) -> Kind {
-        let temporality = |number: i32| match AggregationTemporality::try_from(number) {
-            Ok(AggregationTemporality::Delta) => Temporality::Delta,
-            Ok(AggregationTemporality::Cumulative) => Temporality::Cumulative,
-            _ => Temporality::Unspecified,
-        };
-        let kind = |metric_type, temporality, monotonic| Kind { metric_type, temporality, monotonic, folded: false };
         match data {
-            Data::Gauge(_) => kind(MetricType::Gauge, Temporality::Unspecified, false),
-            Data::Sum(sum) => kind(MetricType::Sum, temporality(sum.aggregation_temporality), sum.is_monotonic),
-            Data::Histogram(histogram) => match metadata.iter().find_map(fold) {
-                Some(FOLD_GAUGE) => Kind { folded: true, ..kind(MetricType::Gauge, Temporality::Unspecified, false) },
-                Some(FOLD_UPDOWNCOUNTER) => {
-                    Kind { folded: true, ..kind(MetricType::Sum, Temporality::Cumulative, false) }
-                }
-                _ => kind(MetricType::Histogram, temporality(histogram.aggregation_temporality), false),
-            },
-            Data::ExponentialHistogram(histogram) => {
-                kind(MetricType::ExponentialHistogram, temporality(histogram.aggregation_temporality), false)
+            Data::Gauge(_) => Kind::gauge(),
+            Data::Sum(sum) => Kind::sum(sum.aggregation_temporality, sum.is_monotonic),
+            Data::Histogram(histogram) => {
+                Kind::histogram(histogram.aggregation_temporality, metadata.iter().find_map(fold).map(str::as_bytes))
             }
-            Data::Summary(_) => kind(MetricType::Summary, Temporality::Unspecified, false),
+            Data::ExponentialHistogram(histogram) => Kind::exponential_histogram(histogram.aggregation_temporality),
+            Data::Summary(_) => Kind::summary(),
         }
+    }
+
+    const fn new(metric_type: MetricType, temporality: Temporality, monotonic: bool) -> Kind {
+        Kind { metric_type, temporality, monotonic, folded: false }
+    }
+
+    pub(super) fn gauge() -> Kind {
+        Kind::new(MetricType::Gauge, Temporality::Unspecified, false)
+    }
+
+    pub(super) fn sum(aggregation_temporality: i32, monotonic: bool) -> Kind {
+        Kind::new(MetricType::Sum, temporality(aggregation_temporality), monotonic)
+    }
+
+    /// `fold` is what the agent folded it from, if it did.
+    pub(super) fn histogram(aggregation_temporality: i32, fold: Option<&[u8]>) -> Kind {
+        let folded = |kind| Kind { folded: true, ..kind };
+        match fold {
+            Some(fold) if fold == FOLD_GAUGE.as_bytes() => folded(Kind::gauge()),
+            Some(fold) if fold == FOLD_UPDOWNCOUNTER.as_bytes() => {
+                folded(Kind::new(MetricType::Sum, Temporality::Cumulative, false))
+            }
+            _ => Kind::new(MetricType::Histogram, temporality(aggregation_temporality), false),
+        }
+    }
+
+    pub(super) fn exponential_histogram(aggregation_temporality: i32) -> Kind {
+        Kind::new(MetricType::ExponentialHistogram, temporality(aggregation_temporality), false)
+    }
+
+    pub(super) fn summary() -> Kind {
+        Kind::new(MetricType::Summary, Temporality::Unspecified, false)
+    }
+
+    /// As columns have it: type, temporality, whether it is monotonic.
+    pub(super) fn bytes(self) -> [u8; 3] {
+        [self.metric_type as u8, self.temporality as u8, u8::from(self.monotonic)]
+    }
+}
+
+fn temporality(number: i32) -> Temporality {
+    match AggregationTemporality::try_from(number) {
+        Ok(AggregationTemporality::Delta) => Temporality::Delta,
+        Ok(AggregationTemporality::Cumulative) => Temporality::Cumulative,
+        _ => Temporality::Unspecified,
     }
 }
 
@@ -204,10 +237,7 @@ impl<S: Push> Destination<'_, S> {
 
     /// Write the labels of a series that has not had them written lately.
     fn describe(&mut self, row: &MetricRow, attributes: Attributes) -> Result<(), Overflow> {
-        // An agent describes a metric now and then, with one series or another: the description is news by itself.
-        let described = [u8::from(!self.metric.description.is_empty())];
-        let key = [self.delivery.tenant.as_bytes(), &row.series_hash.to_le_bytes(), &described].concat();
-        let series = xxh3_64(&key);
+        let series = described_key(&self.delivery.tenant, row.series_hash, &self.metric.description);
         let now = self.delivery.ingested_at;
         if self.seen.contains(series, now) || !self.outcome.described.insert(series) {
             return Ok(());
@@ -235,38 +265,43 @@ impl<S: Push> Destination<'_, S> {
     }
 
     fn series_hash(&self, attributes: &Attributes) -> u64 {
-        let mut hasher = Xxh3::new();
-        hasher.update(&self.origin_hash.to_le_bytes());
-        feed(&mut hasher, &self.metric.name);
-        feed(&mut hasher, &self.metric.unit);
-        let Kind { metric_type, temporality, monotonic, .. } = self.metric.kind;
-        hasher.update(&[metric_type as u8, temporality as u8, u8::from(monotonic)]);
-        feed_attributes(&mut hasher, attributes);
-        hasher.digest()
+        let mut hashed = self.origin_hash.to_le_bytes().to_vec();
+        feed(self.metric.name.as_bytes(), &mut hashed);
+        feed(self.metric.unit.as_bytes(), &mut hashed);
+        hashed.extend_from_slice(&self.metric.kind.bytes());
+        feed_attributes(attributes, &mut hashed);
+        xxh3_64(&hashed)
     }
 }
 
-fn origin_hash(resource: &Origin, scope: &Origin) -> u64 {
-    let mut hasher = Xxh3::new();
-    feed_attributes(&mut hasher, &resource.attributes);
-    feed(&mut hasher, &scope.name);
-    feed(&mut hasher, &scope.version);
-    feed_attributes(&mut hasher, &scope.attributes);
-    hasher.digest()
+/// What a series' labels are remembered by. An agent describes a metric now and then, with one series or another: the description is news by
+/// itself.
+pub(super) fn described_key(tenant: &str, series_hash: u64, description: &str) -> u64 {
+    let described = [u8::from(!description.is_empty())];
+    xxh3_64(&[tenant.as_bytes(), &series_hash.to_le_bytes(), &described].concat())
 }
 
-fn feed_attributes(hasher: &mut Xxh3, attributes: &Attributes) {
-    hasher.update(&(attributes.len() as u64).to_le_bytes());
+fn origin_hash(resource: &Origin, scope: &Origin) -> u64 {
+    let mut hashed = Vec::new();
+    feed_attributes(&resource.attributes, &mut hashed);
+    feed(scope.name.as_bytes(), &mut hashed);
+    feed(scope.version.as_bytes(), &mut hashed);
+    feed_attributes(&scope.attributes, &mut hashed);
+    xxh3_64(&hashed)
+}
+
+fn feed_attributes(attributes: &Attributes, hashed: &mut Vec<u8>) {
+    hashed.extend_from_slice(&(attributes.len() as u64).to_le_bytes());
     for (key, value) in attributes {
-        feed(hasher, key);
-        feed(hasher, value);
+        feed(key.as_bytes(), hashed);
+        feed(value.as_bytes(), hashed);
     }
 }
 
 /// With its length, so that no two lists of texts feed the same bytes.
-fn feed(hasher: &mut Xxh3, text: &str) {
-    hasher.update(&(text.len() as u64).to_le_bytes());
-    hasher.update(text.as_bytes());
+pub(super) fn feed(text: &[u8], hashed: &mut Vec<u8>) {
+    hashed.extend_from_slice(&(text.len() as u64).to_le_bytes());
+    hashed.extend_from_slice(text);
 }
 
 fn number(point: NumberDataPoint, row: &mut MetricRow) -> Result<(), Reason> {

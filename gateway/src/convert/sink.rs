@@ -1,11 +1,13 @@
-//! Where converted rows go: RowBinary per table, in chunks, each with its hold on the memory budget.
+//! Where converted rows go: columns per table, in chunks, each with its hold on the memory budget.
 //!
 //! A resource of a few bytes on the wire is repeated in each of its rows, so rows can be many times the request: they are
 //! counted as they are written. Invariant: the bytes held are never below the bytes written by more than one row.
 
 use crate::batch::budget::{Budget, Hold};
-use crate::batch::{Rows, Table, rowbinary};
+use crate::batch::columns::{self, Columns};
+use crate::batch::{Rows, Table};
 use ollystack_receive::Signal;
+use ollystack_schema::columns::Columns as Described;
 use ollystack_schema::rows::{LogRow, MetricRow, SeriesRow, SpanRow, Table as RowTable};
 use serde::Serialize;
 
@@ -30,13 +32,13 @@ pub(crate) fn signal(table: usize) -> Option<Signal> {
     }
 }
 
-fn table<T: RowTable>() -> Table {
-    let columns: Vec<String> = T::COLUMN_NAMES.iter().map(|name| format!("`{name}`")).collect();
+fn table<T: RowTable + Described>() -> Table {
+    let columns: Vec<String> = T::COLUMNS.iter().map(|(name, _)| format!("`{name}`")).collect();
     Table { name: <T as RowTable>::NAME, columns: columns.join(",") }
 }
 
 /// A row type with its place in [`tables`].
-pub(crate) trait Indexed: RowTable + Serialize + 'static {
+pub(crate) trait Indexed: RowTable + Described + Serialize + 'static {
     const INDEX: usize;
 }
 
@@ -67,7 +69,7 @@ pub(crate) enum Overflow {
     Ever { max: usize },
     /// A fault of this program.
     #[error(transparent)]
-    Form(#[from] rowbinary::Error),
+    Form(#[from] columns::rows::Error),
 }
 
 /// What `convert` writes to.
@@ -81,13 +83,23 @@ pub(crate) trait Push {
 pub(crate) struct Sink {
     budget: Budget,
     total: usize,
-    open: [(u32, Vec<u8>); 4],
+    open: [Columns; 4],
     chunks: Vec<Rows>,
 }
 
 impl Sink {
     pub(crate) fn new(budget: Budget) -> Sink {
-        Sink { budget, total: 0, open: Default::default(), chunks: Vec::new() }
+        Sink { budget, total: 0, open: empty(), chunks: Vec::new() }
+    }
+
+    /// The columns that rows of a table are added to; then they are to be [looked at](Sink::look).
+    pub(super) fn open<T: Indexed>(&mut self) -> &mut Columns {
+        &mut self.open[T::INDEX]
+    }
+
+    /// Hold and hand on what is enough for a chunk.
+    pub(super) fn look<T: Indexed>(&mut self) -> Result<(), Overflow> {
+        if self.open[T::INDEX].bytes() >= CHUNK_BYTES { self.close(T::INDEX) } else { Ok(()) }
     }
 
     /// Everything that was pushed.
@@ -99,12 +111,12 @@ impl Sink {
     }
 
     fn close(&mut self, table: usize) -> Result<(), Overflow> {
-        let (count, bytes) = std::mem::take(&mut self.open[table]);
-        if count > 0 {
-            self.total += bytes.len();
-            let hold = self.hold(bytes.len())?;
-            self.chunks.push(Rows { table, count, bytes, hold, held: None });
-        }
+        let Some(open) = self.open.get_mut(table).filter(|open| open.rows() > 0) else { return Ok(()) };
+        let columns = open.take();
+        let bytes = columns.bytes();
+        self.total += bytes;
+        let hold = self.hold(bytes)?;
+        self.chunks.push(Rows { table, columns, hold, held: None });
         Ok(())
     }
 
@@ -119,9 +131,11 @@ impl Sink {
 
 impl Push for Sink {
     fn push<T: Indexed>(&mut self, row: &T) -> Result<(), Overflow> {
-        let (count, bytes) = &mut self.open[T::INDEX];
-        rowbinary::append(row, bytes)?;
-        *count += 1;
-        if bytes.len() >= CHUNK_BYTES { self.close(T::INDEX) } else { Ok(()) }
+        columns::rows::push(row, self.open::<T>())?;
+        self.look::<T>()
     }
+}
+
+fn empty() -> [Columns; 4] {
+    [MetricRow::COLUMNS, SeriesRow::COLUMNS, LogRow::COLUMNS, SpanRow::COLUMNS].map(Columns::new)
 }

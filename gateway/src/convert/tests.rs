@@ -42,7 +42,14 @@ impl Push for Kept {
 }
 
 fn delivery() -> Delivery {
-    Delivery { tenant: "acme".into(), agent: "a-1".into(), sequence: 9, ingested_at: NOW, expires_at: NOW + 100 }
+    Delivery {
+        tenant: "acme".into(),
+        agent: "a-1".into(),
+        sequence: 9,
+        ingested_at: NOW,
+        expires_at: NOW + 100,
+        treatment: Default::default(),
+    }
 }
 
 fn rows(message: Message) -> (Kept, Outcome) {
@@ -596,7 +603,7 @@ fn rows_are_counted_against_the_budget_and_given_back() {
         sink.finish()
     };
     let first = run(2).unwrap();
-    assert_eq!((first.len(), first[0].count, first[0].bytes.len()), (1, 2, budget.used()));
+    assert_eq!((first.len(), first[0].columns.rows(), first[0].columns.bytes()), (1, 2, budget.used()));
     assert!(matches!(run(2), Err(Overflow::Now)), "others hold it");
     drop(first);
     assert_eq!(budget.used(), 0);

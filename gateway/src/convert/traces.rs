@@ -49,7 +49,7 @@ fn row(span: Span, delivery: &Delivery, resource: &Origin, scope: &Origin) -> Re
         trace_state: span.trace_state,
         trace_flags: span.flags,
         span_name: span.name,
-        span_kind: named(&SPAN_KINDS, span.kind),
+        span_kind: named(&SPAN_KINDS, span.kind).to_owned(),
         service_name: resource.name.clone(),
         resource_schema_url: resource.schema_url.clone(),
         resource_attributes: resource.attributes.clone(),
@@ -59,7 +59,7 @@ fn row(span: Span, delivery: &Delivery, resource: &Origin, scope: &Origin) -> Re
         scope_attributes: scope.attributes.clone(),
         span_attributes: attributes::sorted(span.attributes)?,
         duration: u64::try_from(nanos(span.end_time_unix_nano)?).unwrap_or(0).saturating_sub(span.start_time_unix_nano),
-        status_code: named(&STATUS_CODES, status.code),
+        status_code: named(&STATUS_CODES, status.code).to_owned(),
         status_message: status.message,
         agent_id: delivery.agent.clone(),
         batch_sequence: delivery.sequence,
@@ -82,20 +82,14 @@ fn row(span: Span, delivery: &Delivery, resource: &Origin, scope: &Origin) -> Re
 }
 
 /// The name of an enum's number; of one that is not known, that of 0.
-fn named(names: &[&str], number: i32) -> String {
-    usize::try_from(number)
-        .ok()
-        .and_then(|index| names.get(index))
-        .or(names.first())
-        .copied()
-        .unwrap_or_default()
-        .to_owned()
+pub(super) fn named(names: &[&'static str], number: i32) -> &'static str {
+    usize::try_from(number).ok().and_then(|index| names.get(index)).or(names.first()).copied().unwrap_or_default()
 }
 
 /// How many spans a span stands for, from W3C tracestate `ot=th:T`: the sampler kept those of its trace ids whose 56 random bits
 /// are at least T, so 1 in 2^56 / (2^56 - T). T is written as up to 14 hexadecimal digits without its trailing zeros.
 /// <https://opentelemetry.io/docs/specs/otel/trace/tracestate-probability-sampling/>
-fn weight(tracestate: &str) -> f64 {
+pub(super) fn weight(tracestate: &str) -> f64 {
     threshold(tracestate).map_or(1.0, |threshold| {
         const ALL: u64 = 1 << 56;
         // Subtracted as whole numbers: near 2^56 a double would round the difference to nothing.

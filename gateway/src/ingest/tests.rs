@@ -2,14 +2,16 @@
 
 use super::*;
 use crate::batch::{Frozen, Sink as BlockSink, Table};
-use crate::config::{Flags, Layers, Tenants};
+use crate::config::{Flags, Layers};
 use crate::keys::file;
 use crate::telemetry::metrics::Metrics;
+use crate::tenants::Limits;
+use crate::tenants::tests::SMALL;
 use http::HeaderValue;
 use ollystack_receive::{Busy, Held, Message, Signal, Transport};
 use ollystack_schema::names::{
-    HEADER_ATTEMPT_AGE, HEADER_CLOCK, HEADER_REDELIVERED, HEADER_SENT, HEADER_SEQUENCE, HEADER_UNTOUCHED,
-    UNTOUCHED_ALL, UNTOUCHED_THIS,
+    HEADER_ATTEMPT_AGE, HEADER_CLOCK, HEADER_REDELIVERED, HEADER_SAMPLING_SCALE, HEADER_SENT, HEADER_SEQUENCE,
+    HEADER_UNTOUCHED, UNTOUCHED_ALL, UNTOUCHED_THIS,
 };
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
@@ -19,6 +21,7 @@ use opentelemetry_proto::tonic::metrics::v1::{
     Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, metric::Data, number_data_point::Value,
 };
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
+use prost::Message as _;
 use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -71,20 +74,14 @@ struct Rig {
     disk: Arc<Disk>,
     key: String,
     _gatherers: JoinSet<()>,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 fn rig(records_per_second: u64) -> Rig {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("keys.toml");
-    let key = file::add(&path, "acme", "", SystemTime::now()).unwrap().expose().to_owned();
-    let defaults = Tenants {
-        records_per_second,
-        burst_seconds: 1,
-        retention_days: 7,
-        in_flight_bytes_max: 1 << 20,
-        requests_in_flight_max: 16,
-    };
+    let key = file::add(&path, "acme", "", None, SystemTime::now()).unwrap().expose().to_owned();
+    let defaults = Limits { records_per_second, requests_in_flight_max: 16, ..SMALL };
     let keys = vec![("batch.wait_ms".to_owned(), "0".to_owned())];
     let layers = Layers::new(None, std::iter::empty(), &Flags { file: None, keys }).unwrap();
     let disk = Arc::new(Disk::default());
@@ -102,7 +99,7 @@ fn rig(records_per_second: u64) -> Rig {
         terms: TERMS,
         metrics: Arc::new(Metrics::new()),
     };
-    Rig { ingest, disk, key, _gatherers: gatherers, _directory: directory }
+    Rig { ingest, disk, key, _gatherers: gatherers, directory }
 }
 
 impl Rig {
@@ -139,8 +136,13 @@ impl Rig {
         message: Message,
         more: &[(&'static str, &str)],
     ) -> Result<Accepted, Refusal> {
+        let bytes = match &message {
+            Message::Metrics(message) => message.encode_to_vec(),
+            Message::Logs(message) => message.encode_to_vec(),
+            Message::Traces(message) => message.encode_to_vec(),
+        };
         let export = Export {
-            message,
+            message: Wire::new(message.signal(), bytes),
             headers: self.headers(more),
             peer: "127.0.0.1:1".parse().unwrap(),
             transport: Transport::Grpc,
@@ -184,6 +186,23 @@ async fn what_is_safe_is_answered_and_counted() {
     assert_eq!(rig.send(logs(3), &[]).await, Ok(Accepted::default()));
     assert!(rig.metric("ollystack_ingestion_data_points_total{tenant=\"acme\",signal=\"logs\"} 3"));
     assert_eq!(rig.ingest.metrics.totals().accepted[Signal::Logs as usize], 3);
+}
+
+#[tokio::test]
+async fn a_signal_that_the_tenant_may_not_send_is_rejected_for_good_and_said_so() {
+    let rig = rig(0);
+    file::set_tenant(
+        &rig.directory.path().join("keys.toml"),
+        "acme",
+        &[crate::administer::field("signals=traces").unwrap()],
+    )
+    .unwrap();
+    rig.ingest.admission.refresh();
+    let answer = rig.send(logs(3), &FRESH).await.unwrap();
+    assert_eq!((answer.rejected, answer.message.as_str()), (3, "tenant acme may not send logs, only traces"));
+    assert!(answer.headers.contains_key(HEADER_CLOCK), "an agent's answer dates its next attempt");
+    assert_eq!(rig.ledger(Signal::Logs).rejected["signal"], 3);
+    assert!(rig.tokens().is_empty());
 }
 
 #[tokio::test]
@@ -368,6 +387,26 @@ async fn a_body_that_was_long_on_its_way_makes_its_agent_send_fewer_at_a_time() 
 }
 
 #[tokio::test]
+async fn what_is_sampled_out_is_in_no_table_and_in_the_ledger_and_agents_sample_by_themselves() {
+    let rig = rig(0);
+    let none = [("sampling_ratio".to_owned(), Some(0_i64.into()))];
+    file::set_tenant(&rig.directory.path().join("keys.toml"), "acme", &none).unwrap();
+    rig.ingest.admission.refresh();
+    let spans = || {
+        let span = Span { trace_id: vec![1; 16], span_id: vec![1; 8], start_time_unix_nano: 1, ..Span::default() };
+        let scope_spans = vec![ScopeSpans { spans: vec![span; 3], ..ScopeSpans::default() }];
+        let resource_spans = vec![ResourceSpans { scope_spans, ..ResourceSpans::default() }];
+        Message::Traces(ExportTraceServiceRequest { resource_spans })
+    };
+    assert_eq!(rig.send(spans(), &[]).await.unwrap().rejected, 0);
+    let ledger = rig.ledger(Signal::Traces);
+    assert_eq!((ledger.received, ledger.sampled_out, ledger.stored, rig.tokens().len()), (3, 3, 0, 0));
+    rig.send(spans(), &FRESH).await.unwrap();
+    let ledger = rig.ledger(Signal::Traces);
+    assert_eq!((ledger.received, ledger.sampled_out, ledger.stored), (6, 3, 3));
+}
+
+#[tokio::test]
 async fn a_refusal_says_whether_anything_was_touched() {
     let rig = rig(0);
     rig.disk.loses.store(true, Ordering::Relaxed);
@@ -376,7 +415,8 @@ async fn a_refusal_says_whether_anything_was_touched() {
     let refusal = rig.send(logs(100_000), &FRESH).await.unwrap_err();
     assert_eq!(said(&refusal, HEADER_UNTOUCHED), UNTOUCHED_ALL);
     let refusal = rig.send(logs(3), &[]).await.unwrap_err();
-    assert!(!matches!(refusal, Refusal::Marked(..)), "only agents are told");
+    let told = [HEADER_UNTOUCHED, HEADER_CLOCK, HEADER_SAMPLING_SCALE].map(|name| said(&refusal, name));
+    assert_eq!(told, [""; 3], "only agents are told");
 }
 
 #[tokio::test]

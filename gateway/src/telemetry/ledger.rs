@@ -1,6 +1,7 @@
 //! The gateway's ledger: what became of every record that an admitted sender handed in, by tenant and signal.
 //!
-//! `received + carried = stored + repeated + rejected(reason) + refused(reason) + doubtful + lost(reason) + waiting(place)`, by signal.
+//! `received + carried = stored + repeated + sampled_out + rejected(reason) + refused(reason) + doubtful + lost(reason) + waiting(place)`,
+//! by signal.
 //! Rejected records are in no table and will never be; refused ones are with their senders, who were told to keep them; repeated ones
 //! were stored before. Doubtful ones may be stored: ClickHouse did not say, and the sender was told to come again. `carried` is what the
 //! spill and the blocks set aside held when this process began; what waits there is measured by them.
@@ -211,6 +212,11 @@ impl Held {
         self.end("repeated", "");
     }
 
+    /// Nowhere: what was kept of the same traces stands for them.
+    pub(crate) fn sampled_out(self) {
+        self.end("sampled_out", "");
+    }
+
     /// Nowhere, and the sender was told never to send them again.
     pub(crate) fn rejected(self, reason: &'static str) {
         self.end("rejected", reason);
@@ -283,6 +289,7 @@ pub(crate) struct Outcomes {
     pub(crate) received: u64,
     pub(crate) stored: u64,
     pub(crate) repeated: u64,
+    pub(crate) sampled_out: u64,
     pub(crate) doubtful: u64,
     pub(crate) rejected: BTreeMap<&'static str, u64>,
     pub(crate) refused: BTreeMap<&'static str, u64>,
@@ -294,6 +301,7 @@ impl Outcomes {
             "received" => self.received += records,
             "stored" => self.stored += records,
             "repeated" => self.repeated += records,
+            "sampled_out" => self.sampled_out += records,
             "rejected" => *self.rejected.entry(reason).or_default() += records,
             "refused" => *self.refused.entry(reason).or_default() += records,
             _ => self.doubtful += records,
@@ -304,6 +312,7 @@ impl Outcomes {
         self.received += other.received;
         self.stored += other.stored;
         self.repeated += other.repeated;
+        self.sampled_out += other.sampled_out;
         self.doubtful += other.doubtful;
         other.rejected.iter().for_each(|(reason, records)| self.add("rejected", reason, *records));
         other.refused.iter().for_each(|(reason, records)| self.add("refused", reason, *records));
@@ -311,7 +320,7 @@ impl Outcomes {
 
     fn out(&self) -> u64 {
         let by_reason: u64 = self.rejected.values().chain(self.refused.values()).sum();
-        self.stored + self.repeated + self.doubtful + by_reason
+        self.stored + self.repeated + self.sampled_out + self.doubtful + by_reason
     }
 }
 
@@ -331,6 +340,7 @@ mod tests {
         assert_eq!((logs(&ledger, 7, 0).waiting["memory"], logs(&ledger, 7, 0).balance), (100, 0));
         held.split(50).stored();
         held.split(5).repeated();
+        held.split(2).sampled_out();
         held.split(10).rejected("timestamp");
         held.split(4).refused("quota");
         held.split(3).doubtful();
@@ -342,8 +352,9 @@ mod tests {
         let reading = logs(&ledger, 10, 2);
         let outcomes = &reading.outcomes;
         assert_eq!((outcomes.received, outcomes.stored, outcomes.repeated, outcomes.doubtful), (100, 59, 5, 3));
+        assert_eq!(outcomes.sampled_out, 2);
         assert_eq!((outcomes.rejected["timestamp"], outcomes.refused["quota"], reading.lost["corrupt"]), (10, 4, 6));
-        assert_eq!((held.records(), reading.waiting["memory"], reading.balance), (8, 8, 0));
+        assert_eq!((held.records(), reading.waiting["memory"], reading.balance), (6, 6, 0));
     }
 
     #[test]

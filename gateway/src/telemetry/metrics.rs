@@ -23,6 +23,12 @@ struct TenantSignal {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Quota {
+    tenant: String,
+    period: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SignalReason {
     pub(crate) signal: &'static str,
     pub(crate) reason: &'static str,
@@ -72,6 +78,11 @@ pub(crate) struct Metrics {
     pub(crate) ledger: Ledger,
     /// Records accepted: their rows are in ClickHouse or on a synced disk.
     points: Family<TenantSignal, Counter>,
+    /// Bytes charged for them.
+    tenant_bytes: Family<TenantSignal, Counter>,
+    /// What there is of each quota of bytes, and what is used of it, through all gateways. Read when somebody asks.
+    quota_bytes: Family<Quota, Gauge>,
+    quota_used_bytes: Family<Quota, Gauge>,
     /// Records refused, by reason.
     rejected: Family<SignalReason, Counter>,
     accepted: [Counter; 3],
@@ -115,6 +126,9 @@ impl Metrics {
             registry: Registry::default(),
             ledger: Ledger::default(),
             points: Family::default(),
+            tenant_bytes: Family::default(),
+            quota_bytes: Family::default(),
+            quota_used_bytes: Family::default(),
             rejected: Family::default(),
             accepted: Default::default(),
             rejected_in_all: Counter::default(),
@@ -155,6 +169,11 @@ impl Metrics {
         let ours = self.registry.sub_registry_with_prefix("ollystack");
         ours.register("gateway_build", "The running version", build);
         ours.register("ingestion_data_points", "Records accepted, by tenant and signal", self.points.clone());
+        let help = "Bytes of requests accepted, once decompressed, by tenant and signal";
+        ours.register("tenant_bytes", help, self.tenant_bytes.clone());
+        ours.register("tenant_quota_bytes", "Bytes that a tenant may send a day or month", self.quota_bytes.clone());
+        let help = "Of those, used in this day or month (UTC) through all gateways";
+        ours.register("tenant_quota_used_bytes", help, self.quota_used_bytes.clone());
         ours.register("ingestion_rejected", "Records refused, by signal and reason", self.rejected.clone());
         ours.register("ingestion_bytes", "Request bytes on the wire, by signal", self.bytes.clone());
         ours.register("ingestion_decoded_bytes", "Request bytes after decompression", self.decoded_bytes.clone());
@@ -225,11 +244,20 @@ impl Metrics {
         Totals { accepted: self.accepted.each_ref().map(Counter::get), rejected: self.rejected_in_all.get() }
     }
 
-    /// Count records whose rows are safe.
-    pub(crate) fn accept(&self, tenant: &str, signal: Signal, records: u64) {
+    /// Count records whose rows are safe, and the bytes that their tenant is charged for them.
+    pub(crate) fn accept(&self, tenant: &str, signal: Signal, records: u64, bytes: u64) {
         let label = TenantSignal { tenant: tenant.to_owned(), signal: signal.name() };
+        self.tenant_bytes.get_or_create(&label).inc_by(bytes);
         self.points.get_or_create(&label).inc_by(records);
         self.accepted[signal as usize].inc_by(records);
+    }
+
+    /// Show a tenant's quota of bytes, 0 for none, and what is used of it.
+    pub(crate) fn show_quota(&self, tenant: &str, period: &'static str, bytes_max: u64, used: u64) {
+        let label = Quota { tenant: tenant.to_owned(), period };
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.quota_bytes.get_or_create(&label).set(gauge(bytes_max));
+        self.quota_used_bytes.get_or_create(&label).set(gauge(used));
     }
 
     /// Count a delivery that may have been made before.
@@ -307,7 +335,7 @@ mod tests {
     #[test]
     fn the_text_has_the_names_that_dashboards_use() {
         let metrics = Metrics::new();
-        metrics.accept("acme", Signal::Logs, 7);
+        metrics.accept("acme", Signal::Logs, 7, 900);
         metrics.write_seconds.get_or_create(&OfTable { table: "logs_raw" }).observe(0.5);
         metrics.reject(Signal::Traces, "trace_id", 2);
         metrics.observe(Event::Answered {
@@ -323,6 +351,7 @@ mod tests {
         let text = metrics.encode().unwrap();
         for line in [
             "ollystack_ingestion_data_points_total{tenant=\"acme\",signal=\"logs\"} 7",
+            "ollystack_tenant_bytes_total{tenant=\"acme\",signal=\"logs\"} 900",
             "ollystack_ingestion_rejected_total{signal=\"traces\",reason=\"trace_id\"} 2",
             "ollystack_ingestion_bytes_total{signal=\"logs\"} 10",
             "ollystack_requests_total{transport=\"unknown\",signal=\"logs\",code=\"OK\"} 1",

@@ -22,6 +22,10 @@ use tokio_rustls::rustls::{self, ClientConfig};
 /// Rows are compressed and sent in pieces of this size.
 const PIECE_BYTES: usize = 1 << 20;
 
+/// The first is smaller: a piece counts as sent when it is handed over, and only the next one waits until there is a connection that has
+/// taken it. So whatever the size of a block, its end is sent on a connection that stands, behind a head that is on its way.
+const FIRST_PIECE_BYTES: usize = 1;
+
 /// Statements of migrations and health checks. A statement that is still running then goes on in ClickHouse.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -171,12 +175,13 @@ impl ClickHouse {
         let sending = async {
             let mut insert = insert;
             in_time(begin_by)?;
-            let mut rows = block.rows.clone();
+            let (mut rows, mut piece_bytes) = (block.rows.clone(), FIRST_PIECE_BYTES);
             while !rows.is_empty() {
-                let piece: Bytes = rows.split_to(PIECE_BYTES.min(rows.len()));
+                let piece: Bytes = rows.split_to(piece_bytes.min(rows.len()));
                 insert.send(piece).await?;
                 // This process may have been stopped for a while: without its end the insert is none.
                 in_time(end_by).map_err(|error| Error { reached: true, ..error })?;
+                piece_bytes = PIECE_BYTES;
             }
             Ok(insert.end().await?)
         };
@@ -184,6 +189,18 @@ impl ClickHouse {
             Ok(done) => done,
             Err(_) => Err(Error::timeout(self.insert_timeout)),
         }
+    }
+
+    /// Insert rows of JSON, one a line, as they are: for tables whose rows may come twice.
+    pub(crate) async fn insert_json(&self, table: &'static str, rows: String) -> Result<(), Error> {
+        let statement = format!("INSERT INTO {table} FORMAT JSONEachRow");
+        let mut insert = self.client.clone().with_database(&self.database).insert_formatted_with(statement);
+        insert = insert.with_setting("async_insert", "0").with_setting("wait_end_of_query", "1");
+        let sending = async {
+            insert.send(Bytes::from(rows)).await?;
+            insert.end().await
+        };
+        within(STATEMENT_TIMEOUT, sending).await
     }
 
     /// Run a statement in our database.
@@ -220,10 +237,13 @@ impl ClickHouse {
         let (from, to) = (then.saturating_sub(CLOCKS_APART).as_secs(), (then + CLOCKS_APART).as_secs());
         let query = format!(
             "SELECT count() FROM `{}` WHERE TenantId = ? AND AgentId = ? AND BatchSequence = ? \
+             AND cityHash64(AgentId, BatchSequence) = cityHash64(?, toUInt64(?)) \
              AND IngestedAt BETWEEN toDateTime(?) AND toDateTime(?)",
             table_of(identity.signal)
         );
         let query = client.query(&query).bind(&*identity.tenant).bind(&*identity.agent).bind(identity.sequence);
+        // Once more, as the index has them.
+        let query = query.bind(&*identity.agent).bind(identity.sequence);
         Ok(within(LOOK_UP_TIMEOUT, query.bind(from).bind(to).fetch_one::<u64>()).await? > 0)
     }
 
@@ -387,6 +407,54 @@ fn kind(code: u32) -> Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::block::Head;
+    use crate::config::{Flags, Layers};
+    use std::future::poll_fn;
+    use std::io::Read;
+    use std::net::TcpListener;
+    use std::pin::pin;
+    use std::task::Poll;
+    use std::thread;
+
+    #[tokio::test]
+    async fn an_insert_of_a_process_that_stood_still_until_its_time_was_over_has_no_end() {
+        const END: &[u8] = b"\r\n0\r\n\r\n";
+        const INSERT_TIMEOUT: Duration = Duration::from_millis(50);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let heard = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let (mut heard, mut piece) = (Vec::new(), [0; 4096]);
+            while !heard.ends_with(END) {
+                match stream.read(&mut piece) {
+                    Ok(0) | Err(_) => break,
+                    Ok(read) => heard.extend_from_slice(&piece[..read]),
+                }
+            }
+            heard
+        });
+        let config = Layers::new(None, std::iter::empty(), &Flags::default()).unwrap().config().unwrap();
+        let clickhouse = ClickHouse::new(&config.clickhouse, &url).unwrap();
+        let clickhouse = ClickHouse { insert_timeout: INSERT_TIMEOUT, ..clickhouse };
+        let head = Head {
+            table: "logs_raw".into(),
+            columns: "`Body`".into(),
+            format: "RowBinary".into(),
+            token: "one".into(),
+            count: 1,
+            tenants: [].into(),
+        };
+        let block = Block { head, rows: Bytes::from_static(b"\x03one") };
+        {
+            let mut insert = pin!(clickhouse.insert(&block, Some(Deadline::after(Duration::from_secs(60)))));
+            assert!(poll_fn(|context| Poll::Ready(insert.as_mut().poll(context))).await.is_pending());
+            // All that runs here runs on this thread: it stands still before there is a connection.
+            thread::sleep(2 * INSERT_TIMEOUT);
+            insert.await.unwrap_err();
+        }
+        let heard = tokio::task::spawn_blocking(|| heard.join()).await.unwrap().unwrap();
+        assert!(!heard.ends_with(END), "it was ended after its time: {}", String::from_utf8_lossy(&heard));
+    }
 
     #[test]
     fn errors_are_told_apart() {

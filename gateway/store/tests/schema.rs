@@ -3,107 +3,17 @@
 
 mod support;
 
-use clickhouse::{Client, Row, RowOwned, RowRead, RowWrite};
+use clickhouse::{Client, Row};
+use ollystack_schema::columns::Columns;
 use ollystack_schema::migrations::{MIGRATIONS, Placement};
-use ollystack_schema::names::{AGENT_LEDGER, HISTOGRAM_SCALE, LOG_LAST, LOG_PATTERN_ID, SPAN_DURATION, key};
-use ollystack_schema::rows::{LogRow, MetricRow, MetricType, SeriesRow, SpanRow, Table, Temporality};
+use ollystack_schema::names::{
+    AGENT_LEDGER, EDGE_CONNECTIONS, EDGE_DURATION, EDGE_SENT, ENDPOINT, LOG_LAST, LOG_PATTERN_ID, key,
+};
+use ollystack_schema::rows::{LogRow, MetricRow, MetricType, SeriesRow, SpanRow, Table};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use support::rows::{all, attributes, insert, metric, minute, now, red, span};
 use support::{Store, post};
-
-fn now() -> u32 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as u32
-}
-
-/// The start of the last whole minute but `ago`, in nanoseconds.
-fn minute(ago: u32) -> i64 {
-    i64::from((now() / 60 - ago) * 60) * 1_000_000_000
-}
-
-fn attributes(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-    pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
-}
-
-async fn insert<T>(client: &Client, token: &str, rows: &[T])
-where
-    T: Table + RowWrite + for<'a> Row<Value<'a> = T>,
-{
-    let mut insert = client.insert::<T>(<T as Table>::NAME).await.unwrap();
-    insert = insert
-        .with_setting("insert_deduplication_token", token)
-        .with_setting("deduplicate_blocks_in_dependent_materialized_views", "1");
-    for row in rows {
-        insert.write(row).await.unwrap();
-    }
-    insert.end().await.unwrap();
-}
-
-async fn all<T: RowOwned + RowRead>(client: &Client, sql: &str) -> Vec<T> {
-    client.query(sql).fetch_all::<T>().await.unwrap()
-}
-
-fn metric() -> MetricRow {
-    MetricRow {
-        tenant_id: "t".into(),
-        metric_name: "system.cpu.time".into(),
-        series_hash: u64::MAX - 1,
-        service_name: "shop".into(),
-        start_time_unix: minute(2),
-        time_unix: minute(1) + 123_456_789,
-        metric_type: MetricType::Gauge,
-        value: 1.5,
-        count: 60,
-        sum: Some(90.0),
-        min: Some(-1.0),
-        max: None,
-        ingested_at: now(),
-        expires_at: now() + 86_400 * 30,
-        ..MetricRow::default()
-    }
-}
-
-fn red(status: &str, count: u64, agent: &str) -> MetricRow {
-    MetricRow {
-        metric_name: SPAN_DURATION.into(),
-        metric_type: MetricType::ExponentialHistogram,
-        aggregation_temporality: Temporality::Delta,
-        scale: HISTOGRAM_SCALE,
-        count,
-        sum: Some(0.1 * count as f64),
-        min: Some(0.1),
-        max: Some(0.1),
-        // 0.1 s: ceil(log2(0.1) * 64) - 1.
-        positive_offset: -213,
-        positive_bucket_counts: vec![count],
-        span_name: "GET /".into(),
-        span_kind: "server".into(),
-        status_code: status.into(),
-        agent_id: agent.into(),
-        batch_sequence: 7,
-        ..metric()
-    }
-}
-
-fn span() -> SpanRow {
-    SpanRow {
-        tenant_id: "t".into(),
-        timestamp: minute(1) + 5,
-        trace_id: "0af7651916cd43dd8448eb211c80319c".into(),
-        span_id: "b7ad6b7169203331".into(),
-        span_name: "GET /".into(),
-        span_kind: "Server".into(),
-        service_name: "shop".into(),
-        resource_attributes: Arc::new(attributes(&[("host.name", "h"), ("service.name", "shop")])),
-        span_attributes: attributes(&[("http.route", "/"), ("x", "'\\\n\u{0}ü")]),
-        duration: 100_000_000,
-        status_code: "Unset".into(),
-        sample_weight: 1.0,
-        ingested_at: now(),
-        expires_at: now() + 86_400 * 30,
-        ..SpanRow::default()
-    }
-}
 
 #[tokio::test]
 async fn every_migration_applies_and_applies_again() {
@@ -204,10 +114,10 @@ async fn the_gateways_rows_come_back_as_they_went_in() {
     assert_eq!(all::<LogRow>(&client, "SELECT ?fields FROM logs_raw").await, logs);
     assert_eq!(all::<SpanRow>(&client, "SELECT ?fields FROM traces_raw").await, spans);
 
-    let labelled = "SELECT SeriesHash, MetricUnit, Attributes['cpu.mode'], toString(MetricType) FROM otel_metrics_gauge ORDER BY SeriesHash";
-    let labelled = all::<(u64, String, String, String)>(&client, labelled).await;
-    assert_eq!(labelled[0], (u64::MAX - 1, "s".into(), "user".into(), "gauge".into()));
-    assert_eq!(labelled[1], (u64::MAX, String::new(), String::new(), "gauge".into()));
+    let labelled = "SELECT SeriesHash, MetricUnit, Attributes['cpu.mode'] FROM otel_metrics_gauge ORDER BY SeriesHash";
+    let labelled = all::<(u64, String, String)>(&client, labelled).await;
+    assert_eq!(labelled[0], (u64::MAX - 1, "s".into(), "user".into()));
+    assert_eq!(labelled[1], (u64::MAX, String::new(), String::new()));
     let hot = "SELECT HostName FROM traces_raw WHERE has(SpanAttributeItems, 'http.route=/')";
     assert_eq!(all::<String>(&client, hot).await, ["h"]);
     assert_eq!(all::<u64>(&client, "SELECT LineCount FROM otel_logs WHERE hasToken(Body, 'open')").await, [5]);
@@ -422,6 +332,25 @@ fn ledger_line(
 }
 
 #[tokio::test]
+async fn a_delivery_is_looked_for_in_a_table_by_its_index() {
+    let store = Store::get();
+    let client = store.with_schema("delivery_index").await;
+    insert(&client, "metrics", &[metric()]).await;
+    let log = LogRow { tenant_id: "t".into(), ingested_at: now(), expires_at: now() + 86_400, ..LogRow::default() };
+    insert(&client, "logs", &[log]).await;
+    insert(&client, "traces", &[span()]).await;
+    for signal in ["metrics", "logs", "traces"] {
+        // As the gateway asks.
+        let plan = format!(
+            "EXPLAIN indexes = 1 SELECT count() FROM {signal}_raw WHERE TenantId = 't' AND AgentId = 'a' AND BatchSequence = 7 \
+             AND cityHash64(AgentId, BatchSequence) = cityHash64('a', toUInt64(7))"
+        );
+        let plan = all::<String>(&client, &plan).await.join("\n");
+        assert!(plan.contains(&format!("idx_{signal}_delivery")), "{plan}");
+    }
+}
+
+#[tokio::test]
 async fn one_query_says_what_an_agent_saw_sent_lost_and_why_and_what_is_stored() {
     let store = Store::get();
     let client = store.with_schema("ledger").await;
@@ -565,7 +494,7 @@ async fn equal_faults_are_one_row_whatever_their_numbers() {
 }
 
 #[tokio::test]
-async fn edges_are_read_off_client_producer_and_consumer_spans() {
+async fn edges_of_spans_without_an_agent_are_read_off_each_alone() {
     let store = Store::get();
     let client = store.with_schema("edges").await;
     let edge = |kind: &str, pairs: &[(&str, &str)]| SpanRow {
@@ -582,6 +511,9 @@ async fn edges_are_read_off_client_producer_and_consumer_spans() {
         edge("Consumer", &[("messaging.destination.name", "orders"), ("messaging.system", "kafka")]),
         edge("Server", &[("server.address", "shop")]),
         edge("Client", &[]),
+        edge("Server", &[("client.address", "10.0.0.9"), ("http.request.method", "GET")]),
+        edge("Server", &[("client.address", "93.184.216.34")]),
+        SpanRow { agent_id: "a".into(), ..edge("Client", &[("peer.service", "counted by its agent")]) },
     ];
     insert(&client, "a", &spans).await;
     let found = "SELECT Source, Target, toString(TargetKind) FROM service_topology ORDER BY Source DESC, Target";
@@ -593,8 +525,130 @@ async fn edges_are_read_off_client_producer_and_consumer_spans() {
         ("shop", "postgresql/shop/db", "database"),
         ("shop", "stock", "service"),
         ("kafka/orders", "shop", "service"),
+        ("internet", "shop", "service"),
+        ("10.0.0.9", "shop", "service"),
     ];
     assert_eq!(found, expected.map(|(source, target, kind)| (source.into(), target.into(), kind.into())));
+}
+
+/// A point of a host's agent, from three minutes to one ago, with the labels of its series.
+fn labelled(host: &str, name: &str, labels: &[(&str, &str)], value: f64) -> (SeriesRow, MetricRow) {
+    // As unequal as the gateway's: of everything that tells the series apart.
+    let texts = labels.iter().flat_map(|(_, text)| text.bytes()).chain(host.bytes()).chain(name.bytes());
+    let series_hash = texts.fold(7_u64, |hash, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
+    let series = SeriesRow {
+        tenant_id: "t".into(),
+        metric_name: name.into(),
+        series_hash,
+        resource_attributes: Arc::new(attributes(&[("host.name", host)])),
+        attributes: attributes(labels),
+        last_seen: now(),
+        expires_at: now() + 86_400 * 30,
+        ..SeriesRow::default()
+    };
+    let point = MetricRow {
+        metric_name: name.into(),
+        series_hash,
+        start_time_unix: minute(3),
+        time_unix: minute(1),
+        value,
+        count: value as u64,
+        sum: Some(value * 0.1),
+        max: Some(value),
+        agent_id: host.into(),
+        ..metric()
+    };
+    (series, point)
+}
+
+#[tokio::test]
+async fn an_edge_is_told_by_both_sides_and_an_address_is_named_by_who_answers_there() {
+    let store = Store::get();
+    let client = store.with_schema("service_map").await;
+    let edge =
+        |name: &str, host: &str, (from, kind): (&str, &str), (to, at): (&str, &str), more: [&str; 3], value: f64| {
+            let [protocol, span_kind, status] = more;
+            let labels = [
+                (key::EDGE_SOURCE, from),
+                (key::EDGE_SOURCE_KIND, kind),
+                (key::EDGE_TARGET, to),
+                (key::EDGE_TARGET_KIND, if at.is_empty() { "service" } else { "address" }),
+                (key::EDGE_PROTOCOL, protocol),
+                (key::EDGE_ADDRESS, at),
+                (key::SPAN_KIND, span_kind),
+                (key::STATUS_CODE, status),
+            ];
+            labelled(host, name, &labels, value)
+        };
+    let shop = ("shop", "service");
+    let http = |from, to, span_kind, status, calls| {
+        let host = if span_kind == "client" { "host-a" } else { "host-b" };
+        edge(EDGE_DURATION, host, from, to, ["http", span_kind, status], calls)
+    };
+    let tcp = |name, to| edge(name, "host-a", shop, to, ["tcp", "", ""], 600.0);
+    let endpoint = |host: &str, address: &str, port: &str, service: &str| {
+        let labels = [("server.address", address), ("server.port", port), ("service.name", service)];
+        labelled(host, ENDPOINT, &labels, 1.0)
+    };
+    let stock = ("stock.local:80", "10.0.0.2:8080");
+    let (series, points): (Vec<_>, Vec<_>) = [
+        http(shop, stock, "client", "unset", 8.0),
+        http(shop, stock, "client", "error", 2.0),
+        http(("10.0.0.1", "address"), ("stock", ""), "server", "unset", 10.0),
+        http(("127.0.0.1", "address"), ("stock", ""), "server", "unset", 1.0),
+        http(("10.1.0.7", "address"), ("stock", ""), "server", "unset", 3.0),
+        edge(
+            EDGE_DURATION,
+            "host-c",
+            ("pod", "service"),
+            ("10.0.0.2:8080", "10.0.0.2:8080"),
+            ["http", "client", "unset"],
+            4.0,
+        ),
+        // Of two that call from one host the other side does not know which is which.
+        http(shop, ("cart", ""), "client", "unset", 1.0),
+        http(("batch", "service"), ("cart", ""), "client", "unset", 1.0),
+        http(("10.0.0.1", "address"), ("cart", ""), "server", "unset", 2.0),
+        http(shop, ("10.0.0.9:80", "10.0.0.9:80"), "client", "unset", 5.0),
+        // Of what http is known nothing else is told; what is not known is told as what it is.
+        tcp(EDGE_CONNECTIONS, ("10.0.0.2:8080", "10.0.0.2:8080")),
+        tcp(EDGE_CONNECTIONS, ("10.0.0.3:9000", "10.0.0.3:9000")),
+        tcp(EDGE_SENT, ("10.0.0.3:9000", "10.0.0.3:9000")),
+        // Told by the host that called.
+        edge(EDGE_CONNECTIONS, "host-b", ("10.0.0.1", "address"), ("store", ""), ["tcp", "", ""], 600.0),
+        endpoint("host-a", "10.0.0.1", "", ""),
+        endpoint("host-b", "10.0.0.2", "", ""),
+        endpoint("host-b", "10.0.0.2", "8080", "stock"),
+        endpoint("host-b", "10.1.0.7", "", "pod"),
+        // Two hosts say that they have this one.
+        endpoint("host-a", "10.0.0.9", "80", "one"),
+        endpoint("host-b", "10.0.0.9", "80", "other"),
+    ]
+    .into_iter()
+    .unzip();
+    insert(&client, "series", &series).await;
+    insert(&client, "points", &points).await;
+    let found = "SELECT concat(Source, ' (', SourceKind, ') > ', Target, ' (', TargetKind, ') ', Protocol), \
+                 Calls, Errors, ServerCalls, Connections, BytesSent FROM service_topology \
+                 WHERE Time = (SELECT min(Time) FROM service_topology) ORDER BY 1";
+    let found = all::<(String, f64, f64, f64, f64, f64)>(&client, found).await;
+    let expected = [
+        ("batch (service) > cart (service) http", 1.0, 0.0, 0.0, 0.0, 0.0),
+        ("host-b (host) > stock (service) http", 1.0, 0.0, 1.0, 0.0, 0.0),
+        ("pod (service) > stock (service) http", 4.0, 0.0, 3.0, 0.0, 0.0),
+        ("shop (service) > 10.0.0.3:9000 (address) tcp", 0.0, 0.0, 0.0, 600.0, 300.0),
+        ("shop (service) > 10.0.0.9:80 (address) http", 5.0, 0.0, 0.0, 0.0, 0.0),
+        ("shop (service) > cart (service) http", 1.0, 0.0, 0.0, 0.0, 0.0),
+        ("shop (service) > stock (service) http", 10.0, 2.0, 10.0, 0.0, 0.0),
+    ];
+    assert_eq!(found, expected.map(|(edge, a, b, c, d, e)| (edge.to_owned(), a, b, c, d, e)));
+    let durations =
+        "SELECT DISTINCT DurationAvg, DurationMax FROM service_topology WHERE Target = 'stock' AND Source = 'shop'";
+    // Connections of the second minute have no requests beside them.
+    let durations = all::<(f64, f64)>(&client, durations).await;
+    assert!(durations.contains(&(0.1, 8.0)), "{durations:?}");
+    let elsewhere = "SELECT count() FROM service_topology WHERE TenantId != 't'";
+    assert_eq!(all::<u64>(&client, elsewhere).await, [0]);
 }
 
 #[tokio::test]
@@ -630,4 +684,24 @@ async fn rows_leave_when_their_retention_is_over() {
     insert(&client, "new", &[SpanRow { span_name: "stays".into(), ..span() }]).await;
     client.query("OPTIMIZE TABLE traces_raw FINAL").execute().await.unwrap();
     assert_eq!(all::<String>(&client, "SELECT SpanName FROM traces_raw").await, ["stays"]);
+}
+
+#[tokio::test]
+async fn columns_that_the_gateway_writes_have_the_types_of_the_tables() {
+    async fn check<T: Table + Columns>(client: &Client) {
+        let query = format!(
+            "SELECT name, type FROM system.columns WHERE database = 'columns' AND table = '{}' \
+             AND default_kind NOT IN ('MATERIALIZED', 'ALIAS') ORDER BY position",
+            <T as Table>::NAME
+        );
+        let ours: Vec<(String, String)> =
+            T::COLUMNS.iter().map(|(name, of)| (name.to_string(), of.to_string())).collect();
+        assert_eq!(all::<(String, String)>(client, &query).await, ours, "{}", <T as Table>::NAME);
+    }
+    let store = Store::get();
+    let client = store.with_schema("columns").await;
+    check::<MetricRow>(&client).await;
+    check::<SeriesRow>(&client).await;
+    check::<LogRow>(&client).await;
+    check::<SpanRow>(&client).await;
 }

@@ -45,6 +45,7 @@ impl Default for Recorder {
 
 impl OtlpService for Recorder {
     type Caller = ();
+    type Body = ollystack_receive::Message;
 
     fn admit(&self, head: &RequestHead<'_>) -> Result<(), Refusal> {
         match head.headers.get("authorization").and_then(|value| value.to_str().ok()) {

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test's way to fail")]
 
+pub(crate) mod rows;
+
 use clickhouse::Client;
 use ollystack_schema::migrations::{MIGRATIONS, Placement};
 use ollystack_store::{Error, Options, engine};

@@ -1,0 +1,192 @@
+//! Protobuf's wire format as a view: fields of a message one after another, pointing into the request's bytes.
+//!
+//! What it takes prost takes too and understands in the same way; what it does not, the long way has the last word on.
+//! <https://protobuf.dev/programming-guides/encoding/>. Invariant: nothing is read beyond the message, whatever a length says.
+
+use super::Unusual;
+
+/// What a field holds.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Content<'a> {
+    Varint(u64),
+    Fixed64(u64),
+    Bytes(&'a [u8]),
+    Fixed32(u32),
+}
+
+/// The fields of a message that are still to come.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Fields<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn of(message: &'a [u8]) -> Fields<'a> {
+        Fields { rest: message }
+    }
+
+    /// Number and content of the next field; none at the end.
+    #[inline(always)]
+    pub(super) fn next(&mut self) -> Result<Option<(u32, Content<'a>)>, Unusual> {
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let tag = u32::try_from(self.varint()?).map_err(|_| Unusual)?;
+        let content = match tag & 7 {
+            0 => Content::Varint(self.varint()?),
+            1 => Content::Fixed64(u64::from_le_bytes(self.array()?)),
+            2 => {
+                let length = usize::try_from(self.varint()?).map_err(|_| Unusual)?;
+                let (bytes, rest) = self.rest.split_at_checked(length).ok_or(Unusual)?;
+                self.rest = rest;
+                Content::Bytes(bytes)
+            }
+            5 => Content::Fixed32(u32::from_le_bytes(self.array()?)),
+            _ => return Err(Unusual),
+        };
+        match tag >> 3 {
+            0 => Err(Unusual),
+            number => Ok(Some((number, content))),
+        }
+    }
+
+    /// The next message of those that are repeated in field `number`; none at the end. Others are skipped.
+    #[inline(always)]
+    pub(super) fn next_of(&mut self, number: u32) -> Result<Option<&'a [u8]>, Unusual> {
+        while let Some((found, content)) = self.next()? {
+            if found == number {
+                return content.bytes().map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next of packed varints; none at the end.
+    #[inline(always)]
+    pub(super) fn next_varint(&mut self) -> Result<Option<u64>, Unusual> {
+        if self.rest.is_empty() { Ok(None) } else { self.varint().map(Some) }
+    }
+
+    #[inline(always)]
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Unusual> {
+        let (array, rest) = self.rest.split_first_chunk().ok_or(Unusual)?;
+        self.rest = rest;
+        Ok(*array)
+    }
+
+    #[inline(always)]
+    fn varint(&mut self) -> Result<u64, Unusual> {
+        match self.rest.split_first() {
+            Some((byte, rest)) if *byte < 0x80 => {
+                self.rest = rest;
+                Ok(u64::from(*byte))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, Unusual> {
+        let mut value = 0u64;
+        for (at, byte) in self.rest.iter().enumerate().take(10) {
+            value |= u64::from(byte & 0x7f) << (7 * at);
+            if byte & 0x80 == 0 {
+                // Of the tenth byte one bit is left.
+                if at == 9 && *byte > 1 {
+                    return Err(Unusual);
+                }
+                self.rest = self.rest.get(at + 1..).unwrap_or_default();
+                return Ok(value);
+            }
+        }
+        Err(Unusual)
+    }
+}
+
+impl<'a> Content<'a> {
+    /// An integer of any width but the fixed ones, a boolean or an enum.
+    #[inline(always)]
+    pub(super) fn varint(self) -> Result<u64, Unusual> {
+        match self {
+            Content::Varint(value) => Ok(value),
+            _ => Err(Unusual),
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn fixed64(self) -> Result<u64, Unusual> {
+        match self {
+            Content::Fixed64(value) => Ok(value),
+            _ => Err(Unusual),
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn fixed32(self) -> Result<u32, Unusual> {
+        match self {
+            Content::Fixed32(value) => Ok(value),
+            _ => Err(Unusual),
+        }
+    }
+
+    /// A message, or bytes.
+    #[inline(always)]
+    pub(super) fn bytes(self) -> Result<&'a [u8], Unusual> {
+        match self {
+            Content::Bytes(bytes) => Ok(bytes),
+            _ => Err(Unusual),
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn text(self) -> Result<&'a str, Unusual> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| Unusual)
+    }
+
+    /// A message that is there once: prost merges those that are there again.
+    #[inline(always)]
+    pub(super) fn once(self, message: &mut Option<&'a [u8]>) -> Result<(), Unusual> {
+        match message.replace(self.bytes()?) {
+            None => Ok(()),
+            Some(_) => Err(Unusual),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn junk_is_not_taken() {
+        let table: [&[u8]; 8] = [
+            &[0x0a],
+            &[0x0a, 5, 1],
+            &[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2],
+            &[0xff; 11],
+            &[0x02, 0],
+            &[0x0b],
+            &[0x09, 1, 2, 3],
+            &[0x80, 0x80, 0x80, 0x80, 0x10, 0],
+        ];
+        for bytes in table {
+            assert_eq!(Fields::of(bytes).next().unwrap_err(), Unusual, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_field_is_what_its_tag_says() {
+        let mut fields = Fields::of(&[0x08, 0x96, 0x01, 0x12, 2, b'h', b'i', 0x1d, 1, 0, 0, 0]);
+        assert_eq!(fields.next().unwrap().unwrap().1.varint().unwrap(), 150);
+        assert_eq!(fields.next().unwrap().unwrap().1.text().unwrap(), "hi");
+        let (number, last) = fields.next().unwrap().unwrap();
+        assert_eq!((number, last.fixed32().unwrap(), last.fixed64()), (3, 1, Err(Unusual)));
+        assert!(fields.next().unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_there_twice_is_not_taken() {
+        let mut message = None;
+        assert_eq!(Content::Bytes(b"a").once(&mut message), Ok(()));
+        assert_eq!((Content::Bytes(b"b").once(&mut message), message), (Err(Unusual), Some(&b"b"[..])));
+    }
+}

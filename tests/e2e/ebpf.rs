@@ -13,7 +13,7 @@ pub(crate) fn sees_each_http_request_once(world: &World) -> Result<Outcome> {
     if let Some(reason) = impossible()? {
         return Ok(Outcome::Skipped(reason.to_owned()));
     }
-    let gateway = world.gateway()?.start(world.binaries())?;
+    let gateway = world.gateway_with_tables()?;
     // Every trace is kept, so that spans can be counted.
     let config = world.agent(&gateway, "acme")?.set("ebpf.enabled", "true");
     let config = config.set("traces.baseline_ratio", "1.0").set("traces.budget_spans_per_second", "0");
@@ -84,7 +84,7 @@ pub(crate) fn sees_each_http_request_once(world: &World) -> Result<Outcome> {
 }
 
 /// Why kernel programs cannot be loaded from here at all, whatever the agent does.
-fn impossible() -> Result<Option<&'static str>> {
+pub(crate) fn impossible() -> Result<Option<&'static str>> {
     if !Path::new("/sys/kernel/btf/vmlinux").exists() {
         return Ok(Some("this kernel has no BTF"));
     }

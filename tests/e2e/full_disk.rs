@@ -45,7 +45,7 @@ pub(crate) fn of_the_agent_is_refused_work_and_no_loss(world: &World) -> Result<
     if let Some(reason) = disk.impossible() {
         return Ok(Outcome::Skipped(reason));
     }
-    let gateway = world.gateway()?.start(world.binaries())?;
+    let gateway = world.gateway_with_tables()?;
     let key = gateway.new_key("acme")?;
     let link = Link::to_port(gateway.grpc_port())?;
     let mut config =

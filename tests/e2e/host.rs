@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use ollystack_tests::{Outcome, World, until};
 
 pub(crate) fn metrics_arrive_folded_and_true(world: &World) -> Result<Outcome> {
-    let gateway = world.gateway()?.start(world.binaries())?;
+    let gateway = world.gateway_with_tables()?;
     // Constants show window by window, too.
     let config = world.agent(&gateway, "acme")?.set("host.enabled", "true").set("metrics.constant_ms", "0");
     let config = config.set("host.interval_ms", "100");

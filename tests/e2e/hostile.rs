@@ -16,7 +16,8 @@ type Hostile<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a [u8], u16);
 pub(crate) fn is_answered_exactly(world: &World) -> Result<Outcome> {
     let config = world.gateway()?.set("server.wire_bytes_max", &WIRE_BYTES_MAX.to_string());
     let config = config.set("server.decoded_bytes_max", &DECODED_BYTES_MAX.to_string());
-    let gateway = config.start(world.binaries())?;
+    let mut gateway = config.start(world.binaries())?;
+    gateway.wait_until_the_schema_is_there()?;
     let key = gateway.new_key("acme")?;
 
     const JSON: (&str, &str) = ("content-type", "application/json");

@@ -8,7 +8,8 @@ use tonic::Code;
 
 pub(crate) fn only_a_valid_key_gets_in(world: &World) -> Result<Outcome> {
     let config = world.gateway()?;
-    let gateway = config.start(world.binaries())?;
+    let mut gateway = config.start(world.binaries())?;
+    gateway.wait_until_the_schema_is_there()?;
     let key = gateway.new_key("acme")?;
     let forged = Key { secret: forge(&key.secret), ..key.clone() };
     let revoked = gateway.new_key("acme")?;
@@ -47,6 +48,50 @@ pub(crate) fn only_a_valid_key_gets_in(world: &World) -> Result<Outcome> {
         let tenants = world.sql(&format!("SELECT DISTINCT TenantId FROM {{db}}.{table}"))?;
         ensure!(tenants == "acme", "tenants in {table}: {tenants}");
     }
+    Ok(Outcome::Held)
+}
+
+pub(crate) fn can_be_changed_for_others_while_both_are_valid_and_every_act_is_on_record(
+    world: &World,
+) -> Result<Outcome> {
+    let config = world.gateway()?;
+    let mut gateway = config.start(world.binaries())?;
+    gateway.wait_until_the_schema_is_there()?;
+    let old = gateway.new_key("acme")?;
+    let id = old.secret.split('_').nth(1).unwrap_or_default().to_owned();
+    let run = |arguments: &[&str]| -> Result<(bool, String, String)> {
+        let output = config.command(world.binaries(), arguments)?.output()?;
+        let [out, error] = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).trim().to_owned());
+        Ok((output.status.success(), out, error))
+    };
+    let (rotated, secret, said) = run(&["keys", "rotate", &id, "--overlap", "4s"])?;
+    ensure!(rotated, "keys rotate: {said}");
+    let new = Key { secret, ..old.clone() };
+    let send = |key: &Key| gateway.post("/v1/logs", Some(key), &[PROTOBUF], &Signal::Logs.one("acme"));
+    until("the new key is valid", || Ok((send(&new)?.status == 200).then_some(())))?;
+    until("the old key expires", || {
+        ensure!(send(&new)?.status == 200, "the new key is refused");
+        let answer = send(&old)?;
+        ensure!(answer.status == 200 || answer.text().contains("this API key expired"), "{}", answer.text());
+        Ok((answer.status == 401).then_some(()))
+    })?;
+
+    ensure!(run(&["tenants", "set", "acme", "plan=free"])?.0, "tenants set");
+    ensure!(run(&["keys", "revoke", &id])?.0, "keys revoke");
+    let (whole, log, said) = run(&["keys", "audit"])?;
+    ensure!(whole, "keys audit: {said}");
+    for (line, act) in log.lines().skip(1).zip(["keys new", "keys rotate", "tenants set", "keys revoke"]) {
+        ensure!(line.contains(act) && line.contains("acme"), "{act} is not in {line}");
+    }
+    let file = config.folder.join("keys.toml.audit");
+    let text = std::fs::read_to_string(&file)?;
+    for key in [&old, &new] {
+        let secret = key.secret.rsplit('_').next().unwrap_or_default();
+        ensure!(!text.contains(secret), "a key is in the audit log");
+    }
+    std::fs::write(&file, text.replace("plan = ", "plan  = "))?;
+    let (whole, _, said) = run(&["keys", "audit"])?;
+    ensure!(!whole && said.contains("line 4: "), "a line was changed: {said}");
     Ok(Outcome::Held)
 }
 

@@ -3,7 +3,7 @@
 
 use crate::otlp::{PROTOBUF, Signal, gauge, logs, now, span, spans};
 use anyhow::{Context, Result, ensure};
-use ollystack_tests::{Agent, AgentConfig, Gateway, Outcome, World, get, until};
+use ollystack_tests::{Agent, AgentConfig, Gateway, Outcome, World, until};
 use serde_json::Value;
 
 /// Longer than any test: what closes so late only a stop brings out.
@@ -61,8 +61,7 @@ fn closed(agent: &Agent) -> Result<Vec<Value>> {
 }
 
 pub(crate) fn is_one_query_that_says_what_was_seen_sent_stored_and_lost_and_why(world: &World) -> Result<Outcome> {
-    let mut gateway = world.gateway()?.start(world.binaries())?;
-    gateway.wait_until_the_schema_is_there()?;
+    let gateway = world.gateway_with_tables()?;
     let telling = telling(world.agent(&gateway, "acme")?);
     let mut agent = telling.start(world.binaries())?;
     send_logs(&agent, 100)?;
@@ -104,7 +103,7 @@ pub(crate) fn is_one_query_that_says_what_was_seen_sent_stored_and_lost_and_why(
 }
 
 pub(crate) fn closes_over_kills_and_stops_and_never_goes_down(world: &World) -> Result<Outcome> {
-    let gateway = world.gateway()?.start(world.binaries())?;
+    let gateway = world.gateway_with_tables()?;
     let config = world.agent(&gateway, "acme")?.set("otlp.enabled", "true").set("metrics.checkpoint_ms", "300");
     let mut agent = config.start(world.binaries())?;
     let mut before = closed(&agent)?;
@@ -145,8 +144,7 @@ pub(crate) fn closes_over_kills_and_stops_and_never_goes_down(world: &World) -> 
 /// The gateway's ledger of log records; what is not accounted for is a failure once nothing moves any more.
 fn of_gateway(gateway: &Gateway) -> Result<Value> {
     until("the gateway's ledger closes", || {
-        let answer = get(&format!("http://127.0.0.1:{}/status", gateway.config().ports[2]))?;
-        let status: Value = serde_json::from_slice(&answer.body)?;
+        let status = gateway.status()?;
         let logs = status["signals"][Signal::Logs as usize].clone();
         Ok((logs["balance"] == 0 && logs["waiting"]["memory"] == 0).then_some(logs))
     })

@@ -10,7 +10,7 @@ use std::path::Path;
 const LINES: usize = 200;
 
 pub(crate) fn rotation_and_restart_lose_and_double_no_line(world: &World) -> Result<Outcome> {
-    let gateway = world.gateway()?.start(world.binaries())?;
+    let gateway = world.gateway_with_tables()?;
     let folder = world.folder().join("logs");
     fs::create_dir(&folder)?;
     let mut agent = reading(world.agent(&gateway, "acme")?, &folder).start(world.binaries())?;
@@ -35,7 +35,7 @@ pub(crate) fn rotation_and_restart_lose_and_double_no_line(world: &World) -> Res
 }
 
 pub(crate) fn a_kill_loses_and_doubles_no_line(world: &World) -> Result<Outcome> {
-    let gateway = world.gateway()?.start(world.binaries())?;
+    let gateway = world.gateway_with_tables()?;
     let folder = world.folder().join("logs");
     fs::create_dir(&folder)?;
     let mut agent = reading(world.agent(&gateway, "acme")?, &folder).start(world.binaries())?;
@@ -54,7 +54,7 @@ pub(crate) fn a_kill_loses_and_doubles_no_line(world: &World) -> Result<Outcome>
 }
 
 pub(crate) fn a_file_that_vanishes_is_no_trouble_for_the_others(world: &World) -> Result<Outcome> {
-    let gateway = world.gateway()?.start(world.binaries())?;
+    let gateway = world.gateway_with_tables()?;
     let folder = world.folder().join("logs");
     fs::create_dir(&folder)?;
     let mut agent = reading(world.agent(&gateway, "acme")?, &folder).start(world.binaries())?;

@@ -3,6 +3,7 @@
 //! All share one store process, each has a database of its own. A failure shows the ends of all logs of its processes.
 
 mod configuration;
+mod coverage;
 mod ebpf;
 mod full_disk;
 mod host;
@@ -10,7 +11,9 @@ mod hostile;
 mod keys;
 mod ledger;
 mod log_files;
+mod log_traces;
 mod migrations;
+mod numbered;
 mod offline;
 mod once;
 mod otlp;
@@ -22,7 +25,12 @@ mod quota;
 mod redaction;
 mod restart;
 mod sdk;
+mod service_map;
+mod sparing;
 mod stop;
+mod tenants;
+mod treatment;
+mod usage;
 
 use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -56,6 +64,9 @@ const PROPERTIES: &[(&str, Property)] = properties![
     sdk::reaches_the_agent_by_grpc,
     sdk::reaches_the_agent_by_http,
     ebpf::sees_each_http_request_once,
+    log_traces::are_those_of_the_requests_that_the_lines_are_about,
+    service_map::tells_each_edge_once_and_invents_none,
+    coverage::of_processes_says_who_is_seen_and_why_others_are_not,
     host::metrics_arrive_folded_and_true,
     redaction::no_secret_reaches_disk_or_store,
     patterns::fold_a_log_without_losing_count_of_a_line,
@@ -65,10 +76,17 @@ const PROPERTIES: &[(&str, Property)] = properties![
     log_files::a_file_that_vanishes_is_no_trouble_for_the_others,
     stop::of_the_gateway_writes_what_it_took,
     stop::of_the_agent_sends_or_keeps_what_it_took,
+    stop::of_the_agent_is_in_order_however_and_whenever_it_is_told,
     keys::only_a_valid_key_gets_in,
+    keys::can_be_changed_for_others_while_both_are_valid_and_every_act_is_on_record,
     hostile::is_answered_exactly,
     partial_success::names_exactly_what_was_left_out,
     quota::says_when_to_come_back,
+    sparing::is_asked_of_agents_before_they_are_refused,
+    usage::is_shared_by_gateways_outlives_them_and_is_what_was_stored,
+    tenants::are_changed_while_it_runs_and_a_broken_file_changes_nothing,
+    treatment::samples_for_senders_that_do_not_and_the_ledger_and_the_weights_say_so,
+    treatment::takes_out_and_hides_attributes_of_one_tenant_wherever_they_are,
     migrations::a_second_run_changes_nothing,
     patterns_command::of_files_and_streams_are_the_same_and_every_line_has_one,
     configuration::an_unknown_key_is_refused_by_name,

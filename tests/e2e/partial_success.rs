@@ -14,7 +14,7 @@ use prost::Message;
 const GOOD: u64 = 5;
 
 pub(crate) fn names_exactly_what_was_left_out(world: &World) -> Result<Outcome> {
-    let gateway = world.gateway()?.start(world.binaries())?;
+    let gateway = world.gateway_with_tables()?;
     let key = gateway.new_key("acme")?;
     // A trace id that is too short, one of zeros, no span id, no times.
     let bad_spans = || {

@@ -19,7 +19,7 @@ const RARE: [&str; 5] = [
 ];
 
 pub(crate) fn fold_a_log_without_losing_count_of_a_line(world: &World) -> Result<Outcome> {
-    let gateway = world.gateway()?.start(world.binaries())?;
+    let gateway = world.gateway_with_tables()?;
     let folder = world.folder().join("logs");
     fs::create_dir(&folder)?;
     let config = world.agent(&gateway, "acme")?.set("patterns.enabled", "true").set("patterns.window_ms", "2000");
@@ -78,7 +78,7 @@ pub(crate) fn fold_a_log_without_losing_count_of_a_line(world: &World) -> Result
 }
 
 pub(crate) fn fold_what_comes_by_otlp_and_answer_when_it_is_safe(world: &World) -> Result<Outcome> {
-    let gateway = world.gateway()?.start(world.binaries())?;
+    let gateway = world.gateway_with_tables()?;
     // Log files would wait for hours here: whoever sent a request is answered after `answer_ms` all the same.
     let config = world.agent(&gateway, "acme")?.set("patterns.enabled", "true").set("patterns.window_ms", "600000");
     let config = config.set("patterns.answer_ms", "400").set("otlp.enabled", "true");

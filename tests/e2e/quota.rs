@@ -8,7 +8,8 @@ use tonic_types::StatusExt;
 
 pub(crate) fn says_when_to_come_back(world: &World) -> Result<Outcome> {
     let config = world.gateway()?.set("tenants.records_per_second", "1").set("tenants.burst_seconds", "50");
-    let gateway = config.start(world.binaries())?;
+    let mut gateway = config.start(world.binaries())?;
+    gateway.wait_until_the_schema_is_there()?;
     let (greedy, modest) = (gateway.new_key("greedy")?, gateway.new_key("modest")?);
     // The burst, and a debt that takes hours to pay, so that no passing of time during the test lets anything in.
     let first = logs("greedy", (0..20_000).map(|i| format!("line {i}")));

@@ -59,7 +59,7 @@ fn redacted(signal: &str, place: &str) -> String {
 }
 
 pub(crate) fn no_secret_reaches_disk_or_store(world: &World) -> Result<Outcome> {
-    let gateway = world.gateway()?.start(world.binaries())?;
+    let gateway = world.gateway_with_tables()?;
     let key = gateway.new_key("acme")?;
     let link = Link::to_port(gateway.grpc_port())?;
     link.cut()?;

@@ -57,7 +57,7 @@ fn at_risk(config: &AgentConfig, samples: u64) -> Result<()> {
 }
 
 pub(crate) fn a_stop_goes_on_where_levels_and_totals_were(world: &World) -> Result<Outcome> {
-    let gateway = world.gateway()?.start(world.binaries())?;
+    let gateway = world.gateway_with_tables()?;
     let mut agent = with_endless_windows(world.agent(&gateway, "acme")?).start(world.binaries())?;
     // A counter that began under the agent's eyes, and goes on growing while the agent is away.
     let start = now();
@@ -86,7 +86,7 @@ pub(crate) fn a_stop_goes_on_where_levels_and_totals_were(world: &World) -> Resu
 }
 
 pub(crate) fn a_kill_takes_what_came_after_the_checkpoint_and_no_total(world: &World) -> Result<Outcome> {
-    let gateway = world.gateway()?.start(world.binaries())?;
+    let gateway = world.gateway_with_tables()?;
     let config = with_endless_windows(world.agent(&gateway, "acme")?).set("metrics.checkpoint_ms", "100");
     let mut agent = config.start(world.binaries())?;
     let start = now();
@@ -123,7 +123,7 @@ pub(crate) fn a_kill_takes_what_came_after_the_checkpoint_and_no_total(world: &W
 pub(crate) fn kills_in_a_row_double_nothing_and_no_loss_is_silent(world: &World) -> Result<Outcome> {
     const KILLS: u64 = 4;
     const SAMPLES: u64 = 300;
-    let gateway = world.gateway()?.start(world.binaries())?;
+    let gateway = world.gateway_with_tables()?;
     // Windows close all the time, and each kill falls somewhere else between closing, checkpoint and disk.
     let config = world.agent(&gateway, "acme")?.set("otlp.enabled", "true").set("metrics.checkpoint_ms", "300");
     let mut agent = config.start(world.binaries())?;

@@ -26,7 +26,7 @@ pub(crate) fn reaches_the_agent_by_http(world: &World) -> Result<Outcome> {
 }
 
 fn to_gateway(world: &World, protocol: &str) -> Result<Outcome> {
-    let gateway = world.gateway()?.start(world.binaries())?;
+    let gateway = world.gateway_with_tables()?;
     let key = gateway.new_key("acme")?;
     let endpoint = if protocol == "grpc" { format!("http://{}", gateway.grpc()) } else { gateway.http() };
     let sent = send(protocol, &endpoint, Some(&key.secret))?;
@@ -35,7 +35,7 @@ fn to_gateway(world: &World, protocol: &str) -> Result<Outcome> {
 }
 
 fn to_agent(world: &World, protocol: &str) -> Result<Outcome> {
-    let gateway = world.gateway()?.start(world.binaries())?;
+    let gateway = world.gateway_with_tables()?;
     let agent = world.agent(&gateway, "acme")?.set("otlp.enabled", "true").start(world.binaries())?;
     let endpoint = if protocol == "grpc" { format!("http://{}", agent.grpc()) } else { agent.http() };
     let sent = send(protocol, &endpoint, None)?;

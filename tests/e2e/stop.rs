@@ -1,9 +1,13 @@
 //! SIGTERM loses nothing that was accepted: the gateway writes or keeps it, the agent sends or keeps it, open metric windows and
-//! undecided traces included; what was kept is delivered after the next start.
+//! undecided traces included; what was kept is delivered after the next start. So it is however they are told, and however often; only
+//! Ctrl-C twice ends the agent at once, and that loses nothing of what was acknowledged either.
 
+use crate::numbered;
 use crate::otlp::{PROTOBUF, Signal, error_span, logs, spans};
-use anyhow::{Result, ensure};
-use ollystack_tests::{Outcome, World, until};
+use anyhow::{Context, Result, ensure};
+use ollystack_tests::{Agent, Link, Outcome, Process, World, until};
+use rustix::process::Signal as UnixSignal;
+use std::time::Duration;
 
 const RECORDS: usize = 500;
 
@@ -21,6 +25,10 @@ pub(crate) fn of_the_gateway_writes_what_it_took(world: &World) -> Result<Outcom
         ollystack_tests::post(&format!("{http}/v1/logs"), &[PROTOBUF, ("authorization", &bearer)], &body)
     });
     until("the request is in progress", || Ok((gateway.metric("ollystack_pending_bytes", &[])? > 0.0).then_some(())))?;
+    // Whoever tells it may repeat himself.
+    for told in [UnixSignal::INT, UnixSignal::TERM, UnixSignal::TERM] {
+        gateway.process().signal(told)?;
+    }
     let status = gateway.stop()?;
     ensure!(status.success(), "the gateway ended with {status}");
     let answer = sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
@@ -31,9 +39,7 @@ pub(crate) fn of_the_gateway_writes_what_it_took(world: &World) -> Result<Outcom
 }
 
 pub(crate) fn of_the_agent_sends_or_keeps_what_it_took(world: &World) -> Result<Outcome> {
-    let mut gateway = world.gateway()?.start(world.binaries())?;
-    // Until the tables are there, agents are told to keep what they have.
-    gateway.wait_until_the_schema_is_there()?;
+    let mut gateway = world.gateway_with_tables()?;
     // A window and a decision that would take minutes: only the stop brings them out.
     let config = world.agent(&gateway, "acme")?.set("otlp.enabled", "true");
     let config = config
@@ -79,4 +85,93 @@ pub(crate) fn of_the_agent_sends_or_keeps_what_it_took(world: &World) -> Result<
     until("what the agent kept is there after its restart", || Ok((arrived("alone")? == all).then_some(())))?;
     agent.ledger_closes()?;
     Ok(Outcome::Held)
+}
+
+/// More than any stop here takes, and less than systemd's patience.
+const END: Duration = Duration::from_secs(60);
+/// What a stop has, where nobody answers.
+const DEADLINE_MS: &str = "3000";
+
+pub(crate) fn of_the_agent_is_in_order_however_and_whenever_it_is_told(world: &World) -> Result<Outcome> {
+    let mut gateway = world.gateway_with_tables()?;
+    let (link, key) = (Link::to_port(gateway.grpc_port())?, gateway.new_key("acme")?);
+    let config = world.agent_to(&format!("http://127.0.0.1:{}", link.port()), &key.secret)?;
+    let config = config.set("otlp.enabled", "true").set("limits.shutdown_deadline_ms", DEADLINE_MS);
+    let mut agent = config.start(world.binaries())?;
+
+    numbered::send(&agent, "repeated")?;
+    tell(&mut agent, &[UnixSignal::TERM, UnixSignal::TERM, UnixSignal::HUP, UnixSignal::TERM])?;
+    ends_in_order(&mut agent, "told more than once")?;
+
+    agent.restart()?;
+    numbered::send(&agent, "interrupted")?;
+    tell(&mut agent, &[UnixSignal::INT, UnixSignal::TERM])?;
+    ends_in_order(&mut agent, "interrupted")?;
+
+    agent.restart()?;
+    link.cut()?;
+    numbered::send(&agent, "away")?;
+    tell(&mut agent, &[UnixSignal::TERM])?;
+    ends_in_order(&mut agent, "without a gateway")?;
+    link.mend()?;
+
+    // It takes what is sent to it and never answers: the stop takes all the time that it has, and is told again meanwhile.
+    agent.restart()?;
+    gateway.process().signal(UnixSignal::STOP)?;
+    numbered::send(&agent, "silent")?;
+    begins_to_stop(&mut agent, UnixSignal::TERM)?;
+    tell(&mut agent, &[UnixSignal::TERM])?;
+    ends_in_order(&mut agent, "with a gateway that does not answer")?;
+
+    // As early as it can be told: before it catches signals it has begun nothing.
+    agent = config.spawn(world.binaries())?;
+    while !catches_sigterm(agent.process())? {
+        agent.process().must_run()?;
+    }
+    tell(&mut agent, &[UnixSignal::TERM])?;
+    ends_in_order(&mut agent, "while it started")?;
+
+    agent.restart()?;
+    let corrected = agent.account_in_all("logs")?["corrected"].clone();
+    numbered::send(&agent, "at once")?;
+    begins_to_stop(&mut agent, UnixSignal::INT)?;
+    tell(&mut agent, &[UnixSignal::INT])?;
+    let status = agent.process().wait(END)?;
+    ensure!(status.code() == Some(1), "after Ctrl-C twice the agent ended with {status}");
+
+    gateway.process().signal(UnixSignal::CONT)?;
+    agent.restart()?;
+    let services = ["repeated", "interrupted", "away", "silent", "at once"];
+    services.iter().try_for_each(|service| numbered::arrives(world, service))?;
+    numbered::are_there_once(world, &services)?;
+    agent.ledger_closes()?;
+    let zero = corrected.as_object().context("/status has no corrections")?.values().all(|records| records == 0);
+    ensure!(zero, "stops in order were corrected: {corrected}");
+    Ok(Outcome::Held)
+}
+
+fn tell(agent: &mut Agent, signals: &[UnixSignal]) -> Result<()> {
+    signals.iter().try_for_each(|signal| agent.process().signal(*signal))
+}
+
+/// The kernel makes one of two signals that wait, so the next must not be sent before this one is heard.
+fn begins_to_stop(agent: &mut Agent, signal: UnixSignal) -> Result<()> {
+    let stops = |agent: &mut Agent| agent.process().output().matches(": stopping; ").count();
+    let before = stops(agent);
+    tell(agent, &[signal])?;
+    until("the stop has begun", || Ok((stops(agent) > before).then_some(())))
+}
+
+fn ends_in_order(agent: &mut Agent, how: &str) -> Result<()> {
+    let status = agent.process().wait(END)?;
+    ensure!(status.success(), "{how}, the agent ended with {status}");
+    Ok(())
+}
+
+/// Whether it has said to the kernel what it does on SIGTERM; see proc_pid_status(5).
+fn catches_sigterm(process: &mut Process) -> Result<bool> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0");
+    let caught = u64::from_str_radix(caught.trim(), 16).with_context(|| format!("SigCgt is {caught}"))?;
+    Ok(caught & (1 << (UnixSignal::TERM.as_raw() - 1)) != 0)
 }

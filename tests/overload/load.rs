@@ -24,9 +24,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// Records of one request, by signal in the order metrics, logs, traces.
-pub(crate) const RECORDS: [u64; 3] = [200, 200, 100];
-/// Connections, likewise. Logs are answered after half a second, when the disk has them, so that they need more.
-const SENDERS: [u64; 3] = [16, 140, 16];
+pub(crate) const RECORDS: [u64; 3] = [400, 400, 200];
+/// Connections, likewise. Logs are answered after half a second, when the disk has them, so that they need more: as many as the agent
+/// lets in.
+const SENDERS: [u64; 3] = [16, 200, 16];
 /// Requests that a sender has waiting before it drops new ones, as SDKs do.
 const BACKLOG: f64 = 20.0;
 /// An answer takes half a second for logs; much longer is a failure.
@@ -316,7 +317,7 @@ fn traces() -> Vec<u8> {
                 attribute("server.address", "shop.internal".to_owned()),
                 attribute("user_agent.original", "Mozilla/5.0 (X11; Linux x86_64)".to_owned()),
             ],
-            status: Some(Status { code: if i == 50 { 2 } else { 0 }, ..Status::default() }),
+            status: Some(Status { code: if i % 100 == 50 { 2 } else { 0 }, ..Status::default() }),
             ..Span::default()
         }
     };
@@ -325,7 +326,7 @@ fn traces() -> Vec<u8> {
     ExportTraceServiceRequest { resource_spans }.encode_to_vec()
 }
 
-/// Ten gauges and ten counters of ten series each.
+/// Gauges and counters in turn, of ten series each.
 fn metrics() -> Vec<u8> {
     let point = |i: u64| NumberDataPoint {
         attributes: vec![attribute("route", format!("/api/{i}")), attribute("method", "GET".to_owned())],

@@ -3,7 +3,8 @@
 //! What is not set is at its default; a test turns off what it does not ask for.
 
 use crate::gateway::sum_of;
-use crate::process::{Binaries, Process, SmallDisk, free_port, through};
+use crate::port::free_port;
+use crate::process::{Binaries, Process, SmallDisk, through};
 use crate::wait::until;
 use crate::{Answer, get, post};
 use anyhow::{Context, Result, bail};

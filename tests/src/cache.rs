@@ -1,4 +1,4 @@
-//! What set-up fetches once and keeps outside the repository: the Python OpenTelemetry SDK, tools.
+//! What set-up fetches once and keeps outside the repository: the Python OpenTelemetry SDK, tools, servers that tests watch.
 
 use anyhow::{Context, Result, bail};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -6,6 +6,12 @@ use std::path::PathBuf;
 
 /// The SDK packages and their versions.
 pub const REQUIREMENTS: &str = include_str!("../e2e/requirements.txt");
+
+/// The version of Apache Kafka whose broker is watched.
+pub const KAFKA: &str = "4.1.0";
+
+/// The version of FerretDB, which speaks MongoDB's protocol, that is watched.
+pub const FERRETDB: &str = "v1.24.2";
 
 /// `$OLLYSTACK_CACHE_DIR`, else `$XDG_CACHE_HOME/ollystack`, else `~/.cache/ollystack`: where the engine is kept, too.
 pub fn folder() -> Result<PathBuf> {
@@ -34,4 +40,14 @@ pub fn python() -> Result<PathBuf> {
         bail!("the Python OpenTelemetry SDK is not set up; run `cargo xtask check`, or `cargo xtask setup` first");
     }
     python.canonicalize().map(|_| python.clone()).with_context(|| format!("{} is gone", python.display()))
+}
+
+/// The folder of the broker's and its dependencies' libraries.
+pub fn kafka() -> Result<PathBuf> {
+    Ok(folder()?.join(format!("kafka-{KAFKA}")))
+}
+
+/// The folder of the program `ferretdb`.
+pub fn ferretdb() -> Result<PathBuf> {
+    Ok(folder()?.join(format!("ferretdb-{FERRETDB}")))
 }

@@ -1,9 +1,11 @@
 //! A gateway of its own: configuration file, key file, three ports, one database.
 
-use crate::process::{Binaries, Process, SmallDisk, free_port, through};
+use crate::port::free_port;
+use crate::process::{Binaries, Process, SmallDisk, through};
 use crate::wait::until;
 use crate::{Answer, get, post};
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
@@ -198,6 +200,12 @@ impl Gateway {
     pub fn metric(&self, name: &str, labels: &[&str]) -> Result<f64> {
         let answer = get(&format!("http://127.0.0.1:{}/metrics", self.config.ports[2]))?;
         Ok(sum_of(&answer.text(), name, labels))
+    }
+
+    /// What `/status` says.
+    pub fn status(&self) -> Result<Value> {
+        let answer = get(&format!("http://127.0.0.1:{}/status", self.config.ports[2]))?;
+        serde_json::from_slice(&answer.body).with_context(|| format!("/status is not JSON: {}", answer.text()))
     }
 
     /// SIGTERM, and how it ended.

@@ -3,6 +3,7 @@
 //! While cut, connections are refused and those that stood are closed, as when the other side has gone. Answers can be
 //! swallowed: the request arrives and has its effect, the caller sees the connection die.
 
+use crate::port::free_port;
 use anyhow::{Context, Result};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -30,8 +31,8 @@ struct Shared {
 impl Link {
     /// A whole wire to `target`.
     pub fn to(target: SocketAddr) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let port = listener.local_addr()?.port();
+        let port = free_port()?;
+        let listener = TcpListener::bind(("127.0.0.1", port))?;
         let shared =
             Shared { target, open: Mutex::default(), swallow: AtomicUsize::new(0), swallowed: AtomicUsize::new(0) };
         let link = Self { port, shared: Arc::new(shared), acceptor: Mutex::new(None) };

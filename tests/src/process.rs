@@ -5,7 +5,6 @@
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -103,6 +102,15 @@ fn keep_environment(wrapped: &mut Command, command: &Command) {
             None => wrapped.env_remove(name),
         };
     }
+}
+
+/// User and system time of a process, all its threads, as the kernel counts it: in hundredths.
+pub fn cpu_seconds(process: u32) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+    let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect::<Vec<_>>();
+    let ticks: Option<u64> =
+        fields.get(11..13).map(|times| times.iter().filter_map(|time| time.parse::<u64>().ok()).sum());
+    Ok(ticks.context("/proc/PID/stat has another form")? as f64 / 100.0)
 }
 
 /// A running child process.
@@ -209,17 +217,4 @@ impl Drop for Process {
 pub(crate) fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
-}
-
-/// A TCP port of the loopback that nobody listens on at this moment.
-pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0").context("no free port on 127.0.0.1")?.local_addr()?.port())
-}
-
-/// `wanted` when nobody listens on it, any free port otherwise.
-pub fn port_or_free(wanted: u16) -> Result<u16> {
-    match TcpListener::bind(("127.0.0.1", wanted)) {
-        Ok(_) => Ok(wanted),
-        Err(_) => free_port(),
-    }
 }

@@ -1,6 +1,7 @@
 //! The embedded ClickHouse engine as a process of its own, and SQL through its HTTP interface.
 
-use crate::process::{Binaries, Process, free_port};
+use crate::port::free_port;
+use crate::process::{Binaries, Process};
 use crate::wait::within;
 use crate::{get, post};
 use anyhow::{Context, Result, bail};

@@ -12,6 +12,7 @@ const QUIET_AND_QUICK: &[(&str, &str)] = &[
     ("host.enabled", "false"),
     ("logs.enabled", "false"),
     ("otlp.enabled", "false"),
+    ("sockets.enabled", "false"),
     ("ebpf.enabled", "false"),
     ("telemetry.enabled", "false"),
     // A row for every line, so that a test can ask for each.
@@ -79,7 +80,14 @@ impl<'a> World<'a> {
         self.gateway_behind(&self.store.url())
     }
 
-    /// The same, behind another way to ClickHouse.
+    /// A gateway that runs and has made its tables: before, whoever asks for rows is told that there is no such table.
+    pub fn gateway_with_tables(&self) -> Result<Gateway> {
+        let mut gateway = self.gateway()?.start(self.binaries)?;
+        gateway.wait_until_the_schema_is_there()?;
+        Ok(gateway)
+    }
+
+    /// Configuration for a gateway behind another way to ClickHouse.
     pub fn gateway_behind(&self, clickhouse: &str) -> Result<GatewayConfig> {
         let config = GatewayConfig::new(&self.folder.path().join("gateway"), clickhouse, &self.database)?;
         // A test's rows are few: they need not wait a second for company, nor a repetition long for the attempt before it.

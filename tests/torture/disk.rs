@@ -167,6 +167,37 @@ impl Disk {
         file.is_none_or(|file| self.files[*file].changes.is_empty())
     }
 
+    /// The names in a folder, whether they are on disk yet or not.
+    pub(crate) fn names_in(&self, folder: &Path) -> impl Iterator<Item = &Path> {
+        let folder = self.relative(folder);
+        self.names.keys().map(PathBuf::as_path).filter(move |name| name.parent() == folder.as_deref())
+    }
+
+    /// Whether a name is there, or may be after a loss of power.
+    pub(crate) fn is_there(&self, path: &Path) -> bool {
+        let name = self.relative(path);
+        name.is_some_and(|name| self.names.contains_key(&name) || self.names_synced.contains_key(&name))
+    }
+
+    /// Whether a loss of power leaves a name as it is now, and those of the folders above it.
+    pub(crate) fn is_named(&self, path: &Path) -> bool {
+        let Some(name) = self.relative(path) else { return true };
+        let changed = |at: &Path| {
+            self.names_changed.iter().any(|change| {
+                change.gone.as_deref() == Some(at) || change.made.as_ref().is_some_and(|(made, _)| made == at)
+            })
+        };
+        name.ancestors().all(|at| !changed(at) && self.names_synced.contains_key(at) == self.names.contains_key(at))
+    }
+
+    /// Whether the latest write to the first bytes of a file is on disk.
+    pub(crate) fn is_begun(&self, path: &Path, bytes: u64) -> bool {
+        let file = self.relative(path).and_then(|name| self.names.get(&name));
+        let changes = file.into_iter().flat_map(|file| self.files[*file].changes.iter().rev());
+        let mut of_it = changes.filter(|change| matches!(&change.kind, Kind::Write { at, .. } if *at < bytes));
+        of_it.next().is_none_or(|latest| latest.state == State::Synced)
+    }
+
     fn relative(&self, path: &Path) -> Option<PathBuf> {
         Some(path.strip_prefix(&self.root).ok()?.to_owned())
     }

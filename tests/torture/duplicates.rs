@@ -215,13 +215,13 @@ impl Site {
             });
             let rows = rows.or_else(|_| count(&format!("SELECT count() FROM {{db}}.{table}")))? as u64;
             let wrong = format!(
-                "SELECT groupArray((BatchSequence, rows)) FROM (SELECT BatchSequence, count() AS rows FROM {{db}}.{table} \
-                 GROUP BY BatchSequence HAVING rows != {RECORDS})"
+                "SELECT groupArray((BatchSequence, rows, times)) FROM (SELECT BatchSequence, count() AS rows, \
+                 arraySort(groupUniqArray(IngestedAt)) AS times FROM {{db}}.{table} GROUP BY BatchSequence HAVING rows != {RECORDS})"
             );
             report.must(rows == expected, || {
                 let wrong = store.sql(&wrong.replace("{db}", &self.database)).unwrap_or_default();
                 format!(
-                    "{table}: {rows} rows of {expected} acknowledged records; (sequence, rows) that differ: {wrong}"
+                    "{table}: {rows} rows of {expected} acknowledged records; (sequence, rows, taken at) that differ: {wrong}"
                 )
             });
             report.add("visible_twice", rows.saturating_sub(expected));

@@ -3,6 +3,7 @@
 //! What fails is not acknowledged, what was acknowledged is there, also after a loss of power (a page whose sync failed counts as
 //! clean, and no later sync brings it to the disk), the process lives, and what comes after the fault works.
 
+pub(crate) mod answers;
 pub(crate) mod programs;
 
 use crate::disk::Disk;
@@ -70,7 +71,7 @@ fn plan(run: &Run, round: u64) -> Plan {
 fn faults(run: &Run, round: u64, folder: &Path) -> Result<Vec<Fault>> {
     let place = folder.join("undisturbed");
     std::fs::create_dir(&place)?;
-    let text = work(run, round, None, &place)?.0;
+    let text = work(plan(run, round), None, &place)?.0;
     let mut faults = Vec::new();
     for call in CALLS {
         // strace counts by thread: the nth call of any thread that comes so far fails.
@@ -95,9 +96,9 @@ fn is_reserve(line: &str) -> bool {
 }
 
 /// Runs the workload; what strace wrote, and the books.
-fn work(run: &Run, round: u64, inject: Option<String>, place: &Path) -> Result<(String, Vec<strace::Event>)> {
+fn work(plan: Plan, inject: Option<String>, place: &Path) -> Result<(String, Vec<strace::Event>)> {
     let record = place.join("calls");
-    let command = workload::command(&place.join("disk/buffer"), plan(run, round))?;
+    let command = workload::command(&place.join("disk/buffer"), plan)?;
     std::fs::create_dir(place.join("disk"))?;
     let output = Strace { record: Some(record.clone()), inject, ..Strace::default() }.around(command).output()?;
     let error = String::from_utf8_lossy(&output.stderr);
@@ -109,20 +110,22 @@ fn work(run: &Run, round: u64, inject: Option<String>, place: &Path) -> Result<(
 fn meet(run: &Run, round: u64, fault: Fault, place: &Path, random: &mut Rng, report: &mut Report) -> Result<()> {
     std::fs::create_dir_all(place.join("nothing"))?;
     let inject = format!("{}:error={}:when={}", fault.call, fault.error, fault.nth);
-    let (text, events) = work(run, round, Some(inject), place)?;
+    let (text, events) = work(plan(run, round), Some(inject), place)?;
     let Some(failed) = text.lines().position(|line| line.contains("(INJECTED)")) else {
         // Timing: a call of the undisturbed run that did not come.
         report.add("faults_not_met", 1);
         return Ok(());
     };
     report.add("faults", 1);
+    let fresh = || Disk::new(&place.join("nothing"), &place.join("disk"));
+    let (_, early) = answers::judge(&events, fresh()?, &place.join("disk/buffer"));
+    ensure!(early.is_empty(), "{early:?}");
     // As many events at most had come back when the call failed.
     let failed = failed.min(events.len());
     let cuts = (1..STATES).map(|_| random.usize(failed..=events.len())).chain([events.len()]);
     let mut cuts: Vec<usize> = cuts.collect();
     cuts.sort_unstable();
-    let (mut disk, mut books, mut done) =
-        (Disk::new(&place.join("nothing"), &place.join("disk"))?, Books::default(), 0);
+    let (mut disk, mut books, mut done) = (fresh()?, Books::default(), 0);
     for cut in cuts {
         for event in &events[done..cut] {
             disk.apply(event);

@@ -11,7 +11,7 @@ use crate::run::{Cycle, Run};
 use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
 use flate2::read::MultiGzDecoder;
-use ollystack_tests::{Gateway, World, until, within};
+use ollystack_tests::{Gateway, World, within};
 use opentelemetry_proto::tonic::collector::{
     logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest,
 };
@@ -32,10 +32,17 @@ use std::time::Duration;
 const REQUESTS: usize = 100;
 /// On their way at once.
 const LANES: usize = 50;
+/// Until gateway and agent have delivered what they took: windows of a minute have to close, and a million requests leave a backlog,
+/// in the spill of a gateway whose ClickHouse has fallen behind as in the agent's buffer.
+const SENT: Duration = Duration::from_secs(900);
 /// Decompressed, no mutation makes more of a payload of a few hundred bytes than this; it is below every limit.
 const PLAIN_BYTES_MAX: u64 = 3 << 20;
+/// RFC 8878 has decoders take 8 MiB; a larger window, which a mutated frame may ask for, is refused by both faces.
+const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 /// How deep a value of a payload may be nested: within what is kept, beyond it, and beyond what prost takes.
 const JSON_LEVELS_MAX: usize = 100_000;
+/// Of a body whose answer is wrong.
+const SHOWN_BYTES: usize = 1_000;
 const DEPTHS: [usize; 6] = [0, 1, 10, 24, 64, 100];
 
 /// A request, and what must come of it.
@@ -245,7 +252,9 @@ fn judge(
         Expected::TakenOr(verdict) => taken || answer.verdict == verdict,
     };
     report.must(fits, || {
-        format!("{:?} {}: {answer:?} instead of {:?}; {}", junk.call.way, junk.call.path, junk.expected, again())
+        let Call { way, path, body, .. } = &junk.call;
+        let bytes: String = body.iter().take(SHOWN_BYTES).map(|byte| format!("{byte:02x}")).collect();
+        format!("{way:?} {path}: {answer:?} instead of {:?}: {bytes}; {}", junk.expected, again())
     });
     report.add(if taken { "taken" } else { "refused" }, 1);
     if taken
@@ -259,6 +268,9 @@ fn judge(
 /// What is stored is what was said to be taken: by the answers where the records were counted here, by the gateway's own count for
 /// all.
 fn stored_as_said(world: &World<'_>, gateway: &Gateway, sure: [u64; 3], report: &mut Report) -> Result<()> {
+    within(SENT, "the gateway's spill is delivered", || {
+        Ok((gateway.metric("ollystack_spill_entries", &[])? == 0.0).then_some(()))
+    })?;
     for (signal, name) in [(Signal::Metrics, "metrics"), (Signal::Logs, "logs"), (Signal::Traces, "traces")] {
         for tenant in ["counted", "other"] {
             let labels = [format!("tenant=\"{tenant}\""), format!("signal=\"{name}\"")];
@@ -281,7 +293,7 @@ fn stored_as_said(world: &World<'_>, gateway: &Gateway, sure: [u64; 3], report: 
 /// What the agent took of it, it got rid of: the gateway refused none of what it made of it.
 fn through_the_agent(world: &World<'_>, agent: &ollystack_tests::Agent, report: &mut Report) -> Result<()> {
     agent.ledger_closes()?;
-    until("the agent has sent everything", || {
+    within(SENT, "the agent has sent everything", || {
         let waiting = |signal| -> Result<u64> {
             let waiting = agent.account(signal)?["waiting"].clone();
             Ok(waiting.as_object().context("no waiting")?.values().filter_map(serde_json::Value::as_u64).sum())
@@ -443,7 +455,11 @@ fn plain(encoding: &str, bytes: &[u8]) -> Option<Vec<u8>> {
     let mut plain = Vec::new();
     match encoding {
         "gzip" => MultiGzDecoder::new(bytes).take(PLAIN_BYTES_MAX).read_to_end(&mut plain).ok()?,
-        "zstd" => zstd::Decoder::new(bytes).ok()?.take(PLAIN_BYTES_MAX).read_to_end(&mut plain).ok()?,
+        "zstd" => {
+            let mut decoder = zstd::Decoder::new(bytes).ok()?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).ok()?;
+            decoder.take(PLAIN_BYTES_MAX).read_to_end(&mut plain).ok()?
+        }
         _ => return Some(bytes.to_vec()),
     };
     Some(plain)

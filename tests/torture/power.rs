@@ -7,6 +7,7 @@
 pub(crate) mod agent;
 
 use crate::disk::Disk;
+use crate::io::answers;
 use crate::report::Report;
 use crate::run::{Cycle, Run};
 use crate::strace::{self, Call, Event, Strace};
@@ -125,6 +126,8 @@ impl Recording {
 /// Makes and judges the states, in the order of their cuts.
 fn replay(run: &Run, recording: &Recording, states: &[Cycle], folder: &Path, report: &mut Report) -> Result<()> {
     let count = recording.events.len();
+    let (_, early) = answers::judge(&recording.events, recording.start()?, &recording.directory.join("buffer"));
+    early.into_iter().for_each(|broken| report.violation(broken));
     let mut cuts: Vec<(usize, u64, fastrand::Rng)> = states
         .iter()
         .map(|cycle| {

@@ -1,7 +1,8 @@
 //! Log files that are rotated in every way there is, over and over, while an agent reads them: each line is there once.
 //!
 //! Every way has a folder of its own and all are read by one agent. Of the ways that destroy lines by their nature, only truncation after
-//! copying is among them: what it loses is measured, and must be counted. Invariant: the writers know nothing of the reader.
+//! copying is among them: what it loses is measured, and must be counted. Files go with their inodes used again at once. Invariant: no
+//! file is removed that was not read.
 
 use crate::report::Report;
 use crate::run::{Cycle, Run};
@@ -15,12 +16,13 @@ use std::time::{Duration, SystemTime};
 
 /// Lines between two rotations, at most.
 const LINES_MAX: u64 = 20;
-/// Rotated files that stay: the reader may be as far behind. With fewer a file could be gone before any reader saw it.
-const KEPT: u64 = 200;
-/// Rotations of renamed files in a cycle; of each other way there is one.
-const RENAMES: u64 = 25;
+/// Renames in a row, and how many such rows a cycle has; of each other way to rotate there is one in a cycle.
+const RENAMES: u64 = 5;
+const ROWS: u64 = 5;
 /// Between two renames.
 const PAUSE: Duration = Duration::from_millis(5);
+/// Rotated files that stay at the end of a row. The others go once they are read, and what is made next has their inodes.
+const KEPT: u64 = 2;
 /// Of truncations, which come as often as an administrator's cron job would have them at worst.
 const TRUNCATION_PAUSE: Duration = Duration::from_millis(150);
 const ARRIVAL: Duration = Duration::from_secs(60);
@@ -32,6 +34,8 @@ struct Log {
     folder: PathBuf,
     lines: u64,
     rotations: u64,
+    /// The last rotated file that was removed.
+    forgotten: u64,
 }
 
 pub(crate) fn run(run: &Run) -> Result<Report> {
@@ -44,6 +48,8 @@ pub(crate) fn run(run: &Run) -> Result<Report> {
     let glob = format!("[{:?}]", root.join("*/app*log*").display().to_string());
     let config = world.agent(&gateway, "acme")?.set("logs.enabled", "true").set("logs.include", &glob);
     let config = config.set("logs.start_at", "\"beginning\"").set("logs.poll_interval_ms", "200");
+    // An inode is free once nobody holds the file open any more.
+    let config = config.set("logs.files_open_max", "12");
     let mut agent = config.set("logs.follow_symlinks", "true").start(world.binaries())?;
     let log = |name| Log::new(&root, name);
     let mut logs =
@@ -53,20 +59,26 @@ pub(crate) fn run(run: &Run) -> Result<Report> {
     for cycle in run.cycles() {
         run.progress(cycle.number, "cycles");
         let number = cycle.number;
-        let turned = turn(&mut logs, &mut copied, &mut inodes, &mut agent, cycle);
+        let turned = turn(&world, &mut logs, &mut copied, &mut inodes, &mut agent, cycle);
         turned.with_context(|| format!("{}\n{}", run.replay_of(number), world.logs()))?;
     }
     for log in &logs {
         log.judge(&world, &mut report)?;
     }
     copied.measure(&world, &agent, &mut report)?;
-    report.figure("inodes_used_again", inodes.used_again);
+    report.figure("inodes_reused", inodes.reused);
+    let reuses = inodes_are_reused(&root)?;
+    report.must(!reuses || inodes.reused > 0, || "no file had the inode of one that is gone".to_owned());
+    if !reuses {
+        report.note("this file system does not use inodes again");
+    }
     agent.ledger_closes()?;
     ensure!(agent.stop()?.success(), "the agent did not stop in order");
     Ok(report)
 }
 
 fn turn(
+    world: &World<'_>,
     [renamed, compressed, recreated, linked, absent, stale]: &mut [Log; 6],
     copied: &mut Log,
     inodes: &mut Inodes,
@@ -74,14 +86,21 @@ fn turn(
     mut cycle: Cycle,
 ) -> Result<()> {
     let mut lines = || cycle.random.u64(1..LINES_MAX);
-    for _ in 0..RENAMES {
-        renamed.write("app.log", lines())?;
+    for _ in 0..ROWS {
+        for _ in 0..RENAMES {
+            renamed.write("app.log", lines())?;
+            renamed.rename()?;
+            renamed.write("app.log", lines())?;
+            inodes.see(&renamed.path("app.log"))?;
+            std::thread::sleep(PAUSE);
+        }
         renamed.rename()?;
-        // The name that comes next often has the inode of the one that went.
-        renamed.forget_oldest()?;
+        // No reader knows of a file that was gone before it saw it.
+        renamed.until_stored(world)?;
+        renamed.forget(KEPT)?;
+        inodes.reuse(&renamed.path("app.log"))?;
         renamed.write("app.log", lines())?;
         inodes.see(&renamed.path("app.log"))?;
-        std::thread::sleep(PAUSE);
     }
     // What a reader has never opened is gone with its name; this one has, and reads on what it cannot find any more.
     compressed.write("app.log", lines())?;
@@ -114,10 +133,16 @@ fn turn(
     copied.write("app.log", lines())?;
 
     absent.write("app.log", lines())?;
+    absent.until_stored(world)?;
     ensure!(agent.stop()?.success(), "the agent did not stop in order");
+    // The inodes of files that it remembers go to others meanwhile.
+    renamed.forget(0)?;
+    absent.forget(0)?;
     absent.write("app.log", lines())?;
     absent.rename()?;
+    inodes.reuse(&absent.path("app.log"))?;
     absent.write("app.log", lines())?;
+    inodes.see(&absent.path("app.log"))?;
     agent.restart()
 }
 
@@ -125,7 +150,7 @@ impl Log {
     fn new(root: &Path, name: &'static str) -> Result<Log> {
         let folder = root.join(name);
         fs::create_dir(&folder)?;
-        Ok(Log { name, folder, lines: 0, rotations: 0 })
+        Ok(Log { name, folder, lines: 0, rotations: 0, forgotten: 0 })
     }
 
     fn path(&self, file: &str) -> PathBuf {
@@ -148,11 +173,12 @@ impl Log {
         Ok(fs::rename(self.path("app.log"), self.rotated(self.rotations))?)
     }
 
-    fn forget_oldest(&self) -> Result<()> {
-        match self.rotations.checked_sub(KEPT) {
-            Some(old) if old > 0 => Ok(fs::remove_file(self.rotated(old))?),
-            _ => Ok(()),
-        }
+    /// Remove all rotated files but the latest.
+    fn forget(&mut self, kept: u64) -> Result<()> {
+        let last = self.rotations.saturating_sub(kept);
+        (self.forgotten + 1..=last).try_for_each(|number| fs::remove_file(self.rotated(number)))?;
+        self.forgotten = self.forgotten.max(last);
+        Ok(())
     }
 
     /// As `gzip` does: a new file, and the old one goes.
@@ -208,6 +234,19 @@ impl Log {
         })
     }
 
+    fn until_stored(&self, world: &World<'_>) -> Result<()> {
+        let there =
+            within(ARRIVAL, "every line so far is there", || Ok((self.stored(world)?.1 >= self.lines).then_some(())));
+        there.with_context(|| {
+            let missing = format!(
+                "SELECT groupArray(number) FROM (SELECT number FROM numbers({}) WHERE number NOT IN \
+                 (SELECT toUInt64(splitByChar(' ', Body)[2]) FROM {{db}}.logs_raw WHERE startsWith(Body, '{} ')) LIMIT 50)",
+                self.lines, self.name
+            );
+            format!("{}: missing of {} lines: {}", self.name, self.lines, world.sql(&missing).unwrap_or_default())
+        })
+    }
+
     /// Rows of this log, and how many of them are different.
     fn stored(&self, world: &World<'_>) -> Result<(u64, u64)> {
         let of = format!("FROM {{db}}.logs_raw WHERE startsWith(Body, '{} ')", self.name);
@@ -215,8 +254,7 @@ impl Log {
     }
 
     fn judge(&self, world: &World<'_>, report: &mut Report) -> Result<()> {
-        let waited = within(ARRIVAL, "every line is there", || Ok((self.stored(world)?.1 >= self.lines).then_some(())));
-        if let Err(error) = waited {
+        if let Err(error) = self.until_stored(world) {
             report.note(format!("{}: {error:#}", self.name));
         }
         let ((rows, distinct), lines) = (self.stored(world)?, self.lines);
@@ -262,18 +300,48 @@ impl Log {
     }
 }
 
-/// Which inodes the current file had.
+/// Tries to get an inode that is free again: others may lie before it.
+const TRIES: usize = 64;
+
+/// Which inodes the current files had.
 #[derive(Default)]
 struct Inodes {
     seen: std::collections::BTreeSet<u64>,
-    used_again: u64,
+    reused: u64,
 }
 
 impl Inodes {
+    /// Of a file that was just made.
     fn see(&mut self, path: &Path) -> Result<()> {
         if !self.seen.insert(path.metadata()?.ino()) {
-            self.used_again += 1;
+            self.reused += 1;
         }
         Ok(())
     }
+
+    /// Make a file with an inode that was seen, if one comes up.
+    fn reuse(&self, path: &Path) -> Result<()> {
+        let spares: Vec<PathBuf> = (0..TRIES).map(|number| path.with_file_name(format!(".spare-{number}"))).collect();
+        let (mut made, mut is_there) = (0, false);
+        while made < TRIES && !is_there {
+            is_there = self.seen.contains(&File::create(&spares[made])?.metadata()?.ino());
+            made += 1;
+        }
+        if is_there {
+            made -= 1;
+            fs::rename(&spares[made], path)?;
+        }
+        Ok(spares[..made].iter().try_for_each(fs::remove_file)?)
+    }
+}
+
+/// Whether the file system gives a file the inode of one that is gone: ext4 does, tmpfs does not.
+fn inodes_are_reused(folder: &Path) -> Result<bool> {
+    let path = folder.join("probe");
+    let inode = || -> Result<u64> {
+        let inode = File::create(&path)?.metadata()?.ino();
+        fs::remove_file(&path)?;
+        Ok(inode)
+    };
+    Ok(inode()? == inode()?)
 }

@@ -24,6 +24,8 @@ const WAITING_BYTES_MAX: u64 = 1 << 20;
 const OPEN_MAX: Duration = Duration::from_secs(5);
 /// Tries to open again after an error of the disk: faults are single.
 const OPEN_TRIES: usize = 3;
+/// Tries to put: one call of each kind fails in a thread, and a put makes both kinds of sync.
+const PUT_TRIES: usize = 3;
 /// Tries to read: the buffer gives a segment up after three.
 const READ_TRIES: usize = 10;
 
@@ -183,12 +185,21 @@ async fn work(directory: &Path, plan: Plan) -> Result<()> {
             }
         }
     }
-    // Faults are single and over: what failed before works again.
-    say(&format!("put {next} 1"));
-    let ids = match buffer.put(vec![entry(next)]).await {
-        Ok(ids) => ids,
-        // This very call was the one.
-        Err(_) => buffer.put(vec![entry(next)]).await.context("nothing can be put after the fault")?,
+    // What failed before works again.
+    let class = entry(next).class;
+    let mut tries = 0;
+    let ids = loop {
+        tries += 1;
+        say(&format!("put {next} 1"));
+        match buffer.put(vec![entry(next)]).await {
+            Ok(ids) => break ids,
+            // This very call was the one. What was refused may be there after a loss of power: another number, of the same class.
+            Err(error) if tries < PUT_TRIES => {
+                say(&format!("refused {error}"));
+                next = (next + 1..).find(|number| entry(*number).class == class).unwrap_or(next + 1);
+            }
+            Err(error) => return Err(error).context("nothing can be put after the fault"),
+        }
     };
     say(&format!("stored {} {next}", ids[0].0));
     say("end");

@@ -21,9 +21,54 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     Target { name: "ebpf-records", shows: "records of the kernel's rings", run: ollystack_input_ebpf::fuzz::records },
     Target {
-        name: "http",
-        shows: "heads of HTTP requests and answers, as the kernel saw them",
-        run: ollystack_input_ebpf::fuzz::http,
+        name: "protocol-http1",
+        shows: "a conversation in HTTP/1.x, as the kernel may tell it",
+        run: ollystack_protocols::fuzz::http1,
+    },
+    Target {
+        name: "protocol-http2",
+        shows: "a conversation in HTTP/2 or gRPC, as the kernel may tell it",
+        run: ollystack_protocols::fuzz::http2,
+    },
+    Target {
+        name: "protocol-amqp",
+        shows: "a conversation in AMQP 0-9-1, as the kernel may tell it",
+        run: ollystack_protocols::fuzz::amqp,
+    },
+    Target {
+        name: "protocol-dns",
+        shows: "a conversation in DNS, as the kernel may tell it",
+        run: ollystack_protocols::fuzz::dns,
+    },
+    Target {
+        name: "protocol-kafka",
+        shows: "a conversation in Kafka, as the kernel may tell it",
+        run: ollystack_protocols::fuzz::kafka,
+    },
+    Target {
+        name: "protocol-mongodb",
+        shows: "a conversation in MongoDB, as the kernel may tell it",
+        run: ollystack_protocols::fuzz::mongodb,
+    },
+    Target {
+        name: "protocol-nats",
+        shows: "a conversation in NATS, as the kernel may tell it",
+        run: ollystack_protocols::fuzz::nats,
+    },
+    Target {
+        name: "protocol-postgresql",
+        shows: "a conversation in PostgreSQL, as the kernel may tell it",
+        run: ollystack_protocols::fuzz::postgresql,
+    },
+    Target {
+        name: "protocol-mysql",
+        shows: "a conversation in MySQL, as the kernel may tell it",
+        run: ollystack_protocols::fuzz::mysql,
+    },
+    Target {
+        name: "protocol-redis",
+        shows: "a conversation in Redis, as the kernel may tell it",
+        run: ollystack_protocols::fuzz::redis,
     },
     Target { name: "btf", shows: "the kernel's type information", run: ollystack_input_ebpf::fuzz::btf },
     Target {

@@ -4,9 +4,11 @@
 //! kernel, the processes and the stages' own counters say, never estimates. Standard output carries nothing but the report.
 
 mod example;
+mod gateway;
 mod idle;
 mod overload;
 mod report;
+mod storage;
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -22,9 +24,21 @@ pub(crate) struct Options {
     /// Print the figures as JSON instead of a table
     #[arg(long)]
     json: bool,
-    /// How long `idle`, and `overload` each load, measures
+    /// How long `idle`, and `overload` and `gateway` each load, measure
     #[arg(long, default_value_t = 60)]
     seconds: u64,
+    /// Where `gateway` writes: `null`, which swallows everything, or `clickhouse`
+    #[arg(long)]
+    sink: Option<String>,
+    /// What `gateway` is sent: `logs`, `traces` or `metrics`; without it, each in turn
+    #[arg(long)]
+    signal: Option<String>,
+    /// Another endpoint that `gateway` sets beside ours: a command that takes OTLP/gRPC at $OTLP_ADDRESS and writes to $CLICKHOUSE_URL
+    #[arg(long, value_name = "CMD")]
+    peer: Option<String>,
+    /// Rows of each signal that `storage` asks its questions of; 0 asks none [default: 10000000]
+    #[arg(long)]
+    rows: Option<u64>,
     /// Folder of other data than the repository's, for benches that read some
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -41,31 +55,61 @@ struct Bench {
 
 /// Where the figures come from.
 enum Run {
-    /// The whole agent, beside a gateway and a store.
-    Agent(fn(&Options) -> Result<Report>),
+    /// Whole programs, started and measured from outside.
+    Whole(fn(&Options) -> Result<Report>),
     /// `examples/NAME.rs` of one crate, which prints its report as JSON.
-    Example { package: &'static str, example: &'static str },
+    Example { package: &'static str, example: &'static str, features: &'static str },
 }
 
 const fn stage(package: &'static str, example: &'static str) -> Run {
-    Run::Example { package, example }
+    Run::Example { package, example, features: "" }
 }
 
 const BENCHES: &[Bench] = &[
     Bench {
         name: "idle",
         shows: "the agent's memory and CPU on a quiet host, every input on",
-        run: Run::Agent(idle::run),
+        run: Run::Whole(idle::run),
     },
     Bench {
         name: "overload",
         shows: "the agent under 0.5, 1, 2 and 4 times the load that one core sustains: taken, refused, memory, what got lost",
-        run: Run::Agent(overload::run),
+        run: Run::Whole(overload::run),
+    },
+    Bench {
+        name: "gateway",
+        shows: "records per core-second of the gateway, to acknowledgement, by signal: CPU, memory, time, bytes (--instructions: by callgrind)",
+        run: Run::Whole(gateway::run),
+    },
+    Bench {
+        name: "storage",
+        shows: "bytes in ClickHouse per sample, log line and span, the whole way, and how long ten typical questions take",
+        run: Run::Whole(storage::run),
     },
     Bench {
         name: "reduction",
         shows: "a recorded host through all of processing: points, lines, spans and bytes in and out, and what stayed exact",
         run: stage("ollystack-process", "reduction"),
+    },
+    Bench {
+        name: "ebpf",
+        shows: "what seeing requests costs who makes them, the kernel and the agent, and how many are seen",
+        run: stage("ollystack-input-ebpf", "ebpf"),
+    },
+    Bench {
+        name: "requests",
+        shows: "what a request costs the agent from the kernel's ring to the bytes of what is kept, by stage",
+        run: Run::Example { package: "ollystack-input-ebpf", example: "requests", features: "replay" },
+    },
+    Bench {
+        name: "sockets",
+        shows: "what a look at 100, 1,000 and 10,000 sockets costs",
+        run: stage("ollystack-input-sockets", "sockets"),
+    },
+    Bench {
+        name: "signals",
+        shows: "what kills, block devices, waits for a CPU and profiles cost: ns a hook, maps, the agent's CPU",
+        run: stage("ollystack-input-ebpf", "signals"),
     },
     Bench {
         name: "fold",
@@ -112,8 +156,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         bail!("no bench is called {name}; there are: {}", names.join(", "));
     };
     let report = match bench.run {
-        Run::Agent(run) => run(options)?,
-        Run::Example { package, example } => example::run(package, example, example::arguments(options)?)?,
+        Run::Whole(run) => run(options)?,
+        Run::Example { package, example, features } => {
+            example::run(package, example, features, example::arguments(options)?)?
+        }
     };
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report.figures)?);

@@ -111,11 +111,11 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     view.close();
     let (reading, landed) = outcome?;
     let status = stack.settled_status()?;
-    let url = stack.url();
+    let (url, map) = (stack.url(), stack.sql(&view::map_query()).unwrap_or_default());
     println!("stopping agent, gateway and store");
     let rows = stack.stop()?;
     let summary = summarize(&reading, rows, landed, &status, StoreFacts { engine, url });
-    view::print_summary(&summary, &status);
+    view::print_summary(&summary, &status, &map);
     if let Some(path) = &options.json {
         let json = serde_json::to_string_pretty(&summary)?;
         std::fs::write(path, json + "\n").with_context(|| format!("write {}", path.display()))?;

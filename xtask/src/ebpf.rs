@@ -17,7 +17,7 @@ const LINKER: &str = "0.13.0";
 /// LLVM behind Debian's Rust and the linker.
 const LLVM: &str = "22";
 const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
-const PROGRAMS: [&str; 3] = ["process", "tcp", "http"];
+const PROGRAMS: [&str; 7] = ["process", "tcp", "flow", "oom", "block", "run_queue", "profile"];
 const TARGET: &str = "bpfel-unknown-none";
 
 #[derive(clap::Args)]

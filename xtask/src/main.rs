@@ -1,4 +1,4 @@
-//! Every command a developer or CI types: `cargo xtask check`, `demo`, `bench`, `torture`, `fuzz`, `ebpf`, `rules`, `setup`.
+//! Every command a developer or CI types: `cargo xtask check`, `demo`, `bench`, `torture`, `fuzz`, `ebpf`, `kernels`, `rules`, `setup`.
 //!
 //! Each module is one command or one of its parts; nothing here is part of the product.
 
@@ -7,6 +7,7 @@ mod check;
 mod demo;
 mod ebpf;
 mod fuzz;
+mod kernels;
 mod mutations;
 mod progress;
 mod rules;
@@ -44,12 +45,18 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Builds the kernel programs and puts the objects where the agent embeds them.
     Ebpf(ebpf::Options),
+    /// Runs the kernel programs in the kernels that people run, in QEMU.
+    Kernels(kernels::Options),
     /// Breaks promises one by one, in a copy, and shows that tests notice.
     Mutations(mutations::Options),
     /// The house rules alone, in a second.
     Rules,
     /// Installs what `check` and `demo` need and is not there yet.
-    Setup,
+    Setup {
+        /// Also servers that some tests watch and no distribution brings: Kafka by Maven, FerretDB by Go. Some minutes, once.
+        #[arg(long)]
+        servers: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -60,9 +67,10 @@ fn main() -> ExitCode {
         Command::Torture(options) => torture::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Ebpf(options) => ebpf::run(&options),
+        Command::Kernels(options) => kernels::run(&options),
         Command::Mutations(options) => mutations::run(&options),
         Command::Rules => rules::run(),
-        Command::Setup => setup::run(),
+        Command::Setup { servers } => setup::run(servers),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

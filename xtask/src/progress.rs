@@ -17,6 +17,8 @@ const REDRAW: Duration = Duration::from_millis(200);
 const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
 /// Lines of a failed step's output that are shown.
 const SHOWN_LINES: usize = 150;
+/// Lines of a failed test's own output that the closing report repeats: what panicked, where and why.
+const REPORTED_LINES: usize = 12;
 
 /// All steps of one run.
 pub(crate) struct Steps {
@@ -30,8 +32,16 @@ struct Done {
     name: &'static str,
     took: Duration,
     failure: Option<String>,
+    failed_tests: Vec<FailedTest>,
     tests: Tests,
     notes: Vec<String>,
+}
+
+/// A test that failed, and what it printed.
+#[derive(Debug, PartialEq, Eq)]
+struct FailedTest {
+    name: String,
+    output: Vec<String>,
 }
 
 /// The counts of cargo's `test result:` lines.
@@ -81,11 +91,15 @@ impl Steps {
         for note in &notes {
             eprintln!("      {note}");
         }
+        let failed_tests = failed_tests(&shown);
         if let Some(failure) = &failure {
-            eprintln!("{}", shown[shown.len().saturating_sub(SHOWN_LINES)..].join("\n"));
+            // What the failed tests printed stands in the closing report; the end of the output would be the tests after them.
+            if failed_tests.is_empty() {
+                eprintln!("{}", shown[shown.len().saturating_sub(SHOWN_LINES)..].join("\n"));
+            }
             eprintln!("      {name} failed: {failure}\n      whole output: {}", path.display());
         }
-        self.done.push(Done { name, took, failure, tests, notes });
+        self.done.push(Done { name, took, failure, failed_tests, tests, notes });
         self.done.last().is_some_and(|done| done.failure.is_none())
     }
 
@@ -109,6 +123,10 @@ impl Steps {
         for done in &self.done {
             if let Some(failure) = &done.failure {
                 println!("failed: {}: {failure}", done.name);
+                for test in &done.failed_tests {
+                    println!("  {}", test.name);
+                    test.output.iter().take(REPORTED_LINES).for_each(|line| println!("    {line}"));
+                }
             }
         }
         let good = self.done.iter().all(|done| done.failure.is_none());
@@ -224,6 +242,28 @@ fn left_out(line: &str) -> Option<String> {
     (!reason.is_empty()).then(|| format!("skipped: {}: {reason}", name.trim_end()))
 }
 
+/// The tests that failed by the output of a test run: `test NAME ... FAILED`, and later `---- NAME stdout ----` (or
+/// `---- NAME ----`) with what it printed up to the next of them or the list of names.
+fn failed_tests(lines: &[String]) -> Vec<FailedTest> {
+    let mut failed: Vec<FailedTest> = Vec::new();
+    let mut printing = None;
+    for line in lines {
+        if let Some(name) = line.strip_prefix("test ").and_then(|line| line.strip_suffix(" ... FAILED")) {
+            failed.push(FailedTest { name: name.trim_end().to_owned(), output: Vec::new() });
+        } else if let Some(name) = line.strip_prefix("---- ").and_then(|line| line.strip_suffix(" ----")) {
+            let name = name.strip_suffix(" stdout").unwrap_or(name);
+            printing = failed.iter().position(|test| test.name == name && test.output.is_empty());
+        } else if line.starts_with("failures:") || line.starts_with("test result: ") {
+            printing = None;
+        } else if let Some(test) = printing.and_then(|at| failed.get_mut(at))
+            && !line.trim().is_empty()
+        {
+            test.output.push(line.clone());
+        }
+    }
+    failed
+}
+
 fn follow(output: Option<impl Read + Send + 'static>, lines: Sender<String>) {
     let Some(output) = output else { return };
     std::thread::spawn(move || {
@@ -263,6 +303,21 @@ mod tests {
         assert_eq!(skipped("test a::b   ... ignored (no BTF)"), "skipped: a::b: no BTF");
         assert_eq!(skipped("test a::b ... ignored, takes an hour"), "skipped: a::b: takes an hour");
         assert_eq!(skipped("test a::b ... ok"), "");
+    }
+
+    #[test]
+    fn failed_tests_are_named_with_what_they_printed() {
+        let output = "test a::b ... ok\ntest a::c ... FAILED\ntest a::d     ... FAILED\n\nfailures:\n\n---- a::c stdout ----\n\n\
+                      thread 'a::c' panicked at a.rs:3:5:\nleft: 1\n\n---- a::d ----\nno answer\n\n\nfailures:\n    a::c\n    a::d\n\n\
+                      test result: FAILED. 1 passed; 2 failed\nlater";
+        let lines: Vec<String> = output.lines().map(str::to_owned).collect();
+        let test = |name: &str, output: &[&str]| FailedTest {
+            name: name.to_owned(),
+            output: output.iter().map(|line| (*line).to_owned()).collect(),
+        };
+        let expected =
+            [test("a::c", &["thread 'a::c' panicked at a.rs:3:5:", "left: 1"]), test("a::d", &["no answer"])];
+        assert_eq!(failed_tests(&lines), expected);
     }
 
     #[test]

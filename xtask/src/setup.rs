@@ -11,13 +11,17 @@ use std::process::{Command, ExitCode, Stdio};
 /// cargo-deny's version: another one may judge otherwise.
 const CARGO_DENY: &str = "0.20.2";
 
-/// `cargo xtask setup`.
-pub(crate) fn run() -> Result<ExitCode> {
+/// `cargo xtask setup`; `servers` also builds those that some tests watch.
+pub(crate) fn run(servers: bool) -> Result<ExitCode> {
     let mut steps = Steps::new(repository().join("target/xtask/setup"))?;
     steps.step("toolchain", toolchain);
     steps.step("cargo-deny", |step| cargo_deny(step).map(drop));
     steps.step("python sdk", python_sdk);
     steps.step("tools of tortures", torture_tools);
+    if servers {
+        steps.step("kafka", kafka);
+        steps.step("ferretdb", ferretdb);
+    }
     Ok(if steps.close() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -79,6 +83,45 @@ pub(crate) fn torture_tools(step: &mut Step) -> Result<()> {
         step.note(format!("missing, tortures that need it are skipped: `apt-get install -y {}`", missing.join(" ")));
     }
     Ok(())
+}
+
+/// Apache Kafka's broker with what it depends on, 43 MB, into the cache.
+fn kafka(step: &mut Step) -> Result<()> {
+    let folder = cache::kafka()?;
+    if folder.is_dir() {
+        return Ok(());
+    }
+    if !works("mvn", &["--version"]) {
+        packages(step, &["maven", "default-jre-headless"]).context("Maven is missing")?;
+    }
+    // Moved when it is whole.
+    let partial = folder.with_file_name("kafka-partial");
+    let mut copy = Command::new("mvn");
+    copy.args(["--batch-mode", "--quiet", "--file"]).arg(repository().join("xtask/src/setup/kafka.xml"));
+    copy.arg(format!("-Dkafka.version={}", cache::KAFKA)).arg(format!("-DoutputDirectory={}", partial.display()));
+    step.run(copy.arg("dependency:copy-dependencies")).context("Maven could not fetch Kafka")?;
+    std::fs::rename(&partial, &folder).with_context(|| format!("move {}", partial.display()))
+}
+
+/// FerretDB, built into the cache: it speaks MongoDB's protocol, and keeps its documents in SQLite. Go fetches 0.6 GB for it.
+fn ferretdb(step: &mut Step) -> Result<()> {
+    const PROGRAM: &str = include_str!("setup/ferretdb.go");
+    let folder = cache::ferretdb()?;
+    if folder.join("ferretdb").is_file() {
+        return Ok(());
+    }
+    if !works("go", &["version"]) {
+        packages(step, &["golang-go"]).context("Go is missing")?;
+    }
+    step.line("building FerretDB: some minutes, once");
+    let module = format!("module servers\n\ngo 1.24\n\nrequire github.com/FerretDB/FerretDB {}\n", cache::FERRETDB);
+    std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    for (name, text) in [("go.mod", module.as_str()), ("main.go", PROGRAM)] {
+        std::fs::write(folder.join(name), text).with_context(|| format!("write {name} to {}", folder.display()))?;
+    }
+    let mut build = Command::new("go");
+    build.args(["build", "-mod=mod", "-trimpath", "-o", "ferretdb"]).env("CGO_ENABLED", "0").current_dir(&folder);
+    step.run(&mut build).context("Go could not build FerretDB")
 }
 
 /// Installs Debian packages when this user may, and says the command otherwise.

@@ -21,8 +21,9 @@ pub(super) fn arguments(options: &Options) -> Result<Vec<OsString>> {
     Ok(arguments)
 }
 
-pub(super) fn run(package: &str, example: &str, arguments: Vec<OsString>) -> Result<Report> {
-    let mut command = cargo(&["run", "--quiet", "--release", "-p", package, "--example", example, "--"]);
+pub(super) fn run(package: &str, example: &str, features: &str, arguments: Vec<OsString>) -> Result<Report> {
+    let mut command =
+        cargo(&["run", "--quiet", "--release", "-p", package, "--features", features, "--example", example, "--"]);
     command.args(arguments);
     eprintln!("building and running the bench of {package} in release");
     let done = command.stderr(Stdio::inherit()).output().context("cargo does not start")?;

@@ -19,5 +19,5 @@ pub(super) fn run(options: &Options) -> Result<Report> {
     let mut arguments: Vec<OsString> =
         vec![stack::target_folder()?.join("release").into(), options.seconds.to_string().into()];
     arguments.extend(options.arguments.iter().map(OsString::from));
-    example::run("ollystack-tests", "overload", arguments)
+    example::run("ollystack-tests", "overload", "", arguments)
 }

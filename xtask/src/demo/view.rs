@@ -25,6 +25,7 @@ impl View {
         for statement in [
             "SELECT ServiceName, MetricName, count() AS rows FROM metrics_raw GROUP BY ALL ORDER BY rows DESC LIMIT 10",
             "SELECT Timestamp, ServiceName, SpanName, Duration FROM traces_raw ORDER BY Timestamp DESC LIMIT 10",
+            "SELECT Time, Source, Target, Protocol, Calls, Errors, DurationAvg FROM service_topology ORDER BY Time DESC, Calls DESC LIMIT 10",
         ] {
             println!("  curl '{url}/?database={DATABASE}' --data-binary \"{statement} FORMAT PrettyCompact\"");
         }
@@ -139,8 +140,17 @@ fn inputs(status: &Status) -> String {
     inputs.collect::<Vec<_>>().join(", ")
 }
 
-/// The end: what happened, in figures.
-pub(super) fn print_summary(summary: &Summary, status: &Status) {
+/// Asks for the service map, as a table to show.
+pub(super) fn map_query() -> String {
+    format!(
+        "SELECT Source, Target, Protocol, round(sum(e.Calls)) AS Calls, round(sum(e.Errors)) AS Errors, \
+         round(sum(e.DurationAvg * e.Calls) / sum(e.Calls) * 1e3, 2) AS avg_ms, round(max(e.Connections)) AS Connections \
+         FROM {DATABASE}.service_topology AS e GROUP BY ALL ORDER BY Calls DESC, Connections DESC LIMIT 10 FORMAT PrettyCompactMonoBlock"
+    )
+}
+
+/// The end: what happened, in figures, and who called whom.
+pub(super) fn print_summary(summary: &Summary, status: &Status, map: &str) {
     let (rows, landed) = (summary.rows, summary.landed_seconds);
     println!("\nafter {:.0} s, counted in {} at {}:", summary.seconds, summary.store.engine, summary.store.url);
     for (signal, rows, landed) in [
@@ -164,6 +174,9 @@ pub(super) fn print_summary(summary: &Summary, status: &Status) {
         summary.agent.cpu_seconds
     );
     println!("  {}", ledger(status));
+    if !map.is_empty() {
+        println!("  who called whom:\n{map}");
+    }
     let missing = [("metrics", rows.metrics), ("logs", rows.logs), ("traces", rows.traces)];
     for (signal, _) in missing.iter().filter(|(_, rows)| *rows == 0) {
         println!("  no {signal} have landed: inputs were {}", inputs(status));

@@ -157,13 +157,13 @@ impl From<Overflow> for Error {
 }
 
 impl Counted {
-    /// Count, and decode what cannot be counted otherwise.
+    /// Count, and decode what cannot be counted otherwise. What holds no record is decoded, too: nobody would look at the rest of it later.
     pub(crate) fn new(request: Export<Wire>) -> Result<Counted, Refusal> {
         let Export { message: wire, mut held, decoded_bytes: bytes, .. } = request;
         let signal = wire.signal();
         let (records, form) = match view::count(&wire) {
-            Ok(records) => (records, Form::Wire(wire)),
-            Err(view::Unusual) => {
+            Ok(records @ 1..) => (records, Form::Wire(wire)),
+            Ok(0) | Err(view::Unusual) => {
                 let (message, values_cut) = Message::read(wire, &mut held)?;
                 (count(&message), Form::Message(message, values_cut))
             }

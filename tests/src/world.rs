@@ -3,7 +3,6 @@
 use crate::process::tail;
 use crate::{AgentConfig, Binaries, Gateway, GatewayConfig, Link, Store};
 use anyhow::{Context, Result};
-use std::fmt::Write;
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -124,13 +123,17 @@ impl<'a> World<'a> {
         text.parse().with_context(|| format!("`{statement}` gave `{text}`, not a count"))
     }
 
-    /// The ends of all logs, for a report of failure.
+    /// The ends of all logs, for a report of failure: the product's own first, as a reader may see no more than a few lines.
     pub fn logs(&self) -> String {
-        let mut report = String::new();
+        let mut logs = Vec::new();
         self.each_log(|path, text| {
-            let _ = writeln!(report, "--- {}\n{}", path.display(), tail(text, 40));
+            let name = path.file_name().unwrap_or_default();
+            let own = ["agent.log", "gateway.log"].iter().any(|own| name == *own);
+            let lines = if own { 16 } else { 40 };
+            logs.push((!own, format!("--- {}\n{}\n", path.display(), tail(text, lines))));
         });
-        report
+        logs.sort();
+        logs.into_iter().map(|(_, log)| log).collect()
     }
 
     fn each_log(&self, mut read: impl FnMut(&Path, &str)) {

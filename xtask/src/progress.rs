@@ -17,8 +17,8 @@ const REDRAW: Duration = Duration::from_millis(200);
 const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
 /// Lines of a failed step's output that are shown.
 const SHOWN_LINES: usize = 150;
-/// Lines of a failed test's own output that the closing report repeats: what panicked, where and why.
-const REPORTED_LINES: usize = 12;
+/// Lines of a failed test's own output that the closing report repeats: what panicked, where and why, and how its programs' logs end.
+const REPORTED_LINES: usize = 40;
 
 /// All steps of one run.
 pub(crate) struct Steps {

@@ -498,7 +498,7 @@ fn what_is_odd_goes_the_long_way() {
 
 #[test]
 fn what_goes_the_long_way_is_counted_and_answered_there() {
-    let counted = |bytes: Vec<u8>| {
+    let read = |bytes: Vec<u8>| {
         let export = ollystack_receive::Export {
             message: Wire::new(Signal::Logs, bytes),
             headers: http::HeaderMap::new(),
@@ -508,8 +508,9 @@ fn what_goes_the_long_way_is_counted_and_answered_there() {
             decoded_bytes: 1,
             held: Held::default(),
         };
-        Counted::new(export).unwrap()
+        Counted::new(export)
     };
+    let counted = |bytes: Vec<u8>| read(bytes).unwrap();
     let convert = |counted: Counted| counted.convert(&delivery(), &Seen::new(), &Budget::new(1 << 20));
     let late = counted(one_log(LogRecord { time_unix_nano: u64::MAX, ..LogRecord::default() }));
     assert!(matches!((late.records, &late.form), (1, Form::Wire(_))));
@@ -521,4 +522,7 @@ fn what_goes_the_long_way_is_counted_and_answered_there() {
     let no_text = LogRecord { severity_text: "abc".into(), ..LogRecord::default() };
     let bytes = one_log(no_text).iter().map(|byte| if *byte == b'b' { 0xff } else { *byte }).collect();
     assert!(matches!(convert(counted(bytes)), Err(crate::convert::Error::Refused(_))));
+    // Without a record, and a resource that ends within an attribute.
+    assert_eq!(counted(vec![0x0a, 0]).records, 0);
+    assert!(read(vec![0x0a, 4, 0x0a, 2, 0x0a, 9]).is_err());
 }

@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -231,9 +231,13 @@ where
     let mut last = (0, 0);
     let mut closing = false;
     let mut look = interval(millis(limits.body_timeout_ms));
+    // Two looks are that far apart, however late the first one came.
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut stuck_at = None;
     loop {
         tokio::select! {
+            // What has come is read before anybody is held to have been silent: under load it may be us who are late.
+            biased;
             ended = connection.as_mut() => {
                 if let Err(error) = ended {
                     if flooded.load(Relaxed) {
@@ -250,8 +254,9 @@ where
             () = sleep_until(deadline) => {
                 let (begun, ended) = activity.read();
                 let idle = begun == ended;
+                let admitted = activity.admitted.load(Relaxed);
                 // Who was never admitted has nothing but refusals to wait for.
-                if (idle && closing) || !activity.admitted.load(Relaxed) {
+                if idle && (closing || !admitted) {
                     return;
                 }
                 if idle && last == (begun, ended) && !closing {
@@ -259,7 +264,8 @@ where
                     connection.as_mut().graceful_shutdown();
                 }
                 last = (begun, ended);
-                deadline = Instant::now() + millis(limits.idle_timeout_ms);
+                let pause_ms = if admitted { limits.idle_timeout_ms } else { limits.header_timeout_ms };
+                deadline = Instant::now() + millis(pause_ms);
             }
             _ = look.tick() => {
                 let before = std::mem::replace(&mut stuck_at, activity.stuck_at());

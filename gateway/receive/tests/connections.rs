@@ -141,6 +141,31 @@ async fn who_is_never_admitted_may_not_stay() {
     }
 }
 
+#[tokio::test]
+async fn who_spoke_in_time_is_heard_however_late_the_server_is() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let server = runtime.spawn(start(Limits { header_timeout_ms: 400, ..Limits::default() }, None)).await.unwrap();
+    let opened = || server.service.events.lock().unwrap().iter().filter(|event| *event == "ConnectionOpened").count();
+    for number in 1..=6 {
+        let stream = TcpStream::connect(server.address).await.unwrap();
+        while opened() < number {
+            tokio::task::yield_now().await;
+        }
+        let (begin, begun) = tokio::sync::oneshot::channel();
+        runtime.spawn(async move {
+            begin.send(()).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(500));
+        });
+        begun.await.unwrap();
+        let io = TokioIo::new(stream);
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        tokio::spawn(connection);
+        sender.send_request(grpc(TRACES, &[], 0, &spans_bytes())).await.unwrap().into_body().collect().await.unwrap();
+    }
+    drop(server);
+    runtime.shutdown_background();
+}
+
 async fn http1_status(server: &Running) -> Option<u16> {
     let stream = TcpStream::connect(server.address).await.ok()?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;

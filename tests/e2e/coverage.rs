@@ -1,7 +1,7 @@
 //! `ollystack-agent doctor --processes` tells of real processes whether their requests are seen, with which library they encrypt, and why not, with a
 //! running agent beside it and without.
 
-use crate::ebpf::impossible;
+use crate::ebpf::{alone, impossible, watching};
 use anyhow::{Context, Result, ensure};
 use ollystack_tests::{AgentConfig, Outcome, Process, World, free_port, get, until};
 use serde_json::Value;
@@ -18,7 +18,8 @@ listener.accept()[0].recv(1)
 pub(crate) fn of_processes_says_who_is_seen_and_why_others_are_not(world: &World) -> Result<Outcome> {
     let sees_requests = impossible()?.is_none();
     let gateway = world.gateway_with_tables()?;
-    let config = world.agent(&gateway, "acme")?.set("sockets.enabled", "true").set("sockets.interval_ms", "250");
+    let _alone = alone();
+    let config = watching(world, &gateway)?.set("sockets.enabled", "true").set("sockets.interval_ms", "250");
     let config = config.set("ebpf.enabled", &sees_requests.to_string()).set("ebpf.metrics_interval_ms", "1000");
     let start = |name: &str, arguments: &[&str]| {
         let mut command = Command::new("python3");

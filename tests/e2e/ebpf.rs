@@ -2,9 +2,10 @@
 //! were requests, with their method, path, status and service.
 
 use anyhow::{Context, Result, ensure};
-use ollystack_tests::{Outcome, Process, World, free_port, get, until};
+use ollystack_tests::{AgentConfig, Gateway, Outcome, Process, World, free_port, get, until};
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const FOUND: u64 = 30;
 const MISSING: u64 = 7;
@@ -14,8 +15,9 @@ pub(crate) fn sees_each_http_request_once(world: &World) -> Result<Outcome> {
         return Ok(Outcome::Skipped(reason.to_owned()));
     }
     let gateway = world.gateway_with_tables()?;
+    let _alone = alone();
     // Every trace is kept, so that spans can be counted.
-    let config = world.agent(&gateway, "acme")?.set("ebpf.enabled", "true");
+    let config = watching(world, &gateway)?;
     let config = config.set("traces.baseline_ratio", "1.0").set("traces.budget_spans_per_second", "0");
     let agent = config.start(world.binaries())?;
     let site = world.folder().join("site");
@@ -81,6 +83,19 @@ pub(crate) fn sees_each_http_request_once(world: &World) -> Result<Outcome> {
     ensure!(counted()? == seen, "RED metrics count {} of {seen} spans", counted()?);
     agent.ledger_closes()?;
     Ok(Outcome::Held)
+}
+
+/// Until it is dropped no other test watches this host's requests: agents that do see each other's exports and what comes of them, and would
+/// keep each other and ClickHouse busy with nothing else. To be taken before the agent starts.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static WATCHED: Mutex<()> = Mutex::new(());
+    WATCHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Configuration for an agent that watches this host's requests. What other tests do is among them, so its batches wait for company.
+pub(crate) fn watching(world: &World, gateway: &Gateway) -> Result<AgentConfig> {
+    let config = world.agent(gateway, "acme")?.set("ebpf.enabled", "true");
+    Ok(config.set("export.batch_interval_ms", "500"))
 }
 
 /// Why kernel programs cannot be loaded from here at all, whatever the agent does.

@@ -1,7 +1,7 @@
 //! A line that a server logs as it serves has the trace and the span of the very request, though neither knows of any: in a file, and
 //! through a pipe in a container runtime's.
 
-use crate::ebpf::impossible;
+use crate::ebpf::{alone, impossible, watching};
 use anyhow::Result;
 use ollystack_tests::{Outcome, Process, World, free_port, get, until};
 use std::process::Command;
@@ -16,7 +16,8 @@ pub(crate) fn are_those_of_the_requests_that_the_lines_are_about(world: &World) 
     let folder = world.folder().join("logs");
     std::fs::create_dir(&folder)?;
     let glob = format!("[{:?}]", folder.join("*.log").display().to_string());
-    let config = world.agent(&gateway, "acme")?.set("ebpf.enabled", "true").set("ebpf.process", "false");
+    let _alone = alone();
+    let config = watching(world, &gateway)?.set("ebpf.process", "false");
     // Whatever else the host does stays out of the way.
     let config = config.set("ebpf.protocols", "[\"http1\"]").set("traces.baseline_ratio", "0.0");
     let served = r#"[{ name = "served", attribute = "url.path", matches = "^/in/", keep = "always" }]"#;

@@ -46,27 +46,28 @@ macro_rules! properties {
     };
 }
 
-/// The properties, by module. The slow ones first, so that they do not end alone.
+/// The properties, by module. The slow ones first, so that they do not end alone; those that watch the host's requests apart, as each waits for
+/// the one before.
 const PROPERTIES: &[(&str, Property)] = properties![
     full_disk::of_the_gateway_is_refused_work_and_no_loss,
     full_disk::of_the_agent_is_refused_work_and_no_loss,
+    ebpf::sees_each_http_request_once,
     outage::loses_and_doubles_nothing,
     offline::keeps_and_delivers_once,
     once::through_another_gateway_and_over_an_outage,
+    log_traces::are_those_of_the_requests_that_the_lines_are_about,
     restart::kills_in_a_row_double_nothing_and_no_loss_is_silent,
     restart::a_stop_goes_on_where_levels_and_totals_were,
     restart::a_kill_takes_what_came_after_the_checkpoint_and_no_total,
     ledger::is_one_query_that_says_what_was_seen_sent_stored_and_lost_and_why,
+    service_map::tells_each_edge_once_and_invents_none,
     ledger::closes_over_kills_and_stops_and_never_goes_down,
     ledger::of_the_gateway_says_what_clickhouse_holds,
     sdk::reaches_the_gateway_by_grpc,
     sdk::reaches_the_gateway_by_http,
+    coverage::of_processes_says_who_is_seen_and_why_others_are_not,
     sdk::reaches_the_agent_by_grpc,
     sdk::reaches_the_agent_by_http,
-    ebpf::sees_each_http_request_once,
-    log_traces::are_those_of_the_requests_that_the_lines_are_about,
-    service_map::tells_each_edge_once_and_invents_none,
-    coverage::of_processes_says_who_is_seen_and_why_others_are_not,
     host::metrics_arrive_folded_and_true,
     redaction::no_secret_reaches_disk_or_store,
     patterns::fold_a_log_without_losing_count_of_a_line,

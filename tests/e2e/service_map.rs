@@ -1,7 +1,7 @@
 //! Programs that know nothing of OllyStack and call each other become edges of the service map: with requests, errors and durations of both
 //! sides where eBPF sees what they speak, with connections and bytes from the sockets alone where not. None is told twice, none invented.
 
-use crate::ebpf::impossible;
+use crate::ebpf::{alone, impossible, watching};
 use anyhow::{Result, ensure};
 use ollystack_tests::{Outcome, Process, World, free_port, get, until};
 use std::process::Command;
@@ -44,7 +44,8 @@ while True:
 pub(crate) fn tells_each_edge_once_and_invents_none(world: &World) -> Result<Outcome> {
     let sees_requests = impossible()?.is_none();
     let gateway = world.gateway_with_tables()?;
-    let config = world.agent(&gateway, "acme")?.set("sockets.enabled", "true").set("sockets.interval_ms", "250");
+    let _alone = alone();
+    let config = watching(world, &gateway)?.set("sockets.enabled", "true").set("sockets.interval_ms", "250");
     // Constants show window by window, too.
     let config = config.set("metrics.constant_ms", "0").set("ebpf.enabled", &sees_requests.to_string());
     let agent = config.start(world.binaries())?;

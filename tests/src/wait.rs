@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 const PAUSE: Duration = Duration::from_millis(40);
 
 /// The deadline of everything that should take a moment. Generous: it is reached only when something is broken.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(120);
 
-/// Asks `look` until it gives something, for a minute at most. An error of `look` ends the wait at once.
+/// Asks `look` until it gives something, for two minutes at most. An error of `look` ends the wait at once.
 pub fn until<T>(what: &str, look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     within(DEADLINE, what, look)
 }

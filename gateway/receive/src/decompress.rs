@@ -50,13 +50,28 @@ pub(crate) fn decompress(encoding: Encoding, wire: Vec<u8>, max: usize, share: &
             out
         }
         Encoding::Zstd => {
-            let window = zstd_window(&wire)?;
-            grow(share, window + ZSTD_BYTES)?;
+            let frames = Frames::of(&wire)?;
+            // What goes straight to its place needs no window beside it.
+            let held = ZSTD_BYTES + if frames.content.is_some() { 0 } else { frames.window };
+            grow(share, held)?;
             let invalid = |error| Refusal::Invalid(format!("zstd: {error}"));
-            let mut decoder = zstd::Decoder::with_buffer(wire.as_slice()).map_err(invalid)?;
-            decoder.window_log_max(WINDOW_LOG_MAX).map_err(invalid)?;
-            let out = read(decoder, "zstd", max, share)?;
-            share.shrink(window + ZSTD_BYTES);
+            let out = match frames.content {
+                Some(size) if size > max as u64 => return Err(too_large(max)),
+                Some(size) => {
+                    let mut out = Vec::new();
+                    share.enlarge(&mut out, size as usize).map_err(no_room)?;
+                    zstd::bulk::Decompressor::new()
+                        .and_then(|mut zstd| zstd.decompress_to_buffer(&wire, &mut out))
+                        .map_err(invalid)?;
+                    out
+                }
+                None => {
+                    let mut decoder = zstd::Decoder::with_buffer(wire.as_slice()).map_err(invalid)?;
+                    decoder.window_log_max(WINDOW_LOG_MAX).map_err(invalid)?;
+                    read(decoder, "zstd", max, share)?
+                }
+            };
+            share.shrink(held);
             out
         }
     };
@@ -90,24 +105,37 @@ fn read(mut from: impl Read, name: &str, max: usize, share: &mut Share) -> Resul
     }
 }
 
-/// The largest window that any frame asks for, found without decompressing.
-fn zstd_window(wire: &[u8]) -> Result<usize, Refusal> {
-    let invalid = || Refusal::Invalid("zstd: not a sequence of whole frames".to_owned());
-    let mut rest = wire;
-    let mut largest = 0u64;
-    while !rest.is_empty() {
-        let length = zstd_safe::find_frame_compressed_size(rest).map_err(|_| invalid())?;
-        let (frame, others) = rest.split_at_checked(length).ok_or_else(invalid)?;
-        largest = largest.max(frame_window(frame).ok_or_else(invalid)?);
-        rest = others;
+/// What the frames of a message say of themselves.
+#[derive(Debug, Default)]
+struct Frames {
+    /// The largest that any of them asks for.
+    window: usize,
+    /// Of all together, if each says its own.
+    content: Option<u64>,
+}
+
+impl Frames {
+    /// Found without decompressing.
+    fn of(wire: &[u8]) -> Result<Frames, Refusal> {
+        let invalid = || Refusal::Invalid("zstd: not a sequence of whole frames".to_owned());
+        let mut rest = wire;
+        let (mut largest, mut content) = (0u64, Some(0u64));
+        while !rest.is_empty() {
+            let length = zstd_safe::find_frame_compressed_size(rest).map_err(|_| invalid())?;
+            let (frame, others) = rest.split_at_checked(length).ok_or_else(invalid)?;
+            largest = largest.max(frame_window(frame).ok_or_else(invalid)?);
+            let size = zstd_safe::get_frame_content_size(frame).ok().flatten();
+            content = content.zip(size).map(|(sum, size)| sum.saturating_add(size));
+            rest = others;
+        }
+        if largest > 1 << WINDOW_LOG_MAX {
+            return Err(Refusal::Invalid(format!(
+                "zstd: a window of {largest} bytes; at most {} are taken",
+                1 << WINDOW_LOG_MAX
+            )));
+        }
+        Ok(Frames { window: largest as usize, content })
     }
-    if largest > 1 << WINDOW_LOG_MAX {
-        return Err(Refusal::Invalid(format!(
-            "zstd: a window of {largest} bytes; at most {} are taken",
-            1 << WINDOW_LOG_MAX
-        )));
-    }
-    Ok(largest as usize)
 }
 
 /// RFC 8878, 3.1.1.1: the window of a frame, which is its content size when it is a single segment.

@@ -8,13 +8,14 @@ use crate::config;
 use crate::delivered::deadline::Deadline;
 use crate::delivered::{Identity, UnderWay};
 use bytes::Bytes;
-use clickhouse::Client;
 use clickhouse::error::Error as ClientError;
+use clickhouse::{Client, Compression};
 use hyper_rustls::{ConfigBuilderExt, HttpsConnectorBuilder};
 use hyper_util::client::legacy::{Client as HyperClient, Error as HyperError, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use ollystack_receive::Signal;
 use ollystack_schema::rows::{LogRow, MetricRow, SpanRow, Table};
+use ollystack_store::blocks::Encoder;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::timeout;
 use tokio_rustls::rustls::{self, ClientConfig};
@@ -154,7 +155,10 @@ impl ClickHouse {
             .client
             .clone()
             .with_database(&self.database)
+            // The pieces are compressed here.
+            .with_compression(Compression::None)
             .insert_formatted_with(block.statement())
+            .with_setting("decompress", "1")
             .with_setting("insert_deduplication_token", &block.head.token)
             .with_setting("insert_deduplicate", "1")
             .with_setting("deduplicate_blocks_in_dependent_materialized_views", "1")
@@ -175,10 +179,12 @@ impl ClickHouse {
         let sending = async {
             let mut insert = insert;
             in_time(begin_by)?;
-            let (mut rows, mut piece_bytes) = (block.rows.clone(), FIRST_PIECE_BYTES);
+            let (mut rows, mut piece_bytes) = (&block.rows[..], FIRST_PIECE_BYTES);
+            let mut encoder = Encoder::default();
             while !rows.is_empty() {
-                let piece: Bytes = rows.split_to(piece_bytes.min(rows.len()));
-                insert.send(piece).await?;
+                let (piece, rest) = rows.split_at(piece_bytes.min(rows.len()));
+                rows = rest;
+                insert.send(Bytes::copy_from_slice(encoder.encode(piece))).await?;
                 // This process may have been stopped for a while: without its end the insert is none.
                 in_time(end_by).map_err(|error| Error { reached: true, ..error })?;
                 piece_bytes = PIECE_BYTES;

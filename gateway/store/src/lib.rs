@@ -7,6 +7,7 @@
 //!
 //! One process has one engine and one data folder. The engine is fetched at run time by [`engine::ensure`]; nothing of it is linked.
 
+pub mod blocks;
 mod config;
 pub mod engine;
 mod error;

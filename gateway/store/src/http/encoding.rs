@@ -1,9 +1,8 @@
 //! Compressed bodies: HTTP's Content-Encoding and ClickHouse's own blocks, both bounded while they are read.
 //!
-//! A block is a checksum (CityHash128 1.0.2, 16 bytes), a method byte, two lengths (compressed with this header of 9 bytes,
-//! uncompressed; u32 little-endian) and data. Source: ClickHouse's CompressedReadBufferBase and its native format's documentation.
 //! Invariant: no more than `max` bytes come out, whatever a length field claims.
 
+use crate::blocks::{CHECKSUM_BYTES, Encoder, HEADER_BYTES, METHOD_LZ4, METHOD_NONE, METHOD_ZSTD, checksum_of};
 use crate::error::Refusal;
 use std::io::Read;
 
@@ -14,11 +13,6 @@ const CHECKSUM_DOESNT_MATCH: i32 = 40;
 /// 89, UNKNOWN_COMPRESSION_METHOD.
 const UNKNOWN_COMPRESSION_METHOD: i32 = 89;
 
-const CHECKSUM_BYTES: usize = 16;
-const HEADER_BYTES: usize = 9;
-const METHOD_NONE: u8 = 0x02;
-const METHOD_LZ4: u8 = 0x82;
-const METHOD_ZSTD: u8 = 0x90;
 /// What ClickHouse writes at most before it begins another block.
 const BLOCK_BYTES: usize = 1 << 20;
 /// Window of 8 MiB, what the zstd command line needs at its default levels; more is a memory bomb.
@@ -120,26 +114,13 @@ pub(crate) fn decode_blocks(mut body: &[u8], max: usize) -> Result<Vec<u8>, Refu
     Ok(decoded)
 }
 
-/// As ClickHouse's blocks, LZ4 (`compress=1`).
+/// As ClickHouse's blocks (`compress=1`).
 pub(crate) fn encode_blocks(body: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(body.len() / 2);
+    let (mut encoder, mut out) = (Encoder::default(), Vec::with_capacity(body.len() / 2));
     for piece in body.chunks(BLOCK_BYTES) {
-        let data = lz4_flex::block::compress(piece);
-        let mut block = Vec::with_capacity(HEADER_BYTES + data.len());
-        block.push(METHOD_LZ4);
-        // Both are below 2 MiB: a piece of 1 MiB grows by 1/255 at worst.
-        block.extend_from_slice(&((HEADER_BYTES + data.len()) as u32).to_le_bytes());
-        block.extend_from_slice(&(piece.len() as u32).to_le_bytes());
-        block.extend_from_slice(&data);
-        out.extend_from_slice(&checksum_of(&block));
-        out.extend_from_slice(&block);
+        out.extend_from_slice(encoder.encode(piece));
     }
     out
-}
-
-/// The two halves of the hash in ClickHouse's order.
-fn checksum_of(block: &[u8]) -> [u8; CHECKSUM_BYTES] {
-    cityhash_rs::cityhash_102_128(block).rotate_right(64).to_le_bytes()
 }
 
 #[cfg(test)]

@@ -30,8 +30,10 @@ use std::time::Duration;
 
 /// Of one cycle.
 const REQUESTS: usize = 100;
-/// On their way at once.
+/// Of one cycle, on their way at once.
 const LANES: usize = 50;
+/// Cycles that are sent together, so that ClickHouse gets blocks of more than a handful of rows.
+const TOGETHER: usize = 8;
 /// Until gateway and agent have delivered what they took: windows of a minute have to close, and a million requests leave a backlog,
 /// in the spill of a gateway whose ClickHouse has fallen behind as in the agent's buffer.
 const SENT: Duration = Duration::from_secs(900);
@@ -88,18 +90,22 @@ pub(crate) fn run(run: &Run) -> Result<Report> {
         let taken = runtime.block_on(depths(address, &counted.secret, &mut report, face))?;
         sure[index(Signal::Logs)] += if face == "gateway" { taken } else { 0 };
     }
-    for mut cycle in run.cycles() {
-        let number = cycle.number;
-        // One cycle in four goes through the agent, which waits for its disk with every answer.
-        let to_agent = number % 4 == 3;
-        let requests = requests(&mut cycle, keys, to_agent);
-        let answers = runtime.block_on(send(faces[usize::from(to_agent)], requests))?;
-        for (junk, answer) in answers {
-            judge(&junk, answer, to_agent, &mut sure, &mut report, || run.replay_of(number));
+    let mut cycles = run.cycles().peekable();
+    while cycles.peek().is_some() {
+        let sent = cycles.by_ref().take(TOGETHER).map(|mut cycle| {
+            // One cycle in four goes through the agent, which waits for its disk with every answer.
+            let to_agent = cycle.number % 4 == 3;
+            let requests = requests(&mut cycle, keys, to_agent);
+            (cycle.number, to_agent, runtime.spawn(send(faces[usize::from(to_agent)], requests)))
+        });
+        for (number, to_agent, answers) in sent.collect::<Vec<_>>() {
+            for (junk, answer) in runtime.block_on(answers)?? {
+                judge(&junk, answer, to_agent, &mut sure, &mut report, || run.replay_of(number));
+            }
+            run.progress(number, "junk");
         }
         gateway.process().must_run()?;
         agent.process().must_run()?;
-        run.progress(number, "junk");
     }
     let honest = runtime.block_on(crate::client::once(faces[0], &one(Way::Grpc, &counted.secret)))?;
     ensure!(honest.verdict == Verdict::Taken, "the gateway does not serve any more: {honest:?}");

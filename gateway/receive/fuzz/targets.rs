@@ -1,7 +1,7 @@
 //! Fuzz targets of what comes from the network: protobuf, JSON, compression.
 //!
 //! Invariants held here: nothing panics; what prost decodes was weighed before and takes no more than its weight; JSON becomes
-//! protobuf that prost takes; no decompressed message passes its limit.
+//! protobuf that prost takes; no decompressed message passes its limit, and zstd gives what its own stream decoder gives.
 
 #![allow(clippy::expect_used, reason = "a target fails by panicking")]
 
@@ -15,6 +15,7 @@ use crate::{Message, Signal};
 use opentelemetry_proto::tonic::collector::{
     logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest,
 };
+use std::io::Read as _;
 
 const SIGNALS: [Signal; 3] = [Signal::Metrics, Signal::Logs, Signal::Traces];
 
@@ -61,9 +62,20 @@ pub fn compressed(data: &[u8]) {
     let Some((first, rest)) = data.split_first() else { return };
     let encoding = [Encoding::Gzip, Encoding::Zstd][usize::from(first % 2)];
     let Some(mut share) = share() else { return };
-    if let Ok(plain) = decompress(encoding, rest.to_vec(), DECODED_BYTES_MAX, &mut share) {
-        assert!(plain.len() <= DECODED_BYTES_MAX, "{} bytes", plain.len());
+    let plain = decompress(encoding, rest.to_vec(), DECODED_BYTES_MAX, &mut share).ok();
+    assert!(plain.as_ref().is_none_or(|plain| plain.len() <= DECODED_BYTES_MAX), "passes the limit");
+    if encoding == Encoding::Zstd {
+        assert!(plain == by_stream(rest), "not what the stream decoder gives");
     }
+}
+
+/// What zstd's stream decoder makes of it within the limits, which works piece by piece and believes no size.
+fn by_stream(wire: &[u8]) -> Option<Vec<u8>> {
+    let mut decoder = zstd::Decoder::with_buffer(wire).ok()?;
+    decoder.window_log_max(23).ok()?;
+    let mut plain = Vec::new();
+    decoder.take(DECODED_BYTES_MAX as u64 + 1).read_to_end(&mut plain).ok()?;
+    (plain.len() <= DECODED_BYTES_MAX).then_some(plain)
 }
 
 fn share() -> Option<Share> {

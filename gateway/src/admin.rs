@@ -2,7 +2,7 @@
 //! not).
 //!
 //! Ready means that what is accepted will be kept: the tables have been there once and the spill takes rows. While ClickHouse is
-//! away a gateway stays ready and says what waits; one that has never reached it is not. Invariant: nothing here shows a secret
+//! away a gateway stays ready and says what waits; one that has never reached it is not. Where Kafka takes the records the same holds of Kafka. Invariant: nothing here shows a secret
 //! or needs one.
 
 use crate::admit::Admission;

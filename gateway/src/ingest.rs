@@ -1,7 +1,7 @@
 //! The service behind the OTLP face: admits, converts, batches, and answers when the rows are safe.
 //!
 //! Takes what `receive` read; hands rows to the batcher. Invariant: a success answer is given only after every row of the
-//! request is in ClickHouse or on a synced disk; everything else is a refusal that says whether to try again.
+//! request is in ClickHouse, or in a topic of Kafka where rows go by way of one, or on a synced disk; everything else is a refusal that says whether to try again.
 
 mod caller;
 #[cfg(feature = "kafka")]

@@ -33,7 +33,7 @@ const LOOK_PAUSE: Duration = Duration::from_millis(500);
 /// Messages that are replayed at a time.
 const REPLAY_MAX: usize = 64;
 
-/// After a failure of the disk.
+/// After a failure that somebody has to put right.
 const DISK_PAUSE: Duration = Duration::from_secs(5);
 
 type Client = FutureProducer<Context>;
@@ -177,16 +177,26 @@ impl Producer {
         }
         match self.send(message).await {
             Ok(()) => Fate::Safe,
-            Err(Failure::NotSent(_)) => Fate::Untouched,
-            Err(Failure::Never(_) | Failure::Perhaps(_)) => Fate::Doubtful,
+            Err(Failure::NotSent(_) | Failure::Never(_)) => Fate::Untouched,
+            Err(Failure::Perhaps(_)) => Fate::Doubtful,
         }
     }
 
     /// A message that its sender may not have any more.
     async fn bring_or_spill(&self, message: Message, held: Held) -> Fate {
-        if self.health.is_reached() && self.send(&message).await.is_ok() {
-            held.produced();
-            return Fate::Safe;
+        if self.health.is_reached() {
+            match self.send(&message).await {
+                Ok(()) => {
+                    held.produced();
+                    return Fate::Safe;
+                }
+                // On disk it would wait for ever.
+                Err(Failure::Never(_)) => {
+                    held.refused("unavailable");
+                    return Fate::Untouched;
+                }
+                Err(_) => {}
+            }
         }
         let put = match message.to_entry() {
             Ok(entry) => self.spill.put(vec![entry]).await.map(drop).map_err(|error| error.to_string()),
@@ -233,7 +243,12 @@ impl Producer {
         match &sent {
             Ok(()) => self.metrics.kafka.produced(message.signal, message.head.records, begun.elapsed()),
             Err(Failure::Perhaps(None)) => self.metrics.kafka.failure("produce", "stopped"),
-            Err(Failure::NotSent(error) | Failure::Never(error) | Failure::Perhaps(Some(error))) => {
+            Err(Failure::Never(error)) => {
+                self.metrics.kafka.failure("produce", reason_of(error));
+                tracing::error!(%error, topic, bytes = message.payload.len(),
+                    "the brokers refuse a message for good; set kafka.message_bytes_max below max.message.bytes of the topic");
+            }
+            Err(Failure::NotSent(error) | Failure::Perhaps(Some(error))) => {
                 self.metrics.kafka.failure("produce", reason_of(error));
                 self.failed(&client, error);
             }
@@ -351,11 +366,8 @@ impl Producer {
                 self.metrics.ledger.replayed_to_log(&message.head.tenant, message.signal, message.head.records);
                 lease.done().await;
             }
-            Err(Failure::Never(error)) => {
-                tracing::error!(%error, records = message.head.records, "the brokers refuse a message of the spill for good; its records are lost");
-                self.metrics.ledger.lose_of(stored.entry.signal, "refused", message.head.records);
-                lease.done().await;
-            }
+            // It was answered as safe: it stays until somebody has put right what is in its way.
+            Err(Failure::Never(_)) => sleep(DISK_PAUSE).await,
             // Back to where it was.
             Err(_) => {}
         }
@@ -436,5 +448,58 @@ impl Broker for Producer {
     fn waiting_records(&self) -> [u64; 3] {
         let records = self.spill.stats().records;
         SIGNALS.map(|signal| records.get(signal as usize).copied().unwrap_or(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::budget::Budget;
+    use crate::config::{Flags, Layers};
+    use crate::delivered::{Deliveries, Identity};
+    use crate::telemetry::metrics::Metrics;
+    use ollystack_buffer::{Options, WhenFull};
+    use ollystack_receive::Signal;
+    use tempfile::TempDir;
+
+    /// Of brokers that are not there.
+    fn producer(directory: &TempDir) -> (Arc<Producer>, SharedMetrics) {
+        let keys = vec![("kafka.brokers".to_owned(), "127.0.0.1:1".to_owned())];
+        let config = Layers::new(None, std::iter::empty(), &Flags { file: None, keys }).unwrap().config().unwrap();
+        let options = Options {
+            directory: directory.path().join("spill"),
+            bytes_max: 4 << 20,
+            segment_bytes_max: 1 << 20,
+            when_full: WhenFull::Refuse,
+        };
+        let metrics = Arc::new(Metrics::new());
+        let (spill, _) = Buffer::open(options, Arc::new(SpillLosses(metrics.clone()))).unwrap();
+        let producer = Producer::new(&config.kafka, spill, metrics.clone(), CancellationToken::new()).unwrap();
+        (Arc::new(producer), metrics)
+    }
+
+    fn outbound(metrics: &SharedMetrics, agent: &str, before: u64) -> Outbound {
+        let (agent, tenant) = (agent.to_owned(), "acme".to_owned());
+        let head = Head { tenant, agent, records: 2, before, ..Head::default() };
+        let held = metrics.ledger.receive(&"acme".into(), Signal::Logs, 2).set_out();
+        Outbound { message: Message { signal: Signal::Logs, head, payload: vec![7].into() }, held }
+    }
+
+    #[tokio::test]
+    async fn without_brokers_agents_keep_theirs_and_others_are_on_disk_when_they_are_answered() {
+        let directory = tempfile::tempdir().unwrap();
+        let (producer, metrics) = producer(&directory);
+        let hold = || Budget::new(10).hold(1).unwrap();
+        let identity = Identity { tenant: "acme".into(), agent: "a".into(), sequence: 1, signal: Signal::Logs };
+        let under_way = Deliveries::default().begin(&identity, 7).unwrap();
+        let kept = Some((under_way, Deadline::after(Duration::from_secs(60))));
+        let of_agent = vec![outbound(&metrics, "a", 0), outbound(&metrics, "a", 2)];
+        assert_eq!(producer.produce(of_agent, hold(), kept).fate().await, Fate::Untouched);
+        assert_eq!(producer.waiting().0, 0);
+        assert_eq!(producer.produce(vec![outbound(&metrics, "", 0)], hold(), None).fate().await, Fate::Safe);
+        assert_eq!((producer.waiting().0, producer.waiting_records()), (1, [0, 2, 0]));
+        let reading = metrics.ledger.read(producer.waiting_records(), [0; 3]).signals[Signal::Logs as usize].clone();
+        assert_eq!((reading.outcomes.refused["unavailable"], reading.balance), (4, 0));
+        assert!(!producer.report().0, "a cluster that was never reached is not ready");
     }
 }

@@ -178,7 +178,7 @@ impl Ledger {
 }
 
 /// Why accepted rows are gone, as the buffer and the spill's reader say it.
-pub(crate) const LOSSES: [&str; 3] = ["evicted", "corrupt", "refused"];
+pub(crate) const LOSSES: [&str; 2] = ["evicted", "corrupt"];
 
 impl Accounts {
     fn add(&self, tenant: Arc<str>, signal: Signal, outcome: &'static str, reason: &'static str, records: u64) {

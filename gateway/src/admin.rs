@@ -2,7 +2,7 @@
 //! not).
 //!
 //! Ready means that what is accepted will be kept: the tables have been there once and the spill takes rows. While ClickHouse is
-//! away a gateway stays ready and says what waits; one that has never reached it is not. Invariant: nothing here shows a secret
+//! away a gateway stays ready and says what waits; one that has never reached it is not. Where Kafka takes the records the same holds of Kafka. Invariant: nothing here shows a secret
 //! or needs one.
 
 use crate::admit::Admission;
@@ -33,11 +33,28 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// What stands between here and ClickHouse, if something does.
+pub(crate) trait Broker: std::fmt::Debug + Send + Sync {
+    /// Whether rows go there, and nowhere else.
+    fn replaces_tables(&self) -> bool;
+
+    /// Whether it can be worked with, or has been, and what is worth knowing about it.
+    fn report(&self) -> (bool, Vec<String>);
+
+    /// Messages that wait for it, and their bytes on disk.
+    fn waiting(&self) -> (u64, u64);
+
+    /// Records in them, by signal.
+    fn waiting_records(&self) -> [u64; 3];
+}
+
 /// What the answers are made from.
 #[derive(Debug)]
 pub(crate) struct Status {
-    pub(crate) admission: Arc<Admission>,
+    /// Of whoever receives.
+    pub(crate) admission: Option<Arc<Admission>>,
     pub(crate) writer: Arc<Writer>,
+    pub(crate) broker: Option<Arc<dyn Broker>>,
     pub(crate) budget: Budget,
     pub(crate) metrics: SharedMetrics,
     /// Why the schema is not there; `migrate` sets it.
@@ -59,7 +76,8 @@ impl Status {
         if *self.writer.schema_ready().borrow() {
             self.schema_seen.store(true, Relaxed);
         } else {
-            ready &= self.schema_seen.load(Relaxed);
+            let needed = self.broker.as_ref().is_none_or(|broker| !broker.replaces_tables());
+            ready &= !needed || self.schema_seen.load(Relaxed);
             let problem = self.schema_problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
             notes.push(format!("schema: {}", problem.as_deref().unwrap_or("not applied yet")));
         }
@@ -71,9 +89,17 @@ impl Status {
             ready = false;
             notes.push(format!("spill: {problem}"));
         }
-        let (_, keys) = self.admission.status();
-        if let Some(problem) = keys {
+        if let Some(problem) = self.admission.as_ref().and_then(|admission| admission.status().1) {
             notes.push(format!("keys: {problem}"));
+        }
+        if let Some(broker) = &self.broker {
+            let (usable, more) = broker.report();
+            ready &= usable;
+            notes.extend(more);
+            let (messages, bytes) = broker.waiting();
+            if messages > 0 {
+                notes.push(format!("spill: {messages} messages wait for Kafka, {bytes} bytes on disk"));
+            }
         }
         let (blocks, bytes, set_aside) = self.writer.waiting();
         if blocks > 0 {
@@ -87,7 +113,9 @@ impl Status {
 
     /// What became of every record.
     fn ledger(&self) -> ledger::Reading {
-        let [spill, set_aside] = self.writer.waiting_records();
+        let [mut spill, set_aside] = self.writer.waiting_records();
+        let more = self.broker.as_ref().map_or([0; 3], |broker| broker.waiting_records());
+        spill.iter_mut().zip(more).for_each(|(records, more)| *records += more);
         self.metrics.ledger.read(spill, set_aside)
     }
 
@@ -96,13 +124,16 @@ impl Status {
         self.ledger();
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         let (blocks, bytes, set_aside) = self.writer.waiting();
-        self.metrics.spill_entries.set(gauge(blocks));
-        self.metrics.spill_bytes.set(gauge(bytes));
+        let (messages, more) = self.broker.as_ref().map_or((0, 0), |broker| broker.waiting());
+        self.metrics.spill_entries.set(gauge(blocks + messages));
+        self.metrics.spill_bytes.set(gauge(bytes + more));
         self.metrics.set_aside_entries.set(gauge(set_aside));
         self.metrics.pending_bytes.set(gauge(self.budget.used() as u64));
-        self.metrics.keys.set(gauge(self.admission.status().0 as u64));
         let now = usage::now();
-        for tenant in self.admission.tenants() {
+        if let Some(admission) = &self.admission {
+            self.metrics.keys.set(gauge(admission.status().0 as u64));
+        }
+        for tenant in self.admission.iter().flat_map(|admission| admission.tenants()) {
             let (limits, spent) = (tenant.limits(), tenant.account.spent(now));
             self.metrics.show_quota(&tenant.name, "day", limits.bytes_per_day, spent.day);
             self.metrics.show_quota(&tenant.name, "month", limits.bytes_per_month, spent.month);

@@ -33,7 +33,7 @@ const BLOCK_BYTES_MAX: usize = 16 << 20;
 
 /// What ClickHouse calls the form of a block's rows. It stands in each block's head and so in the spill: blocks of an older version are
 /// sent as they were written (RowBinary, before there were columns).
-const FORMAT: &str = "Native";
+pub(crate) const FORMAT: &str = "Native";
 
 /// Requests that may queue for one table's gatherer.
 const QUEUE_MAX: usize = 64;

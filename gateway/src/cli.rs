@@ -16,8 +16,11 @@ pub(crate) struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Receive telemetry and write it to ClickHouse until SIGTERM or SIGINT
+    /// Receive telemetry and write it to ClickHouse, or to Kafka, until SIGTERM or SIGINT
     Run(Configured),
+    /// Read what gateways with sink = "kafka" wrote to Kafka, and write it to ClickHouse until SIGTERM or SIGINT
+    #[cfg(feature = "kafka")]
+    Consume(Configured),
     /// Bring the database's schema up to date
     Migrate {
         #[command(flatten)]
@@ -182,6 +185,12 @@ pub(crate) struct Configured {
     /// Metrics and health (admin.listen)
     #[arg(long, value_name = "IP:PORT")]
     admin_listen: Option<String>,
+    /// clickhouse or kafka (sink)
+    #[arg(long, value_name = "SINK")]
+    sink: Option<String>,
+    /// HOST:PORT of Kafka's brokers, comma-separated (kafka.brokers)
+    #[arg(long, value_name = "LIST")]
+    kafka_brokers: Option<String>,
     /// external or embedded (store.mode)
     #[arg(long, value_name = "MODE")]
     store: Option<String>,
@@ -218,6 +227,8 @@ impl Configured {
             ("server.grpc_listen", &self.grpc_listen),
             ("server.http_listen", &self.http_listen),
             ("admin.listen", &self.admin_listen),
+            ("sink", &self.sink),
+            ("kafka.brokers", &self.kafka_brokers),
             ("store.mode", &self.store),
             ("store.dir", &self.store_dir),
             ("clickhouse.url", &self.clickhouse_url),
@@ -245,7 +256,7 @@ mod tests {
     fn every_short_flag_sets_its_key() {
         let arguments = "x run --data-dir /d --grpc-listen 127.0.0.1:1 --http-listen 127.0.0.1:2 --admin-listen 127.0.0.1:3 \
                          --store embedded --store-dir /s --clickhouse-url http://c:1 --clickhouse-user u --database b \
-                         --log-level debug --log-format json --set batch.rows_max=5";
+                         --log-level debug --log-format json --sink clickhouse --kafka-brokers k:9092 --set batch.rows_max=5";
         let cli = Cli::try_parse_from(arguments.split_whitespace()).unwrap();
         let Command::Run(configured) = cli.command else { panic!("run was given") };
         let layers = crate::config::Layers::new(None, std::iter::empty(), &configured.flags()).unwrap();

@@ -3,10 +3,12 @@
 //! `default.toml` is the one list of keys, defaults and comments; [`layers`] lays file, environment and flags over it; [`print`]
 //! shows the result. Invariant: a `Config` that exists has passed [`Config::check`], and its secrets print as `***`.
 
+mod kafka;
 mod layers;
 mod print;
 mod secret;
 
+pub(crate) use kafka::Kafka;
 pub(crate) use layers::{Flags, Layers, load};
 pub(crate) use print::print;
 pub(crate) use secret::Secret;
@@ -40,11 +42,13 @@ pub(crate) const DEFAULTS: &str = include_str!("config/default.toml");
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
     data_dir: PathBuf,
+    pub(crate) sink: SinkMode,
     pub(crate) server: Server,
     pub(crate) admin: Admin,
     keys: Keys,
     pub(crate) tenants: Limits,
     pub(crate) clickhouse: ClickHouse,
+    pub(crate) kafka: Kafka,
     pub(crate) store: Store,
     pub(crate) batch: Batch,
     pub(crate) spill: Spill,
@@ -101,6 +105,16 @@ pub(crate) struct Store {
     dir: PathBuf,
     pub(crate) listen: SocketAddr,
     pub(crate) memory_bytes: u64,
+}
+
+/// Where accepted records go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum SinkMode {
+    /// Into the tables.
+    ClickHouse,
+    /// To topics.
+    Kafka,
 }
 
 /// Which ClickHouse the rows go to.
@@ -183,6 +197,20 @@ impl Config {
     /// Where blocks stand that ClickHouse refuses for good.
     pub(crate) fn set_aside_dir(&self) -> PathBuf {
         self.data_dir.join("set-aside")
+    }
+
+    /// Where messages wait while Kafka is away.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn kafka_spill_dir(&self) -> PathBuf {
+        let mut name = self.spill_dir().into_os_string();
+        name.push("-kafka");
+        name.into()
+    }
+
+    /// Where a consumer keeps what ClickHouse refuses for good: apart from a gateway's, so that both can run on one host.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn consumer_dir(&self) -> PathBuf {
+        self.data_dir.join("consumer")
     }
 
     /// Where the embedded engine keeps its tables.
@@ -269,6 +297,10 @@ impl Config {
             let text = std::fs::read_to_string(&path).map_err(|source| Error::Read { path, source })?;
             self.clickhouse.password = Secret::new(text.trim_end_matches(['\r', '\n']).to_owned());
         }
+        if self.sink == SinkMode::Kafka {
+            self.kafka.check_usable()?;
+        }
+        self.kafka = self.kafka.check()?;
         Ok(self)
     }
 
@@ -315,7 +347,10 @@ impl Config {
     /// What holds for attempts of agents to deliver.
     pub(crate) fn terms(&self) -> Terms {
         let begin_within = self.batch.begin_within();
-        let insert_within = self.clickhouse.connect_timeout() + self.clickhouse.insert_timeout();
+        let insert_within = match self.sink {
+            SinkMode::ClickHouse => self.clickhouse.connect_timeout() + self.clickhouse.insert_timeout(),
+            SinkMode::Kafka => self.kafka.produce_timeout(),
+        };
         Terms { begin_within, insert_within }
     }
 }

@@ -8,11 +8,17 @@
 mod attributes;
 mod logs;
 mod metrics;
+#[cfg(feature = "kafka")]
+mod outgoing;
 pub(crate) mod series;
 mod sink;
+#[cfg(feature = "kafka")]
+mod split;
 mod traces;
 mod view;
 
+#[cfg(feature = "kafka")]
+pub(crate) use outgoing::Outgoing;
 use sink::Sink;
 pub(crate) use sink::{LABELS, Overflow, signal, tables};
 
@@ -68,6 +74,8 @@ pub(crate) enum Reason {
     Name,
     Value,
     Buckets,
+    #[cfg(feature = "kafka")]
+    Size,
 }
 
 impl Reason {
@@ -81,6 +89,8 @@ impl Reason {
             Reason::Name => "name",
             Reason::Value => "value",
             Reason::Buckets => "buckets",
+            #[cfg(feature = "kafka")]
+            Reason::Size => "size",
         }
     }
 
@@ -94,6 +104,8 @@ impl Reason {
             Reason::Name => "a metric must have a name",
             Reason::Value => "a point must have a value, and a metric data",
             Reason::Buckets => "a histogram must have no buckets, or one more than bounds",
+            #[cfg(feature = "kafka")]
+            Reason::Size => "a record must fit into a message of Kafka",
         }
     }
 }
@@ -159,9 +171,20 @@ impl From<Overflow> for Error {
 impl Counted {
     /// Count, and decode what cannot be counted otherwise. What holds no record is decoded, too: nobody would look at the rest of it later.
     pub(crate) fn new(request: Export<Wire>) -> Result<Counted, Refusal> {
-        let Export { message: wire, mut held, decoded_bytes: bytes, .. } = request;
+        let Export { message: wire, held, decoded_bytes: bytes, .. } = request;
+        Counted::held(wire, held, bytes)
+    }
+
+    /// A request that came by another way than the face.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn of(wire: Wire) -> Result<Counted, Refusal> {
+        let bytes = wire.bytes().len() as u64;
+        Counted::held(wire, Held::default(), bytes)
+    }
+
+    fn held(wire: Wire, mut held: Held, bytes: u64) -> Result<Counted, Refusal> {
         let signal = wire.signal();
-        let (records, form) = match view::count(&wire) {
+        let (records, form) = match view::count(signal, wire.bytes()) {
             Ok(records @ 1..) => (records, Form::Wire(wire)),
             Ok(0) | Err(view::Unusual) => {
                 let (message, values_cut) = Message::read(wire, &mut held)?;

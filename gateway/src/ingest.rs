@@ -1,9 +1,11 @@
 //! The service behind the OTLP face: admits, converts, batches, and answers when the rows are safe.
 //!
 //! Takes what `receive` read; hands rows to the batcher. Invariant: a success answer is given only after every row of the
-//! request is in ClickHouse or on a synced disk; everything else is a refusal that says whether to try again.
+//! request is in ClickHouse, or in a topic of Kafka where rows go by way of one, or on a synced disk; everything else is a refusal that says whether to try again.
 
 mod caller;
+#[cfg(feature = "kafka")]
+mod log;
 
 use crate::admit::Admission;
 use crate::batch::budget::{Budget, Waiting};
@@ -39,11 +41,21 @@ const NOT_ALLOWED: &str = "signal";
 
 const SECONDS_PER_DAY: u32 = 24 * 3600;
 
+/// Where accepted records go.
+#[derive(Debug)]
+pub(crate) enum Way {
+    /// As rows to the tables.
+    Tables(Batcher),
+    /// As messages to topics.
+    #[cfg(feature = "kafka")]
+    Log(Arc<crate::kafka::produce::Producer>),
+}
+
 /// One per gateway.
 #[derive(Debug)]
 pub(crate) struct Ingest<A> {
     pub(crate) admission: Arc<Admission>,
-    pub(crate) batcher: Batcher,
+    pub(crate) way: Way,
     pub(crate) budget: Budget,
     pub(crate) seen: Arc<Seen>,
     pub(crate) arrivals: Arc<A>,
@@ -186,6 +198,15 @@ impl<A: Arrivals> Ingest<A> {
             expires_at: now.saturating_add(caller.tenant.retention_days.saturating_mul(SECONDS_PER_DAY)),
             treatment: caller.tenant.treatment(caller.agent.is_some()),
         };
+        let batcher = match &self.way {
+            Way::Tables(batcher) => batcher,
+            #[cfg(feature = "kafka")]
+            Way::Log(producer) => {
+                let begin_by = caller.agent.map(|agent| agent.begin_by);
+                let sent = log::Sent { delivery, kept: under_way.zip(begin_by), repeated: age.is_some() };
+                return self.log(producer, request, sent, &caller.tenant.waiting, held).await;
+            }
+        };
         let converted = self.convert(request, delivery, &caller.tenant.waiting).await?;
         let Converted { mut outcome, mut rows, values_cut } = converted;
         let begin_by = caller.agent.map(|agent| agent.begin_by);
@@ -211,19 +232,10 @@ impl<A: Arrivals> Ingest<A> {
         }
         let kept = under_way.zip(begin_by);
         let kept = kept.map(|(under_way, begin_by)| Kept { under_way, begin_by, repeated: age.is_some() });
-        let verdict =
-            self.batcher.add(Request { rows, kept }).await.map_err(|_| unavailable("the gateway is stopping"))?;
-        let (effect, retry_after) = match verdict.fate().await {
-            Fate::Safe => {
-                self.seen.remember(std::mem::take(&mut outcome.described), now);
-                return Ok(Ingested { outcome, known, values_cut });
-            }
-            // Soon: before the first rows the tables may not be there yet, and agents by themselves ask ever less often.
-            Fate::Untouched => (Effect::None, BLOCK_RETRY_AFTER),
-            Fate::Doubtful => (Effect::Perhaps, STORAGE_RETRY_AFTER),
-        };
-        let message = "rows cannot be written at the moment; send again later".to_owned();
-        Err(Denial { refusal: Refusal::Unavailable { retry_after, message }, effect })
+        let verdict = batcher.add(Request { rows, kept }).await.map_err(|_| unavailable("the gateway is stopping"))?;
+        not_safe(verdict.fate().await)?;
+        self.seen.remember(std::mem::take(&mut outcome.described), now);
+        Ok(Ingested { outcome, known, values_cut })
     }
 
     /// Whether a delivery that may have been made before was. Until an earlier attempt is over nobody can know that it was not.
@@ -232,7 +244,13 @@ impl<A: Arrivals> Ingest<A> {
             self.metrics.redelivered("deferred");
             denial
         };
-        let arrived = self.arrivals.arrived(identity, age).await.map_err(|why| {
+        let arrived = match &self.way {
+            Way::Tables(_) => self.arrivals.arrived(identity, age).await,
+            // Its consumer finds out.
+            #[cfg(feature = "kafka")]
+            Way::Log(_) => Ok(false),
+        };
+        let arrived = arrived.map_err(|why| {
             let what = format!("whether this delivery arrived before cannot be known now: {why}");
             deferred(Denial::from(unavailable(&what)))
         })?;
@@ -256,25 +274,44 @@ impl<A: Arrivals> Ingest<A> {
     async fn convert(&self, request: Counted, delivery: Delivery, waiting: &Waiting) -> Result<Converted, Refusal> {
         let (budget, seen) = (self.budget.of(waiting), Arc::clone(&self.seen));
         let bytes = request.bytes;
-        let work = move || request.convert(&delivery, &seen, &budget);
-        let converted = if bytes <= INLINE_BYTES_MAX {
-            work()
-        } else {
-            tokio::task::spawn_blocking(work).await.map_err(|_| unavailable("the request could not be converted"))?
-        };
-        converted.map_err(|error| match error {
-            Error::Refused(refusal) => refusal,
-            Error::Overflow(Overflow::Now) => {
-                let message = format!("{}; send again later", Overflow::Now);
-                Refusal::Exhausted { retry_after: BLOCK_RETRY_AFTER, message }
-            }
-            Error::Overflow(overflow @ Overflow::Ever { .. }) => Refusal::TooLarge(overflow.to_string()),
-            Error::Overflow(overflow @ Overflow::Form(_)) => {
-                tracing::error!(%overflow, "a request is refused: this is a fault of the gateway, please report it");
-                Refusal::Broken(overflow.to_string())
-            }
-        })
+        aside(bytes, move || request.convert(&delivery, &seen, &budget)).await
     }
+}
+
+/// Work on a request of so many bytes where it holds up nobody.
+async fn aside<T: Send + 'static>(
+    bytes: u64,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Refusal> {
+    let done = if bytes <= INLINE_BYTES_MAX {
+        work()
+    } else {
+        tokio::task::spawn_blocking(work).await.map_err(|_| unavailable("the request could not be converted"))?
+    };
+    done.map_err(|error| match error {
+        Error::Refused(refusal) => refusal,
+        Error::Overflow(Overflow::Now) => {
+            let message = format!("{}; send again later", Overflow::Now);
+            Refusal::Exhausted { retry_after: BLOCK_RETRY_AFTER, message }
+        }
+        Error::Overflow(overflow @ Overflow::Ever { .. }) => Refusal::TooLarge(overflow.to_string()),
+        Error::Overflow(overflow @ Overflow::Form(_)) => {
+            tracing::error!(%overflow, "a request is refused: this is a fault of the gateway, please report it");
+            Refusal::Broken(overflow.to_string())
+        }
+    })
+}
+
+/// What a sender is told of rows or messages that are not safe.
+fn not_safe(fate: Fate) -> Result<(), Denial> {
+    let (effect, retry_after) = match fate {
+        Fate::Safe => return Ok(()),
+        // Soon: before the first rows the tables may not be there yet, and agents by themselves ask ever less often.
+        Fate::Untouched => (Effect::None, BLOCK_RETRY_AFTER),
+        Fate::Doubtful => (Effect::Perhaps, STORAGE_RETRY_AFTER),
+    };
+    let message = "rows cannot be written at the moment; send again later".to_owned();
+    Err(Denial { refusal: Refusal::Unavailable { retry_after, message }, effect })
 }
 
 fn unavailable(what: &str) -> Refusal {

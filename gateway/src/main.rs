@@ -1,6 +1,7 @@
 //! The OllyStack gateway: OTLP in, ClickHouse out.
 //!
-//! Folders follow the datum: `receive` (its own crate), [`admit`], [`convert`], [`batch`], [`write`]; [`run`] wires them. This file
+//! Folders follow the datum: `receive` (its own crate), [`admit`], [`convert`], [`batch`], [`write`]; [`run`] wires them. With Kafka between here
+//! and ClickHouse, `kafka` follows `convert`, and `consume` wires the other side of the topics. This file
 //! reads the command line and prints. Invariant: an error ends the program with status 1 and one line that says what to do.
 
 mod admin;
@@ -9,10 +10,14 @@ mod admit;
 mod batch;
 mod cli;
 mod config;
+#[cfg(feature = "kafka")]
+mod consume;
 mod convert;
 mod delivered;
 mod engine;
 mod ingest;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod keys;
 mod migrate;
 mod run;
@@ -60,6 +65,16 @@ fn dispatch(command: Command) -> Result<(), Box<dyn Error>> {
                 tracing::warn!(name, "this environment variable names no key and has no effect");
             }
             runtime()?.block_on(run::run(config))?;
+        }
+        #[cfg(feature = "kafka")]
+        Command::Consume(configured) => {
+            let (config, layers) = load(&configured)?;
+            config.kafka.check_usable()?;
+            telemetry::start_logging(&config.log)?;
+            for name in layers.strangers() {
+                tracing::warn!(name, "this environment variable names no key and has no effect");
+            }
+            runtime()?.block_on(consume::run(config))?;
         }
         Command::Migrate { configured, plan } => {
             let (config, _) = load(&configured)?;

@@ -7,11 +7,11 @@ use crate::admin::{self, Status};
 use crate::admit::Admission;
 use crate::batch::Batcher;
 use crate::batch::budget::Budget;
-use crate::config::{self, Config, StoreMode};
+use crate::config::{self, Config, SinkMode, StoreMode};
 use crate::convert::{series::Seen, tables};
 use crate::delivered::Deliveries;
 use crate::engine;
-use crate::ingest::Ingest;
+use crate::ingest::{Ingest, Way};
 use crate::migrate;
 use crate::signals::Signals;
 use crate::telemetry::metrics::Metrics;
@@ -36,6 +36,12 @@ pub(crate) enum Error {
     ClickHouse(#[from] SetUpError),
     #[error("the spill in {directory}: {source}")]
     Spill { directory: PathBuf, source: ollystack_buffer::Error },
+    #[cfg(feature = "kafka")]
+    #[error(transparent)]
+    Kafka(#[from] crate::kafka::SetUpError),
+    #[cfg(feature = "kafka")]
+    #[error(transparent)]
+    Consumer(#[from] crate::kafka::consume::StartError),
     #[error("the kernel gave no random bytes: {0}")]
     Random(#[from] getrandom::Error),
     #[error("signals cannot be waited for: {0}")]
@@ -60,7 +66,7 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
         StoreMode::Embedded => engine::url(&config),
     };
     let clickhouse = ClickHouse::new(&config.clickhouse, &url)?;
-    let disks = disks(&config, &metrics)?;
+    let disks = disks(&config, config.spill_dir(), config.set_aside_dir(), &metrics)?;
     let in_flight_max = config.clickhouse.inserts_in_flight_max;
     let terms = config.terms();
     let writer =
@@ -69,10 +75,21 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
     let budget = Budget::new(config.batch.bytes_max);
     let (batcher, mut gatherers) = Batcher::start(&config.batch, in_flight_max, &tables(), &writer, &stop)?;
 
+    let mut until_stop = JoinSet::new();
+    #[cfg(feature = "kafka")]
+    let producer = match config.sink {
+        SinkMode::ClickHouse => None,
+        SinkMode::Kafka => Some(producer(&config, &metrics, &stop, &mut until_stop)?),
+    };
+    #[cfg(feature = "kafka")]
+    let broker = producer.clone().map(|producer| producer as Arc<dyn admin::Broker>);
+    #[cfg(not(feature = "kafka"))]
+    let broker = None;
     let schema_problem: Arc<Mutex<Option<String>>> = Arc::default();
     let status = Arc::new(Status {
-        admission: Arc::clone(&admission),
+        admission: Some(Arc::clone(&admission)),
         writer: Arc::clone(&writer),
+        broker,
         budget: budget.clone(),
         metrics: Arc::clone(&metrics),
         schema_problem: Arc::clone(&schema_problem),
@@ -80,7 +97,6 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
         stop: stop.clone(),
     });
 
-    let mut until_stop = JoinSet::new();
     let mut until_end = JoinSet::new();
     if config.store.mode == StoreMode::Embedded {
         until_end.spawn(engine::run(config.clone(), end.clone()));
@@ -99,16 +115,12 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
 
     let seen = Arc::new(Seen::new());
     let (arrivals, deliveries) = (Arc::clone(&writer), Deliveries::default());
-    let service = Arc::new(Ingest {
-        admission,
-        batcher,
-        budget,
-        seen,
-        arrivals,
-        deliveries,
-        terms,
-        metrics: Arc::clone(&metrics),
-    });
+    #[cfg(feature = "kafka")]
+    let way = producer.clone().map_or(Way::Tables(batcher), Way::Log);
+    #[cfg(not(feature = "kafka"))]
+    let way = Way::Tables(batcher);
+    let service =
+        Arc::new(Ingest { admission, way, budget, seen, arrivals, deliveries, terms, metrics: Arc::clone(&metrics) });
     let server = ollystack_receive::Server::new(service, config.server.limits(), config.tls().as_ref())?;
     let [grpc_address, http_address, admin_address] = addresses.map(|address| address.unwrap_or_default());
     tracing::info!(
@@ -117,6 +129,7 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
         http = http_address,
         admin = admin_address,
         tls = config.tls().is_some(),
+        sink = if config.sink == SinkMode::Kafka { "kafka" } else { "clickhouse" },
         clickhouse = url,
         database = config.clickhouse.database,
         "the gateway is listening"
@@ -148,6 +161,10 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
     }
     let (blocks, bytes, set_aside) = writer.waiting();
     writer.close().await;
+    #[cfg(feature = "kafka")]
+    if let Some(producer) = &producer {
+        producer.close().await;
+    }
     end.cancel();
     while until_end.join_next().await.is_some() {}
     let totals = metrics.totals();
@@ -160,13 +177,50 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
         spill_blocks = blocks,
         spill_bytes = bytes,
         set_aside_blocks = set_aside,
-        "stopped; everything that was accepted is in ClickHouse or in the spill"
+        "stopped; everything that was accepted is in ClickHouse, in Kafka or in the spill"
     );
     Ok(())
 }
 
+/// The producer, with what has to run beside it until the gateway stops.
+#[cfg(feature = "kafka")]
+fn producer(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    stop: &CancellationToken,
+    until_stop: &mut JoinSet<()>,
+) -> Result<Arc<crate::kafka::produce::Producer>, Error> {
+    use crate::kafka::SIGNALS;
+    use crate::kafka::produce::{Producer, SpillLosses};
+    let directory = config.kafka_spill_dir();
+    let options = Options {
+        directory: directory.clone(),
+        bytes_max: config.spill.bytes_max,
+        segment_bytes_max: config.spill.segment_bytes_max,
+        when_full: WhenFull::Refuse,
+    };
+    let opened = Buffer::open(options, Arc::new(SpillLosses(Arc::clone(metrics))));
+    let (spill, recovery) = opened.map_err(|source| Error::Spill { directory, source })?;
+    let damaged = recovery.quarantined.iter().map(|segment| &segment.records_by_signal);
+    for by_signal in damaged.chain([&recovery.records_by_signal]) {
+        for signal in SIGNALS {
+            metrics.ledger.carry(signal, by_signal.get(signal as usize).copied().unwrap_or(0));
+        }
+    }
+    report("spill for Kafka", &recovery);
+    let producer = Arc::new(Producer::new(&config.kafka, spill, Arc::clone(metrics), stop.clone())?);
+    until_stop.spawn(Arc::clone(&producer).keep_reaching());
+    until_stop.spawn(Arc::clone(&producer).replay());
+    Ok(producer)
+}
+
 /// Open the spill and the place of blocks that ClickHouse refuses.
-fn disks(config: &Config, metrics: &Arc<Metrics>) -> Result<Disks, Error> {
+pub(crate) fn disks(
+    config: &Config,
+    spill: PathBuf,
+    set_aside: PathBuf,
+    metrics: &Arc<Metrics>,
+) -> Result<Disks, Error> {
     let open = |directory: PathBuf, bytes_max: u64| {
         let options = Options {
             directory: directory.clone(),
@@ -179,11 +233,11 @@ fn disks(config: &Config, metrics: &Arc<Metrics>) -> Result<Disks, Error> {
         let opened = Buffer::open(options, losses);
         opened.map_err(|source| Error::Spill { directory, source })
     };
-    let (spill, recovery) = open(config.spill_dir(), config.spill.bytes_max)?;
+    let (spill, recovery) = open(spill, config.spill.bytes_max)?;
     carry(&recovery, metrics);
     report("spill", &recovery);
     let set_aside_bytes_max = config.spill.segment_bytes_max * config::SET_ASIDE_SEGMENTS;
-    let (set_aside, recovery) = open(config.set_aside_dir(), set_aside_bytes_max)?;
+    let (set_aside, recovery) = open(set_aside, set_aside_bytes_max)?;
     carry(&recovery, metrics);
     report("set-aside", &recovery);
     Ok(Disks { spill, set_aside })

@@ -1,5 +1,7 @@
 //! What the gateway says about itself: log lines on standard error, and [`metrics`].
 
+#[cfg(feature = "kafka")]
+pub(crate) mod kafka;
 pub(crate) mod ledger;
 pub(crate) mod metrics;
 

@@ -20,6 +20,8 @@ use crate::delivered::{Arrivals, Identity};
 use crate::telemetry::metrics::{OfTable, SharedMetrics, TableKind};
 use clickhouse::{ClickHouse, Error, Kind};
 use ollystack_buffer::{Buffer, Loss, Observer};
+#[cfg(feature = "kafka")]
+pub(crate) use replay::Landed;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};

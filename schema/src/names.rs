@@ -337,3 +337,30 @@ pub mod semconv {
     pub const URL_TEMPLATE: &str = "url.template";
     pub const USER_AGENT_ORIGINAL: &str = "user_agent.original";
 }
+
+/// Headers of messages in Kafka, beside [`HEADER_AGENT`], [`HEADER_SEQUENCE`] and [`HEADER_REDELIVERED`]: text, numbers in decimal.
+pub mod kafka {
+    /// Whose records they are.
+    pub const HEADER_TENANT: &str = "x-ollystack-tenant";
+
+    /// `service.name` of the resource.
+    pub const HEADER_SERVICE: &str = "x-ollystack-service";
+
+    /// When the gateway took them, in seconds since the epoch.
+    pub const HEADER_INGESTED_AT: &str = "x-ollystack-ingested-at";
+
+    /// When their rows expire, in seconds since the epoch.
+    pub const HEADER_EXPIRES_AT: &str = "x-ollystack-expires-at";
+
+    /// For how many seconds they are kept.
+    pub const HEADER_RETENTION: &str = "x-ollystack-retention-seconds";
+
+    /// Data points, log records or spans in the message.
+    pub const HEADER_RECORDS: &str = "x-ollystack-records";
+
+    /// Of the same delivery and service, in messages before this one.
+    pub const HEADER_RECORDS_BEFORE: &str = "x-ollystack-records-before";
+
+    /// Bytes that their rows take in a gateway, about.
+    pub const HEADER_ROW_BYTES: &str = "x-ollystack-row-bytes";
+}

@@ -8,6 +8,7 @@ mod ebpf;
 mod full_disk;
 mod host;
 mod hostile;
+mod kafka;
 mod keys;
 mod ledger;
 mod log_files;
@@ -52,6 +53,7 @@ const PROPERTIES: &[(&str, Property)] = properties![
     full_disk::of_the_gateway_is_refused_work_and_no_loss,
     full_disk::of_the_agent_is_refused_work_and_no_loss,
     ebpf::sees_each_http_request_once,
+    kafka::keeps_each_record_once_whoever_is_killed,
     outage::loses_and_doubles_nothing,
     offline::keeps_and_delivers_once,
     once::through_another_gateway_and_over_an_outage,

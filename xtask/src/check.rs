@@ -23,6 +23,7 @@ pub(crate) fn run(fast: bool) -> Result<ExitCode> {
         if !fast {
             setup::python_sdk(step)?;
             setup::torture_tools(step)?;
+            setup::kafka_if_possible(step);
         }
         Ok(())
     });

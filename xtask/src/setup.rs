@@ -25,10 +25,13 @@ pub(crate) fn run(servers: bool) -> Result<ExitCode> {
     Ok(if steps.close() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// A C compiler (SQLite, zstd and ring are C), rustfmt and clippy.
+/// A C compiler (SQLite, zstd and ring are C) and make (of librdkafka), rustfmt and clippy.
 pub(crate) fn toolchain(step: &mut Step) -> Result<()> {
     if !works("cc", &["--version"]) {
         packages(step, &["gcc", "libc6-dev"]).context("a C compiler is missing")?;
+    }
+    if !works("make", &["--version"]) {
+        packages(step, &["make"]).context("make is missing")?;
     }
     for (tool, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
         if !works("cargo", &[tool, "--version"]) {
@@ -101,6 +104,13 @@ fn kafka(step: &mut Step) -> Result<()> {
     copy.arg(format!("-Dkafka.version={}", cache::KAFKA)).arg(format!("-DoutputDirectory={}", partial.display()));
     step.run(copy.arg("dependency:copy-dependencies")).context("Maven could not fetch Kafka")?;
     std::fs::rename(&partial, &folder).with_context(|| format!("move {}", partial.display()))
+}
+
+/// As [`kafka`], where it can be fetched; else the test that needs a broker says that it was skipped.
+pub(crate) fn kafka_if_possible(step: &mut Step) {
+    if kafka(step).is_err() || !works("java", &["-version"]) {
+        step.note("missing, the test with a broker of Kafka is skipped: `cargo xtask setup --servers`".to_owned());
+    }
 }
 
 /// FerretDB, built into the cache: it speaks MongoDB's protocol, and keeps its documents in SQLite. Go fetches 0.6 GB for it.

@@ -28,8 +28,9 @@ fn status(directory: &TempDir) -> Status {
     let stop = CancellationToken::new();
     let writer = Writer::new(clickhouse, disks, tables().into(), config.terms(), 1, metrics.clone(), stop.clone());
     Status {
-        admission: Arc::new(Admission::new(directory.path().join("keys.toml"), config.tenants)),
+        admission: Some(Arc::new(Admission::new(directory.path().join("keys.toml"), config.tenants))),
         writer: Arc::new(writer),
+        broker: None,
         budget: Budget::new(1),
         metrics,
         schema_problem: Arc::new(Mutex::new(Some("cannot reach ClickHouse".to_owned()))),

@@ -12,6 +12,9 @@ use toml::{Table, Value};
 /// The variable that names the file.
 const FILE_VARIABLE: &str = "OLLYSTACK_GATEWAY_CONFIG";
 
+/// Keys whose values are never shown and never come by flag.
+pub(super) const SECRETS: [&str; 2] = ["clickhouse.password", "kafka.sasl_password"];
+
 /// What the command line says: the file, and keys with their values as text.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Flags {
@@ -75,14 +78,9 @@ impl Layers {
             }
         }
         for (key, value) in &flags.keys {
-            if key == "clickhouse.password" {
-                return Err(Error::Value {
-                    key: "clickhouse.password",
-                    found: "given as a flag".to_owned(),
-                    allowed:
-                        "every process can read flags: use OLLYSTACK_CLICKHOUSE_PASSWORD or clickhouse.password_file"
-                            .to_owned(),
-                });
+            if let Some(key) = SECRETS.iter().find(|secret| *secret == key) {
+                let allowed = format!("every process can read flags: use {} or {key}_file", environment_name(key));
+                return Err(Error::Value { key, found: "given as a flag".to_owned(), allowed });
             }
             layers.set(key, value, &format!("--set {key}"))?;
         }
@@ -167,7 +165,7 @@ impl Layers {
                     _ => "a text in quotes",
                 };
                 // The value of a secret must not reach the terminal by way of an error.
-                let found = if key == "clickhouse.password" { "***".to_owned() } else { value.to_string() };
+                let found = if SECRETS.contains(&key) { "***".to_owned() } else { value.to_string() };
                 return Err(Error::Type { origin: origin.to_owned(), key: key.to_owned(), found, expected });
             }
             None => return Err(Error::UnknownKey { origin: origin.to_owned(), key: key.to_owned(), hint }),

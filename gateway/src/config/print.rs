@@ -2,6 +2,7 @@
 //!
 //! Invariant: every key of `default.toml` is printed with its comment; a secret never is.
 
+use super::layers::SECRETS;
 use super::{DEFAULTS, Error, Layers};
 use toml_edit::{DocumentMut, Item, Value};
 
@@ -19,7 +20,7 @@ pub(crate) fn print(layers: &Layers) -> Result<String, Error> {
         let mut shown: Value = match value {
             toml::Value::Integer(number) => (*number).into(),
             toml::Value::Boolean(flag) => (*flag).into(),
-            _ if key == "clickhouse.password" => "***".into(),
+            _ if SECRETS.contains(&key.as_str()) => "***".into(),
             toml::Value::String(text) => text.as_str().into(),
             other => return Err(broken(format!("{key} is {other}, expected a number, a text or a boolean"))),
         };

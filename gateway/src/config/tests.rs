@@ -77,6 +77,12 @@ fn wrong_values_name_the_key_what_was_found_and_what_is_allowed() {
             "[clickhouse]\ndatabase = \"a`b\"",
             "clickhouse.database is a`b: 1 to 64 letters, digits and underscores are allowed",
         ),
+        ("[kafka]\nbrokers = \"k1:9092, k2\"", "kafka.brokers is k2: HOST:PORT is allowed"),
+        ("[kafka]\ngroup = \"a b\"", "kafka.group is a b: 1 to 200 of A-Z a-z 0-9 . _ - are allowed"),
+        ("[kafka]\nproduce_timeout_ms = 21000", "kafka.produce_timeout_ms is 21000: 1000 to 20000 is allowed"),
+        ("[kafka]\nsasl_mechanism = \"GSSAPI\"", "kafka.sasl_mechanism is GSSAPI: PLAIN, SCRAM-SHA-256 or"),
+        ("[kafka]\nsasl_mechanism = \"PLAIN\"", "kafka.sasl_user is empty: with kafka.sasl_mechanism a user is needed"),
+        ("[kafka]\ntls_cert_file = \"c.pem\"", "kafka.tls_cert_file is c.pem: set it together with kafka.tls_key_file"),
         (
             "[server]\ntls_cert_file = \"c.pem\"",
             "server.tls_cert_file is c.pem: set it together with server.tls_key_file",
@@ -89,6 +95,36 @@ fn wrong_values_name_the_key_what_was_found_and_what_is_allowed() {
     assert!(listen.contains("grpc_listen") && listen.contains("socket address"), "{listen}");
     let mode = error("[store]\nmode = \"cloud\"");
     assert!(mode.contains("mode") && mode.contains("embedded"), "{mode}");
+}
+
+#[test]
+#[cfg(feature = "kafka")]
+fn kafka_needs_brokers_and_what_this_build_can_do() {
+    assert!(error("sink = \"kafka\"").contains("kafka.brokers is empty: HOST:PORT is needed"));
+    let config =
+        layers("sink = \"kafka\"\n[kafka]\nbrokers = \"k1:9092,k2:9092\"", &[], &[]).unwrap().config().unwrap();
+    assert_eq!(
+        (config.sink, config.kafka_spill_dir()),
+        (SinkMode::Kafka, "/var/lib/ollystack-gateway/spill-kafka".into())
+    );
+    assert_eq!(config.terms().insert_within, Duration::from_secs(10), "an attempt is over when its messages are");
+    if !cfg!(feature = "kafka-tls") {
+        assert!(
+            error("[kafka]\ntls = true")
+                .contains("kafka.tls is true: only false is allowed: this program was built without")
+        );
+    }
+}
+
+#[test]
+fn a_password_of_kafka_never_shows_and_never_comes_by_flag() {
+    let environment = [("OLLYSTACK_GATEWAY_KAFKA_SASL_PASSWORD", "hunter2")];
+    let layers = layers("", &environment, &[]).unwrap();
+    let config = layers.config().unwrap();
+    assert_eq!(config.kafka.sasl_password.expose(), "hunter2");
+    assert!(!format!("{config:?}").contains("hunter2") && !print(&layers).unwrap().contains("hunter2"));
+    let flag = super::tests::layers("", &[], &[("kafka.sasl_password", "hunter2")]).unwrap_err().to_string();
+    assert!(!flag.contains("hunter2") && flag.contains("OLLYSTACK_GATEWAY_KAFKA_SASL_PASSWORD"), "{flag}");
 }
 
 #[test]

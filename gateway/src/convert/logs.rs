@@ -23,6 +23,7 @@ pub(super) fn convert(
                 (Ok(resource), Ok(scope)) => (resource, scope),
                 (Err(reason), _) | (_, Err(reason)) => {
                     outcome.reject(*reason, logs.log_records.len());
+                    sink.left_out(logs.log_records.len());
                     continue;
                 }
             };
@@ -32,7 +33,10 @@ pub(super) fn convert(
                         sink.push(&row)?;
                         outcome.accepted += 1;
                     }
-                    Err(reason) => outcome.reject(reason, 1),
+                    Err(reason) => {
+                        outcome.reject(reason, 1);
+                        sink.left_out(1);
+                    }
                 }
             }
         }

@@ -45,7 +45,9 @@ pub(super) fn convert(
             let (resource, scope) = match (&resource, &scope) {
                 (Ok(resource), Ok(scope)) => (resource, scope),
                 (Err(reason), _) | (_, Err(reason)) => {
-                    outcome.reject(*reason, metrics.metrics.iter().map(count).sum());
+                    let points = metrics.metrics.iter().map(count).sum();
+                    outcome.reject(*reason, points);
+                    sink.left_out(points);
                     continue;
                 }
             };
@@ -61,6 +63,7 @@ pub(super) fn convert(
                     Ok(data) => data,
                     Err(reason) => {
                         outcome.reject(reason, points);
+                        sink.left_out(points);
                         continue;
                     }
                 };
@@ -206,7 +209,10 @@ impl<S: Push> Destination<'_, S> {
                     self.sink.push(&row)?;
                     self.outcome.accepted += 1;
                 }
-                Err(reason) => self.outcome.reject(reason, 1),
+                Err(reason) => {
+                    self.outcome.reject(reason, 1);
+                    self.sink.left_out(1);
+                }
             }
         }
         Ok(())

@@ -76,6 +76,11 @@ pub(crate) enum Overflow {
 pub(crate) trait Push {
     /// Take one row.
     fn push<T: Indexed>(&mut self, row: &T) -> Result<(), Overflow>;
+
+    /// Records in this place have no row.
+    fn left_out(&mut self, records: usize) {
+        let _ = records;
+    }
 }
 
 /// Takes the rows of one request.

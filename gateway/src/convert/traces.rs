@@ -20,6 +20,7 @@ pub(super) fn convert(
                 (Ok(resource), Ok(scope)) => (resource, scope),
                 (Err(reason), _) | (_, Err(reason)) => {
                     outcome.reject(*reason, spans.spans.len());
+                    sink.left_out(spans.spans.len());
                     continue;
                 }
             };
@@ -29,7 +30,10 @@ pub(super) fn convert(
                         sink.push(&row)?;
                         outcome.accepted += 1;
                     }
-                    Err(reason) => outcome.reject(reason, 1),
+                    Err(reason) => {
+                        outcome.reject(reason, 1);
+                        sink.left_out(1);
+                    }
                 }
             }
         }

@@ -10,7 +10,7 @@ mod logs;
 mod metrics;
 mod traces;
 mod values;
-mod wire;
+pub(super) mod wire;
 
 use super::series::Seen;
 use super::{Delivery, Outcome, Overflow, Sink};
@@ -48,15 +48,15 @@ impl From<Overflow> for Stop {
 }
 
 /// How many records a request holds.
-pub(super) fn count(wire: &Wire) -> Result<u64, Unusual> {
+pub(super) fn count(signal: Signal, request: &[u8]) -> Result<u64, Unusual> {
     let mut records = 0;
-    let mut resources = Fields::of(wire.bytes());
+    let mut resources = Fields::of(request);
     while let Some(resource) = resources.next_of(1)? {
         let mut scopes = Fields::of(resource);
         while let Some(scope) = scopes.next_of(2)? {
             let mut all = Fields::of(scope);
             while let Some(item) = all.next_of(2)? {
-                records += if wire.signal() == Signal::Metrics { metrics::count(item)? } else { 1 };
+                records += if signal == Signal::Metrics { metrics::count(item)? } else { 1 };
             }
         }
     }
@@ -83,6 +83,13 @@ pub(super) fn convert(wire: &Wire, delivery: &Delivery, seen: &Seen, sink: &mut 
         }
     }
     Ok(outcome)
+}
+
+/// The service of a message of what belongs to one resource, as its rows have it.
+#[cfg(feature = "kafka")]
+pub(super) fn service(resource: &[u8]) -> Result<String, Unusual> {
+    let name = Origin::resource(&Group::of(resource)?)?.name;
+    Ok(String::from_utf8_lossy(&name).into_owned())
 }
 
 /// A message of what belongs to one resource or scope, whatever the signal: they have the same three fields.

@@ -91,7 +91,7 @@ fn rig(records_per_second: u64) -> Rig {
     let (batcher, gatherers) = Batcher::start(&config, 4, tables, &disk, &CancellationToken::new()).unwrap();
     let ingest = Ingest {
         admission: Arc::new(Admission::new(path, defaults)),
-        batcher,
+        way: Way::Tables(batcher),
         budget: Budget::new(1 << 20),
         seen: Arc::new(Seen::new()),
         arrivals: Arc::new(Said(Mutex::new(Ok(false)))),

@@ -1,9 +1,9 @@
 //! The gateway's ledger: what became of every record that an admitted sender handed in, by tenant and signal.
 //!
-//! `received + carried = stored + repeated + sampled_out + rejected(reason) + refused(reason) + doubtful + lost(reason) + waiting(place)`,
+//! `received + carried = stored + produced + repeated + sampled_out + rejected(reason) + refused(reason) + doubtful + lost(reason) + waiting(place)`,
 //! by signal.
 //! Rejected records are in no table and will never be; refused ones are with their senders, who were told to keep them; repeated ones
-//! were stored before. Doubtful ones may be stored: ClickHouse did not say, and the sender was told to come again. `carried` is what the
+//! were stored before; produced ones are in a topic, whose consumer has a ledger of its own. Doubtful ones may be stored: ClickHouse did not say, and the sender was told to come again. `carried` is what the
 //! spill and the blocks set aside held when this process began; what waits there is measured by them.
 //!
 //! Stages move records by a [`Held`], which travels with the rows. Invariant: each record that was received ends in one outcome; a
@@ -115,6 +115,12 @@ impl Ledger {
         self.0.add(tenant.into(), signal, "stored", "", records);
     }
 
+    /// Rows of an earlier run, or that waited on disk, are in a topic now.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn replayed_to_log(&self, tenant: &str, signal: Signal, records: u64) {
+        self.0.add(tenant.into(), signal, "produced", "", records);
+    }
+
     /// Records that were found on disk when this process began.
     pub(crate) fn carry(&self, signal: Signal, records: u64) {
         self.0.carried.get_or_create(&OfSignal { signal: signal.name() }).inc_by(records);
@@ -123,6 +129,14 @@ impl Ledger {
     /// Records that were accepted and are gone.
     pub(crate) fn lose(&self, signal: Signal, reason: &'static str, records: u64) {
         self.0.lost.get_or_create(&Loss { signal: signal.name(), reason }).inc_by(records);
+    }
+
+    /// As [`lose`](Ledger::lose), by a signal's number.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn lose_of(&self, signal: u8, reason: &'static str, records: u64) {
+        if let Some(signal) = SIGNALS.into_iter().find(|of| *of as u8 == signal) {
+            self.lose(signal, reason, records);
+        }
     }
 
     /// Everything, where the spill and the blocks set aside hold so many records of each signal.
@@ -207,6 +221,12 @@ impl Held {
         self.end("stored", "");
     }
 
+    /// In a topic.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn produced(self) {
+        self.end("produced", "");
+    }
+
     /// In ClickHouse since an earlier delivery.
     pub(crate) fn repeated(self) {
         self.end("repeated", "");
@@ -288,6 +308,7 @@ pub(crate) struct SignalReading {
 pub(crate) struct Outcomes {
     pub(crate) received: u64,
     pub(crate) stored: u64,
+    pub(crate) produced: u64,
     pub(crate) repeated: u64,
     pub(crate) sampled_out: u64,
     pub(crate) doubtful: u64,
@@ -300,6 +321,7 @@ impl Outcomes {
         match outcome {
             "received" => self.received += records,
             "stored" => self.stored += records,
+            "produced" => self.produced += records,
             "repeated" => self.repeated += records,
             "sampled_out" => self.sampled_out += records,
             "rejected" => *self.rejected.entry(reason).or_default() += records,
@@ -311,6 +333,7 @@ impl Outcomes {
     fn merge(&mut self, other: &Outcomes) {
         self.received += other.received;
         self.stored += other.stored;
+        self.produced += other.produced;
         self.repeated += other.repeated;
         self.sampled_out += other.sampled_out;
         self.doubtful += other.doubtful;
@@ -320,7 +343,7 @@ impl Outcomes {
 
     fn out(&self) -> u64 {
         let by_reason: u64 = self.rejected.values().chain(self.refused.values()).sum();
-        self.stored + self.repeated + self.sampled_out + self.doubtful + by_reason
+        self.stored + self.produced + self.repeated + self.sampled_out + self.doubtful + by_reason
     }
 }
 

@@ -76,6 +76,8 @@ type RealCounter = Counter<f64, AtomicU64>;
 pub(crate) struct Metrics {
     registry: Registry,
     pub(crate) ledger: Ledger,
+    #[cfg(feature = "kafka")]
+    pub(crate) kafka: super::kafka::Kafka,
     /// Records accepted: their rows are in ClickHouse or on a synced disk.
     points: Family<TenantSignal, Counter>,
     /// Bytes charged for them.
@@ -124,6 +126,8 @@ impl Metrics {
         let seconds: fn() -> Histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 16));
         let mut metrics = Metrics {
             registry: Registry::default(),
+            #[cfg(feature = "kafka")]
+            kafka: super::kafka::Kafka::new(),
             ledger: Ledger::default(),
             points: Family::default(),
             tenant_bytes: Family::default(),
@@ -199,6 +203,8 @@ impl Metrics {
         ours.register("spill_bytes", "Bytes of the spill on disk", self.spill_bytes.clone());
         ours.register("set_aside_entries", "Blocks that ClickHouse refused for good", self.set_aside_entries.clone());
         self.ledger.register(ours);
+        #[cfg(feature = "kafka")]
+        self.kafka.register(ours);
         ours.register("keys", "Valid API keys", self.keys.clone());
 
         let process = self.registry.sub_registry_with_prefix("process");

@@ -7,8 +7,12 @@ use crate::batch::block::Block;
 use crate::config;
 use crate::delivered::deadline::Deadline;
 use crate::delivered::{Identity, UnderWay};
+#[cfg(feature = "kafka")]
+use crate::kafka::message::Head as MessageHead;
 use bytes::Bytes;
 use clickhouse::error::Error as ClientError;
+#[cfg(feature = "kafka")]
+use clickhouse::query::Query;
 use clickhouse::{Client, Compression};
 use hyper_rustls::{ConfigBuilderExt, HttpsConnectorBuilder};
 use hyper_util::client::legacy::{Client as HyperClient, Error as HyperError, connect::HttpConnector};
@@ -251,6 +255,48 @@ impl ClickHouse {
         // Once more, as the index has them.
         let query = query.bind(&*identity.agent).bind(identity.sequence);
         Ok(within(LOOK_UP_TIMEOUT, query.bind(from).bind(to).fetch_one::<u64>()).await? > 0)
+    }
+
+    /// How many rows there are of one service of a delivery: of the resource whose name it is, whatever points say of themselves.
+    #[cfg(feature = "kafka")]
+    pub(crate) async fn rows_of(&self, signal: Signal, head: &MessageHead) -> Result<u64, Error> {
+        let client = self.client.clone().with_database(&self.database);
+        let (mut from, mut to) = (head.ingested_at, head.ingested_at);
+        if !head.agent.is_empty() {
+            // An earlier attempt may have come at any time.
+            const WHEN: &str = "SELECT toUInt32(toDateTime(min(IngestedOn))), toUInt32(max(IngestedAt)) FROM ingested_batches \
+                                WHERE TenantId = ? AND AgentId = ? AND BatchSequence = ? AND Signal = ?";
+            let query = client.query(WHEN).bind(&head.tenant).bind(&head.agent).bind(head.sequence);
+            (from, to) = within(LOOK_UP_TIMEOUT, query.bind(signal.name()).fetch_one::<(u32, u32)>()).await?;
+            if to == 0 {
+                return Ok(0);
+            }
+        }
+        let table = table_of(signal);
+        // Of the delivery: seven values.
+        const DELIVERY: &str = "TenantId = ? AND AgentId = ? AND BatchSequence = ? \
+                                AND cityHash64(AgentId, BatchSequence) = cityHash64(?, toUInt64(?)) \
+                                AND IngestedAt BETWEEN toDateTime(?) AND toDateTime(?)";
+        let of_delivery = |query: Query| {
+            let query = query.bind(&head.tenant).bind(&head.agent).bind(head.sequence);
+            query.bind(&head.agent).bind(head.sequence).bind(from).bind(to)
+        };
+        let query = match signal {
+            Signal::Logs | Signal::Traces => {
+                let query = format!("SELECT count() FROM `{table}` WHERE {DELIVERY} AND ServiceName = ?");
+                of_delivery(client.query(&query)).bind(&head.service)
+            }
+            Signal::Metrics => {
+                let query = format!(
+                    "SELECT count() FROM `{table}` WHERE {DELIVERY} AND (MetricName, SeriesHash) IN \
+                     (SELECT MetricName, SeriesHash FROM metrics_series WHERE TenantId = ? AND (MetricName, SeriesHash) IN \
+                     (SELECT MetricName, SeriesHash FROM `{table}` WHERE {DELIVERY}) AND ResourceAttributes['service.name'] = ?)"
+                );
+                let query = of_delivery(client.query(&query)).bind(&head.tenant);
+                of_delivery(query).bind(&head.service)
+            }
+        };
+        within(LOOK_UP_TIMEOUT, query.fetch_one::<u64>()).await
     }
 
     /// How many of these deliveries of one signal have rows in the table itself, of this very attempt.

@@ -5,8 +5,12 @@
 use super::Writer;
 use super::clickhouse::{Error, Kind};
 use crate::batch::block::Block;
+#[cfg(feature = "kafka")]
+use crate::kafka::message::Head as MessageHead;
 use crate::telemetry::metrics::OfTable;
 use ollystack_buffer::{Buffer, EntryId, Stored};
+#[cfg(feature = "kafka")]
+use ollystack_receive::Signal;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -79,6 +83,47 @@ impl Writer {
         settled && lease.done().await
     }
 
+    /// Insert a block that stands in a log, for as long as it takes.
+    #[cfg(feature = "kafka")]
+    pub(crate) async fn write_through(&self, table: usize, block: &Block) -> Landed {
+        let mut tries = 0;
+        loop {
+            self.schema().await;
+            // Closed never: the permit is for the insert alone, not for a pause.
+            let permit = self.in_flight.acquire().await;
+            let inserted = self.insert(block, None).await;
+            drop(permit);
+            match inserted {
+                Ok(()) => return Landed::Stored,
+                Err(error) if never(&error, tries >= TRIES_MAX) => {
+                    if self.set_aside(table, block, &error).await {
+                        return Landed::SetAside;
+                    }
+                }
+                Err(_) => {}
+            }
+            sleep(pause(tries)).await;
+            tries += 1;
+        }
+    }
+
+    /// How many rows the tables hold of a message's delivery and service, asked for as long as it takes.
+    #[cfg(feature = "kafka")]
+    pub(crate) async fn rows_of(&self, signal: Signal, head: &MessageHead) -> u64 {
+        let mut tries = 0;
+        loop {
+            self.schema().await;
+            match self.clickhouse.rows_of(signal, head).await {
+                Ok(rows) => return rows,
+                Err(error) => {
+                    tracing::warn!(%error, "whether a message arrived before cannot be known now; asking again")
+                }
+            }
+            sleep(pause(tries)).await;
+            tries += 1;
+        }
+    }
+
     /// What was set aside is tried once more: the table may have been put right since.
     async fn retry_set_aside(&self) {
         let mut kept = Vec::new();
@@ -111,6 +156,16 @@ impl Writer {
         // An error means that the sender is gone, and it is ours.
         let _ = self.schema_ready.subscribe().wait_for(|ready| *ready).await;
     }
+}
+
+/// Where a block came to.
+#[cfg(feature = "kafka")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Landed {
+    /// In the tables.
+    Stored,
+    /// Among the blocks that ClickHouse refuses.
+    SetAside,
 }
 
 fn never(error: &Error, last_try: bool) -> bool {

@@ -7,7 +7,7 @@ use super::Unusual;
 
 /// What a field holds.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Content<'a> {
+pub(in crate::convert) enum Content<'a> {
     Varint(u64),
     Fixed64(u64),
     Bytes(&'a [u8]),
@@ -16,18 +16,18 @@ pub(super) enum Content<'a> {
 
 /// The fields of a message that are still to come.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Fields<'a> {
+pub(in crate::convert) struct Fields<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn of(message: &'a [u8]) -> Fields<'a> {
+    pub(in crate::convert) fn of(message: &'a [u8]) -> Fields<'a> {
         Fields { rest: message }
     }
 
     /// Number and content of the next field; none at the end.
     #[inline(always)]
-    pub(super) fn next(&mut self) -> Result<Option<(u32, Content<'a>)>, Unusual> {
+    pub(in crate::convert) fn next(&mut self) -> Result<Option<(u32, Content<'a>)>, Unusual> {
         if self.rest.is_empty() {
             return Ok(None);
         }
@@ -50,9 +50,15 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// What is still to come, as it stands in the message.
+    #[cfg(feature = "kafka")]
+    pub(in crate::convert) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     /// The next message of those that are repeated in field `number`; none at the end. Others are skipped.
     #[inline(always)]
-    pub(super) fn next_of(&mut self, number: u32) -> Result<Option<&'a [u8]>, Unusual> {
+    pub(in crate::convert) fn next_of(&mut self, number: u32) -> Result<Option<&'a [u8]>, Unusual> {
         while let Some((found, content)) = self.next()? {
             if found == number {
                 return content.bytes().map(Some);

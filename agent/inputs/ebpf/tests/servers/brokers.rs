@@ -1,9 +1,9 @@
 //! Kafka, NATS and RabbitMQ.
 
 use crate::Need;
-use crate::case::{Case, command, fine, free_address, prepare, refused, serve, took, untimed};
+use crate::case::{Case, command, fine, free_address, refused, serve, took, untimed};
 use libtest_mimic::Failed;
-use ollystack_tests::cache;
+use ollystack_tests::{BrokerConfig, Topics};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -20,30 +20,9 @@ pub(crate) const RABBITMQ_NEEDS: &[Need] =
 /// A broker that is its own controller. The client tells of what it asks besides: who coordinates is not known to it at once.
 pub(crate) fn kafka(folder: &Path) -> Result<Case, Failed> {
     const CLIENT: &str = include_str!("kafka_client.py");
-    let (address, controller) = (free_address()?, free_address()?);
-    let (settings, data) = (folder.join("settings"), folder.join("data"));
-    let text = format!(
-        "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@{controller}\n\
-         listeners=PLAINTEXT://{address},CONTROLLER://{controller}\nadvertised.listeners=PLAINTEXT://{address}\n\
-         controller.listener.names=CONTROLLER\nlog.dirs={}\nauto.create.topics.enable=false\n\
-         offsets.topic.replication.factor=1\noffsets.topic.num.partitions=1\ngroup.initial.rebalance.delay.ms=0\n\
-         transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n",
-        data.display()
-    );
-    std::fs::write(&settings, text)?;
-    let libraries = cache::kafka()?.join("*");
-    let java = |class: &str| {
-        // It lives too short to be worth compiling well.
-        let mut java = command("java", ["-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp"])?;
-        java.arg(&libraries).arg(class);
-        Ok::<_, Failed>(java)
-    };
-    let mut format = java("kafka.tools.StorageTool")?;
-    format.args(["format", "--cluster-id", "AAAAAAAAAAAAAAAAAAAAAQ", "--config"]).arg(&settings);
-    prepare(format)?;
-    let mut server = java("kafka.Kafka")?;
-    server.arg(&settings);
-    let server = serve(server, address)?;
+    let broker = BrokerConfig::new(folder, Topics::OnRequest).map_err(|error| format!("{error:#}"))?;
+    let address = broker.address();
+    let server = serve(broker.command(), address)?;
     let client = command("python3", ["-c", CLIENT, &address.port().to_string()])?;
     let mut expected = vec![fine("publish orders"); 20];
     expected.extend(

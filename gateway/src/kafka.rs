@@ -1,0 +1,162 @@
+//! Kafka between gateway and ClickHouse: the gateway is a [producer](produce), `ollystack-gateway consume` the [consumer](consume).
+//!
+//! **What lies in the topics.** `<prefix>-metrics`, `-logs` and `-traces` hold OTLP requests as protobuf, one service of one tenant each
+//! (`otlp_proto` to the OpenTelemetry Collector's receiver), with what else belongs to them in [headers](message). What would not become
+//! rows is left out before, by the conversion that makes rows, so that a sender hears of it and nobody else has to. The key is
+//! [`message::Head::key`]: 64 bits of tenant and service, big-endian, hashed to a partition as Java's clients do (murmur2); so the
+//! records of one service are in order.
+//!
+//! **Acknowledged.** A sender hears of success once all replicas in sync have its messages (`acks=all`), or the spill has synced them, which is
+//! for senders that are no agents. The producer is idempotent: what it sends again by itself is there once.
+//!
+//! **Once, from the sender to the topic.** What comes again by other means, because a gateway died, a broker was silent or a message waited
+//! in the spill, says so in a header, and bears the same identity: tenant, agent, sequence and service; for senders that are no agents a
+//! random sequence takes the agent's place, and stays with the message in the spill. Being of the same key, it lies behind its first copy in the
+//! same partition. The consumer asks ClickHouse for it, when everything before it in the partition is there.
+//!
+//! **Once, from the topic to the tables.** A consumer gathers a [block] from a partition: messages from a first to a last offset. Before it
+//! inserts, it commits what it is about to do: the first offset, and as the commit's metadata the [intent](intent): the last offset, and which of
+//! the messages between are there already. Then it inserts under a deduplication token made from group, topic, partition and both offsets.
+//! The commit of the next intent says that this one is done. So:
+//! - Whoever takes the partition over, after a kill, a stop or a rebalance, reads the intent and makes the same block under the same token:
+//!   what was written is dropped, in the table and in each view, and what was not is written.
+//! - A consumer that lost the partition without knowing cannot commit, as the group's coordinator knows the generation of who commits; it
+//!   begins no block. One that it has begun its successor has made too, under the same token.
+//! - Nothing is lost: what is not committed is read again.
+//!
+//! **Not covered.** A broken-off block whose successor comes after 10,000 other inserts into the same table (ClickHouse has forgotten the token).
+//! A change of a topic's number of partitions, or switching between the sinks, while deliveries are repeated. Messages that the broker deletes
+//! before they are read (counted, and an error in the log). An attempt of an agent that a broker stood still with, unread, until its repetition
+//! through another gateway was written. Topics whose replicas in sync are fewer than their owner believes (`min.insync.replicas`), and unclean
+//! elections of leaders. Whoever may write to the topics may write as any tenant: give that right to gateways alone.
+
+pub(crate) mod consume;
+pub(crate) mod message;
+pub(crate) mod produce;
+mod settings;
+
+use crate::telemetry::metrics::SharedMetrics;
+use ollystack_receive::Signal;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::watch;
+
+/// In the order of every list of them.
+pub(crate) const SIGNALS: [Signal; 3] = [Signal::Metrics, Signal::Logs, Signal::Traces];
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+#[error("kafka: {0}; look at the section [kafka] of the configuration")]
+pub(crate) struct SetUpError(#[from] KafkaError);
+
+/// The topics, by signal.
+pub(crate) fn topics(prefix: &str) -> [String; 3] {
+    SIGNALS.map(|signal| format!("{prefix}-{}", signal.name()))
+}
+
+/// How the cluster fares, as far as this process knows. Clones are the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Health(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    reached: watch::Sender<bool>,
+    /// What is wrong, and since when it was logged.
+    trouble: Mutex<Option<String>>,
+}
+
+impl Health {
+    pub(crate) fn new() -> Health {
+        Health(Arc::new(State {
+            reached: watch::Sender::new(false),
+            trouble: Mutex::new(Some("not reached yet".to_owned())),
+        }))
+    }
+
+    /// Whether the cluster takes messages, as far as is known.
+    pub(crate) fn is_reached(&self) -> bool {
+        *self.0.reached.borrow()
+    }
+
+    /// Wait until it is so.
+    pub(crate) async fn wait(&self, reached: bool) {
+        // An error means that the sender is gone, and it is ours.
+        let _ = self.0.reached.subscribe().wait_for(|now| *now == reached).await;
+    }
+
+    /// What is wrong now.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, problem: Option<String>) {
+        let mut trouble = self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        match (self.is_reached(), &problem) {
+            (true, Some(problem)) => tracing::warn!(problem, "Kafka is away"),
+            (false, None) => tracing::info!("Kafka is reached"),
+            _ => {}
+        }
+        self.0.reached.send_replace(problem.is_none());
+        *trouble = problem;
+    }
+}
+
+/// What the client tells by itself.
+pub(crate) struct Context {
+    health: Health,
+    metrics: SharedMetrics,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        log(level, facility, text);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.metrics.kafka.failure("client", reason_of(&error));
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.health.set(Some(reason.to_owned()));
+        }
+    }
+}
+
+/// The client's own lines: it has many words for a broker that is away, which [`Health`] says once.
+fn log(level: RDKafkaLogLevel, facility: &str, text: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+            tracing::error!(facility, "kafka: {text}")
+        }
+        _ => tracing::debug!(facility, "kafka: {text}"),
+    }
+}
+
+/// A reason for counters: one of ours, so that there are few.
+fn reason_of(error: &KafkaError) -> &'static str {
+    use RDKafkaErrorCode as Code;
+    match error.rdkafka_error_code() {
+        Some(Code::AllBrokersDown | Code::BrokerTransportFailure | Code::Resolve | Code::NetworkException) => "network",
+        Some(Code::MessageTimedOut | Code::RequestTimedOut | Code::OperationTimedOut) => "timeout",
+        Some(Code::MessageSizeTooLarge | Code::InvalidMessageSize | Code::InvalidMessage) => "message",
+        Some(Code::QueueFull) => "queue_full",
+        Some(
+            Code::TopicAuthorizationFailed
+            | Code::GroupAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+            | Code::SaslAuthenticationFailed
+            | Code::Authentication,
+        ) => "access",
+        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => "topic",
+        Some(Code::NotEnoughReplicas | Code::NotEnoughReplicasAfterAppend) => "replicas",
+        Some(
+            Code::RebalanceInProgress
+            | Code::IllegalGeneration
+            | Code::UnknownMemberId
+            | Code::AssignmentLost
+            | Code::FencedInstanceId,
+        ) => "rebalance",
+        Some(Code::Fatal) => "fatal",
+        _ => "other",
+    }
+}

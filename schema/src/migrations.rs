@@ -252,7 +252,7 @@ mod tests {
             names::EDGE_ROUND_TRIP,
             names::ENDPOINT,
         ] {
-            assert!(map.contains(&format!("MetricName = '{name}'")), "{name}");
+            assert!(map.contains(&format!("'{name}'")), "{name}");
         }
         for key in [
             key::EDGE_SOURCE,

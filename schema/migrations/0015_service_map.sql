@@ -105,7 +105,7 @@ ENGINE = ${AggregatingMergeTree}
 PARTITION BY ExpiresOn
 ORDER BY (TenantId, Time, MetricName, SeriesHash)
 TTL ExpiresOn + INTERVAL 1 DAY
-SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, auto_statistics_types = '';
 
 -- What did not change for minutes, up to two hours, came as one point and is shared out over them; requests lie where their time begins. That
 -- somebody answers at an address holds for the five minutes in which it was said first, and five minutes longer than it was said: the

@@ -851,7 +851,7 @@ ALTER TABLE logs_raw ADD INDEX IF NOT EXISTS idx_logs_delivery cityHash64(AgentI
 
 ALTER TABLE traces_raw ADD INDEX IF NOT EXISTS idx_traces_delivery cityHash64(AgentId, BatchSequence) TYPE bloom_filter(0.01) GRANULARITY 1;
 
--- 0015_service_map 3eb7a788a52f2743f9f5eb733d7784702a13eeb72955bad2abfef2c4089bb669
+-- 0015_service_map 045cb3260665117f6c45bbdaa8c4431684ddf1951b6d07d15dd3ce652afaef30
 DROP VIEW IF EXISTS service_topology_mv;
 
 CREATE TABLE IF NOT EXISTS service_topology_spans
@@ -950,7 +950,7 @@ ENGINE = AggregatingMergeTree
 PARTITION BY ExpiresOn
 ORDER BY (TenantId, Time, MetricName, SeriesHash)
 TTL ExpiresOn + INTERVAL 1 DAY
-SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, auto_statistics_types = '';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS service_map_mv TO service_map_data AS
 SELECT

@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS service_topology_spans ${on_cluster}
 )
 ENGINE = ${AggregatingMergeTree}
 PARTITION BY ExpiresOn
-ORDER BY (TenantId, Source, Target, Protocol, SourceKind, TargetKind, Address, SpanKind, Time)
+ORDER BY (TenantId, Time, Source, Target, Protocol, SourceKind, TargetKind, Address, SpanKind)
 TTL ExpiresOn + INTERVAL 1 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
 
@@ -88,59 +88,99 @@ FROM traces_raw
 WHERE AgentId = '' AND SpanKind IN ('Client', 'Server', 'Producer', 'Consumer') AND Source != '' AND Target != ''
 GROUP BY TenantId, Time, Source, SourceKind, Target, TargetKind, Protocol, Address, SpanKind, ExpiresOn;
 
--- What answers at an address, with or without a port, as the agents there say, by five minutes. Empty where more than one claims it.
--- A claim holds five minutes longer than it was made for: the next may still be on its way.
-CREATE VIEW IF NOT EXISTS service_endpoints ${on_cluster} AS
+-- What agents say of edges and of who answers where, by the minute: the labels are those of the series, in metrics_series. Time comes early in
+-- the key, as the map is always asked for a time.
+CREATE TABLE IF NOT EXISTS service_map_data ${on_cluster}
+(
+    TenantId   LowCardinality(String),
+    Time       DateTime CODEC(Delta, ZSTD(1)),
+    MetricName LowCardinality(String),
+    SeriesHash UInt64 CODEC(ZSTD(1)),
+    Count      SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    Sum        SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    Max        SimpleAggregateFunction(max, Float64) CODEC(ZSTD(1)),
+    ExpiresOn  Date CODEC(Delta, ZSTD(1))
+)
+ENGINE = ${AggregatingMergeTree}
+PARTITION BY ExpiresOn
+ORDER BY (TenantId, Time, MetricName, SeriesHash)
+TTL ExpiresOn + INTERVAL 1 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, auto_statistics_types = '';
+
+-- What did not change for minutes, up to two hours, came as one point and is shared out over them; requests lie where their time begins. That
+-- somebody answers at an address holds for the five minutes in which it was said first, and five minutes longer than it was said: the
+-- next point may still be on its way.
+CREATE MATERIALIZED VIEW IF NOT EXISTS service_map_mv ${on_cluster} TO service_map_data AS
 SELECT
     TenantId,
-    Time,
-    Address,
-    if(length(Services) = 1, Services[1], '') AS ServiceName,
-    if(length(Hosts) = 1, Hosts[1], '') AS HostName
+    toDateTime(Minute) AS Time,
+    MetricName,
+    SeriesHash,
+    Points / length(Minutes) AS Count,
+    Total / length(Minutes) AS Sum,
+    Most AS Max,
+    ExpiresOn
 FROM
 (
     SELECT
         TenantId,
-        p.Time AS Time,
-        s.Address AS Address,
-        groupUniqArrayIf(s.ServiceName, s.ServiceName != '') AS Services,
-        groupUniqArray(s.HostName) AS Hosts
-    FROM
-    (
-        SELECT
-            TenantId,
-            SeriesHash,
-            if(toUnixTimestamp64Nano(r.StartTimeUnix) = 0, r.TimeUnix, r.StartTimeUnix) AS Start,
-            toDateTime(arrayJoin(range(toUnixTimestamp(toStartOfFiveMinutes(toDateTime(Start))), toUnixTimestamp(toDateTime(r.TimeUnix)) + 300, 300))) AS Time
-        FROM metrics_raw AS r
-        -- An agent sends a point at least every hour.
-        WHERE MetricName = 'ollystack.endpoint' AND r.TimeUnix >= r.StartTimeUnix AND (toUnixTimestamp64Nano(r.StartTimeUnix) = 0 OR r.TimeUnix < r.StartTimeUnix + INTERVAL 2 HOUR)
-        GROUP BY TenantId, SeriesHash, Time, Start
-    ) AS p
-    INNER JOIN
-    (
-        SELECT
-            TenantId,
-            SeriesHash,
-            any(d.HostName) AS HostName,
-            any(d.Attributes['service.name']) AS ServiceName,
-            any(d.Attributes['server.address']) AS Host,
-            any(d.Attributes['server.port']) AS Port,
-            multiIf(Port = '', Host, position(Host, ':') > 0, concat('[', Host, ']:', Port), concat(Host, ':', Port)) AS Address
-        FROM metrics_series AS d
-        WHERE MetricName = 'ollystack.endpoint'
-        GROUP BY TenantId, SeriesHash
-    ) AS s ON p.TenantId = s.TenantId AND p.SeriesHash = s.SeriesHash
-    GROUP BY TenantId, Time, Address
-);
+        MetricName,
+        SeriesHash,
+        r.Count AS Points,
+        if(MetricName IN ('ollystack.edge.sent', 'ollystack.edge.received'), Value, ifNull(r.Sum, Value)) AS Total,
+        ifNull(r.Max, Value) AS Most,
+        toDate(ExpiresAt) AS ExpiresOn,
+        arrayMap((until, age) ->
+            arrayMap(since -> multiIf(
+                    MetricName = 'ollystack.endpoint', range(since - since % 300, until + 300, 60),
+                    MetricName = 'ollystack.edge.duration', [since - since % 60],
+                    range(since - since % 60, greatest(until, since - since % 60 + 1), 60)),
+                [until - if(age <= 7200, age, 0)])[1],
+            [toInt64(toUnixTimestamp(TimeUnix))],
+            [toUInt32(toUnixTimestamp(TimeUnix) - toUnixTimestamp(StartTimeUnix))])[1] AS Minutes
+    FROM metrics_raw AS r
+    WHERE MetricName IN ('ollystack.edge.duration', 'ollystack.edge.connections', 'ollystack.edge.sent', 'ollystack.edge.received',
+        'ollystack.edge.round_trip', 'ollystack.endpoint')
+)
+ARRAY JOIN Minutes AS Minute;
+
+-- What answers at an address, with or without a port, as the agents there say, by the minute. Empty where more than one claims it.
+CREATE VIEW IF NOT EXISTS service_endpoints ${on_cluster} AS
+SELECT
+    TenantId,
+    Time,
+    s.Address AS Address,
+    if(uniqExactIf(s.ServiceName, s.ServiceName != '') = 1, max(s.ServiceName), '') AS ServiceName,
+    if(uniqExact(s.HostName) = 1, any(s.HostName), '') AS HostName
+FROM service_map_data AS p
+INNER JOIN
+(
+    SELECT
+        TenantId,
+        SeriesHash,
+        any(d.HostName) AS HostName,
+        any(d.Attributes['service.name']) AS ServiceName,
+        any(d.Attributes['server.address']) AS Host,
+        any(d.Attributes['server.port']) AS Port,
+        multiIf(Port = '', Host, position(Host, ':') > 0, concat('[', Host, ']:', Port), concat(Host, ':', Port)) AS Address
+    FROM metrics_series AS d
+    WHERE MetricName = 'ollystack.endpoint'
+    GROUP BY TenantId, SeriesHash
+) AS s ON p.TenantId = s.TenantId AND p.SeriesHash = s.SeriesHash
+WHERE p.MetricName = 'ollystack.endpoint'
+GROUP BY TenantId, Time, Address;
 
 -- One row an edge and minute. Calls, Errors and Duration* are the caller's where it is watched, else those of who was called, which also
 -- stand for themselves as Server*; of a caller on another host these are the host's, where no other service of it called there. A host
 -- stands for a caller of which no more is known. Protocol tcp: nobody looked into these connections;
 -- such a row is there only for ends that are not seen to speak any other protocol in that minute. Durations in seconds.
+--
+-- What rows of a group need of each other is found by grouping and taking apart again: below a window function no condition on tenant and
+-- time would reach the tables. Figures go through the steps as one array (calls, errors, duration; connections, bytes sent, received; round
+-- trip and how often it was told), since each name in each step costs planning: more than this reads.
 CREATE OR REPLACE VIEW service_topology ${on_cluster} AS
 WITH
-    metric_edges AS
+    all_edges AS
     (
         SELECT
             TenantId,
@@ -153,36 +193,23 @@ WITH
             s.Attributes['ollystack.edge.protocol'] AS Protocol,
             s.Attributes['ollystack.edge.address'] AS Address,
             s.Attributes['span.kind'] = 'server' AS IsServer,
-            p.Calls AS Calls,
-            if(s.Attributes['status.code'] = 'error', p.Calls, 0.) AS Errors,
-            p.DurationSum AS DurationSum,
-            p.DurationMax AS DurationMax,
-            p.Connections AS Connections,
-            p.BytesSent AS BytesSent,
-            p.BytesReceived AS BytesReceived,
-            p.RoundTrip AS RoundTrip
+            arrayMap((name, count, sum, max, failed) -> [
+                    if(name = 'ollystack.edge.duration', count, 0.),
+                    if(name = 'ollystack.edge.duration' AND failed, count, 0.),
+                    if(name = 'ollystack.edge.duration', sum, 0.),
+                    if(name = 'ollystack.edge.connections', max, 0.),
+                    if(name = 'ollystack.edge.sent', sum, 0.),
+                    if(name = 'ollystack.edge.received', sum, 0.),
+                    if(name = 'ollystack.edge.round_trip' AND count > 0, sum / count, 0.),
+                    if(name = 'ollystack.edge.round_trip' AND count > 0, 1., 0.)],
+                [MetricName], [p.PointCount], [p.PointSum], [p.PointMax], [s.Attributes['status.code'] = 'error'])[1] AS Sums,
+            if(MetricName = 'ollystack.edge.duration', p.PointMax, 0.) AS Most
         FROM
         (
-            SELECT
-                TenantId,
-                MetricName,
-                SeriesHash,
-                if(toUnixTimestamp64Nano(r.StartTimeUnix) = 0, r.TimeUnix, r.StartTimeUnix) AS Start,
-                toUnixTimestamp(toStartOfMinute(toDateTime(Start))) AS First,
-                -- What did not change for minutes came as one point.
-                if(MetricName = 'ollystack.edge.duration' OR r.TimeUnix > Start + INTERVAL 2 HOUR, [First],
-                    range(First, greatest(toUnixTimestamp(toDateTime(r.TimeUnix)), First + 1), 60)) AS Minutes,
-                toDateTime(arrayJoin(Minutes)) AS Time,
-                sumIf(toFloat64(r.Count), MetricName = 'ollystack.edge.duration') AS Calls,
-                sumIf(ifNull(r.Sum, 0), MetricName = 'ollystack.edge.duration') AS DurationSum,
-                maxIf(ifNull(r.Max, 0), MetricName = 'ollystack.edge.duration') AS DurationMax,
-                maxIf(ifNull(r.Max, r.Value), MetricName = 'ollystack.edge.connections') AS Connections,
-                sumIf(r.Value / length(Minutes), MetricName = 'ollystack.edge.sent') AS BytesSent,
-                sumIf(r.Value / length(Minutes), MetricName = 'ollystack.edge.received') AS BytesReceived,
-                avgIf(toNullable(ifNull(r.Sum / r.Count, r.Value)), MetricName = 'ollystack.edge.round_trip') AS RoundTrip
-            FROM metrics_raw AS r
-            WHERE MetricName IN ('ollystack.edge.duration', 'ollystack.edge.connections', 'ollystack.edge.sent', 'ollystack.edge.received', 'ollystack.edge.round_trip')
-            GROUP BY TenantId, MetricName, SeriesHash, Time, Start, First, Minutes
+            SELECT TenantId, Time, MetricName, SeriesHash, sum(d.Count) AS PointCount, sum(d.Sum) AS PointSum, max(d.Max) AS PointMax
+            FROM service_map_data AS d
+            WHERE MetricName != 'ollystack.endpoint'
+            GROUP BY TenantId, Time, MetricName, SeriesHash
         ) AS p
         INNER JOIN
         (
@@ -191,133 +218,121 @@ WITH
             WHERE MetricName IN ('ollystack.edge.duration', 'ollystack.edge.connections', 'ollystack.edge.sent', 'ollystack.edge.received', 'ollystack.edge.round_trip')
             GROUP BY TenantId, MetricName, SeriesHash
         ) AS s ON p.TenantId = s.TenantId AND p.MetricName = s.MetricName AND p.SeriesHash = s.SeriesHash
-    ),
-    all_edges AS
-    (
-        SELECT * FROM metric_edges
         UNION ALL
         SELECT
             TenantId, Time, '' AS HostName, Source, SourceKind, Target, TargetKind, Protocol, Address, SpanKind = 'Server' AS IsServer,
-            Calls, Errors, DurationSum, DurationMax, 0. AS Connections, 0. AS BytesSent, 0. AS BytesReceived, NULL AS RoundTrip
+            [Calls, Errors, DurationSum] AS Sums, DurationMax AS Most
         FROM service_topology_spans
         UNION ALL
         -- From before there were protocols.
         SELECT
             TenantId, Time, '' AS HostName, Source, 'service' AS SourceKind, Target, toString(d.TargetKind) AS TargetKind, '' AS Protocol, '' AS Address,
-            0 AS IsServer, Calls, Errors, DurationSum, DurationMax, 0. AS Connections, 0. AS BytesSent, 0. AS BytesReceived, NULL AS RoundTrip
+            0 AS IsServer, [Calls, Errors, DurationSum] AS Sums, DurationMax AS Most
         FROM service_topology_data AS d
     ),
-    named AS
+    ends AS
     (
         SELECT
             e.TenantId AS TenantId,
             e.Time AS Time,
-            match(e.Source, '^(127[.]|::1$)') AND e.SourceKind = 'address' AND e.HostName != '' AS FromHere,
-            match(e.Target, '^(127[.]|\\[::1\\])') AND e.TargetKind = 'address' AND e.HostName != '' AS ToHere,
-            multiIf(FromHere, e.HostName, source.ServiceName != '', source.ServiceName, source.HostName != '', source.HostName, e.Source) AS Source,
-            if(e.IsServer, if(SourceKind = 'host', Source, ''), e.HostName) AS SourceHost,
-            multiIf(FromHere, 'host', source.ServiceName != '', 'service', source.HostName != '', 'host', e.SourceKind) AS SourceKind,
-            multiIf(
-                target.ServiceName != '', target.ServiceName,
-                ToHere, replaceRegexpOne(e.Target, '^(127[.][0-9.]+|\\[::1\\])', e.HostName),
-                e.Target) AS Target,
-            if(target.ServiceName != '' AND e.TargetKind = 'address', 'service', e.TargetKind) AS TargetKind,
+            arrayMap((kind, name, host, service_there, host_there) -> multiIf(
+                    host != '' AND kind = 'address' AND match(name, '^(127[.]|::1$)'), ('host', host),
+                    service_there != '', ('service', service_there),
+                    host_there != '', ('host', host_there),
+                    (kind, name)),
+                [e.SourceKind], [e.Source], [e.HostName], [source.ServiceName], [source.HostName])[1] AS From,
+            multiIf(NOT e.IsServer, e.HostName, From.1 = 'host', From.2, '') AS SourceHost,
+            arrayMap((kind, name, host, service_there) -> multiIf(
+                    service_there != '', (if(kind = 'address', 'service', kind), service_there),
+                    host != '' AND kind = 'address' AND match(name, '^(127[.]|\\[::1\\])'),
+                    (kind, replaceRegexpOne(name, '^(127[.][0-9.]+|\\[::1\\])', host)),
+                    (kind, name)),
+                [e.TargetKind], [e.Target], [e.HostName], [target.ServiceName])[1] AS To,
             e.Protocol AS Protocol,
-            e.IsServer AS IsServer,
-            e.Calls AS Calls,
-            e.Errors AS Errors,
-            e.DurationSum AS DurationSum,
-            e.DurationMax AS DurationMax,
-            e.Connections AS Connections,
-            e.BytesSent AS BytesSent,
-            e.BytesReceived AS BytesReceived,
-            e.RoundTrip AS RoundTrip
+            sumForEachIf(e.Sums, NOT e.IsServer) AS Client,
+            maxIf(e.Most, NOT e.IsServer) AS ClientMost,
+            sumForEachIf(e.Sums, e.IsServer) AS Server,
+            maxIf(e.Most, e.IsServer) AS ServerMost
         FROM all_edges AS e
         LEFT JOIN service_endpoints AS target
-            ON e.TenantId = target.TenantId AND toStartOfFiveMinutes(e.Time) = target.Time AND e.Address = target.Address
+            ON e.TenantId = target.TenantId AND e.Time = target.Time AND e.Address = target.Address
         LEFT JOIN service_endpoints AS source
-            ON e.TenantId = source.TenantId AND toStartOfFiveMinutes(e.Time) = source.Time AND if(e.SourceKind = 'address', e.Source, '') = source.Address
+            ON e.TenantId = source.TenantId AND e.Time = source.Time AND if(e.SourceKind = 'address', e.Source, '') = source.Address
+        GROUP BY TenantId, Time, SourceHost, From, To, Protocol
     ),
     by_host AS
     (
         SELECT
             TenantId,
             Time,
-            SourceHost,
-            Source,
-            SourceKind,
-            Target,
-            TargetKind,
             Protocol,
-            sumIf(n.Calls, NOT IsServer) AS ClientCalls,
-            sumIf(n.Errors, NOT IsServer) AS ClientErrors,
-            sumIf(n.DurationSum, NOT IsServer) AS ClientDurationSum,
-            maxIf(n.DurationMax, NOT IsServer) AS ClientDurationMax,
-            sumIf(n.Calls, IsServer) AS OwnCalls,
-            sumIf(n.Errors, IsServer) AS OwnErrors,
-            sumIf(n.DurationSum, IsServer) AS OwnDurationSum,
-            maxIf(n.DurationMax, IsServer) AS OwnDurationMax,
-            sum(n.Connections) AS Connections,
-            sum(n.BytesSent) AS BytesSent,
-            sum(n.BytesReceived) AS BytesReceived,
-            avg(n.RoundTrip) AS RoundTrip,
             -- What was called tells of its callers' host alone; where one service there is seen to call, it is that one's.
-            countIf(SourceKind != 'host' AND ClientCalls > 0) OVER same_host AS Callers,
-            sumIf(OwnCalls, SourceKind = 'host') OVER same_host AS HostCalls,
-            sumIf(OwnErrors, SourceKind = 'host') OVER same_host AS HostErrors,
-            sumIf(OwnDurationSum, SourceKind = 'host') OVER same_host AS HostDurationSum,
-            maxIf(OwnDurationMax, SourceKind = 'host') OVER same_host AS HostDurationMax
-        FROM named AS n
-        GROUP BY TenantId, Time, SourceHost, Source, SourceKind, Target, TargetKind, Protocol
-        WINDOW same_host AS (PARTITION BY TenantId, Time, SourceHost, Target, Protocol)
+            arrayMap((ends, callers, host, host_most) ->
+                arrayMap(end -> (end.1, end.2, end.3, end.4, end.5, if(end.3[1] > 0 AND callers = 1, host, []), if(end.3[1] > 0 AND callers = 1, host_most, 0.)),
+                    -- Connections from a host that is watched are told by that host.
+                    arrayFilter(end -> end.1.1 != 'host' OR callers = 0 AND Protocol != 'tcp', ends)),
+                [groupArray((n.From, n.To, n.Client, n.ClientMost, (n.Server, n.ServerMost)))],
+                [countIf(n.From.1 != 'host' AND n.Client[1] > 0)],
+                [sumForEachIf(n.Server, n.From.1 = 'host')],
+                [maxIf(n.ServerMost, n.From.1 = 'host')])[1] AS Ends
+        FROM ends AS n
+        GROUP BY TenantId, Time, SourceHost, n.To.2, Protocol
     ),
     edges AS
     (
         SELECT
             TenantId,
             Time,
-            Source,
-            SourceKind,
-            Target,
-            TargetKind,
             Protocol,
-            sum(h.ClientCalls) AS ClientCalls,
-            sum(h.ClientErrors) AS ClientErrors,
-            sum(h.ClientDurationSum) AS ClientDurationSum,
-            max(h.ClientDurationMax) AS ClientDurationMax,
-            sum(h.OwnCalls + if(h.ClientCalls > 0 AND h.Callers = 1, h.HostCalls, 0)) AS ServerCalls,
-            sum(h.OwnErrors + if(h.ClientCalls > 0 AND h.Callers = 1, h.HostErrors, 0)) AS ServerErrors,
-            sum(h.OwnDurationSum + if(h.ClientCalls > 0 AND h.Callers = 1, h.HostDurationSum, 0)) AS ServerDurationSum,
-            max(greatest(h.OwnDurationMax, if(h.ClientCalls > 0 AND h.Callers = 1, h.HostDurationMax, 0))) AS ServerDurationMax,
-            sum(h.Connections) AS Connections,
-            sum(h.BytesSent) AS BytesSent,
-            sum(h.BytesReceived) AS BytesReceived,
-            avg(h.RoundTrip) AS RoundTrip,
-            sum(ClientCalls + ServerCalls) OVER (PARTITION BY TenantId, Time, Source, Target) AS CallsOfPair
-        FROM by_host AS h
-        -- Connections from a host that is watched are told by that host.
-        WHERE SourceKind != 'host' OR (Callers = 0 AND Protocol != 'tcp')
-        GROUP BY TenantId, Time, Source, SourceKind, Target, TargetKind, Protocol
+            End.1 AS From,
+            End.2 AS To,
+            sumForEach(End.3) AS Client,
+            max(End.4) AS ClientMost,
+            sumForEachArray([End.5.1, End.6]) AS Server,
+            max(greatest(End.5.2, End.7)) AS ServerMost
+        FROM by_host
+        ARRAY JOIN Ends AS End
+        GROUP BY TenantId, Time, Protocol, From, To
     )
 SELECT
     TenantId,
     Time,
     Source,
-    SourceKind,
+    Edge.1 AS SourceKind,
     Target,
-    TargetKind,
-    Protocol,
-    if(ClientCalls > 0, ClientCalls, r.ServerCalls) AS Calls,
-    if(ClientCalls > 0, ClientErrors, r.ServerErrors) AS Errors,
-    multiIf(ClientCalls > 0, ClientDurationSum / ClientCalls, r.ServerCalls > 0, ServerDurationSum / r.ServerCalls, 0.) AS DurationAvg,
-    if(ClientCalls > 0, ClientDurationMax, r.ServerDurationMax) AS DurationMax,
-    r.ServerCalls AS ServerCalls,
-    r.ServerErrors AS ServerErrors,
-    if(r.ServerCalls > 0, ServerDurationSum / r.ServerCalls, 0.) AS ServerDurationAvg,
-    r.ServerDurationMax AS ServerDurationMax,
-    Connections,
-    BytesSent,
-    BytesReceived,
-    RoundTrip
-FROM edges AS r
-WHERE Protocol != 'tcp' OR CallsOfPair = 0;
+    Edge.2 AS TargetKind,
+    Edge.3 AS Protocol,
+    Edge.4 AS Calls,
+    Edge.5 AS Errors,
+    Edge.6 AS DurationAvg,
+    Edge.7 AS DurationMax,
+    Edge.8 AS ServerCalls,
+    Edge.9 AS ServerErrors,
+    Edge.10 AS ServerDurationAvg,
+    Edge.11 AS ServerDurationMax,
+    Edge.12 AS Connections,
+    Edge.13 AS BytesSent,
+    Edge.14 AS BytesReceived,
+    Edge.15 AS RoundTrip
+FROM
+(
+    SELECT
+        TenantId,
+        Time,
+        e.From.2 AS Source,
+        e.To.2 AS Target,
+        sum(e.Client[1] + e.Server[1]) AS CallsOfPair,
+        groupArray(arrayMap((source_kind, target_kind, protocol, client, client_most, server, server_most) -> (
+                source_kind, target_kind, protocol,
+                if(client[1] > 0, client[1], server[1]),
+                if(client[1] > 0, client[2], server[2]),
+                multiIf(client[1] > 0, client[3] / client[1], server[1] > 0, server[3] / server[1], 0.),
+                if(client[1] > 0, client_most, server_most),
+                server[1], server[2], if(server[1] > 0, server[3] / server[1], 0.), server_most,
+                client[4] + server[4], client[5] + server[5], client[6] + server[6],
+                if(client[8] + server[8] > 0, toNullable((client[7] + server[7]) / (client[8] + server[8])), NULL)),
+            [e.From.1], [e.To.1], [e.Protocol], [e.Client], [e.ClientMost], [e.Server], [e.ServerMost])[1]) AS Edges
+    FROM edges AS e
+    GROUP BY TenantId, Time, Source, Target
+)
+ARRAY JOIN arrayFilter(edge -> edge.3 != 'tcp' OR CallsOfPair = 0, Edges) AS Edge;

@@ -1,5 +1,5 @@
 -- Metrics by five minutes and by the hour, for as long as nobody wants to pay for points: fed by views of the very blocks that bring the
--- points (metrics_raw -> metrics_5m_data -> metrics_1h_data), so that a block that is sent again counts once here, too. Points from before
+-- points (metrics_raw -> metrics_5m_* -> metrics_1h_*), so that a block that is sent again counts once here, too. Points from before
 -- this migration are not in them.
 --
 -- Five minutes are kept three times as long as the points, hours thirteen times: a month becomes a quarter and a year. They go by whole
@@ -12,6 +12,10 @@
 --
 -- An agent's point may stand for many minutes in which nothing changed: a gauge that stood still, or the steady increase of a counter. Up to
 -- two hours it is shared out over the five-minute spans that it covers; any other point lies where its time begins.
+--
+-- Most of what a small insert costs is the planning of its views, by the function and the column. So no view groups, as the tables add up
+-- what belongs together when they are written and merged; numbers, which most points are, have tables without buckets; and names are bound
+-- as arguments of lambdas, since one given by AS is written out wherever it is used.
 
 CREATE TABLE IF NOT EXISTS metrics_5m_data ${on_cluster}
 (
@@ -19,27 +23,22 @@ CREATE TABLE IF NOT EXISTS metrics_5m_data ${on_cluster}
     MetricName             LowCardinality(String),
     SeriesHash             UInt64 CODEC(ZSTD(1)),
     Time                   DateTime CODEC(DoubleDelta, ZSTD(1)),
-    Scale                  Int32 CODEC(T64, ZSTD(1)),
-    BoundsHash             UInt64 CODEC(ZSTD(1)),
     ServiceName            LowCardinality(String),
     MetricType             Enum8('gauge' = 1, 'sum' = 2, 'histogram' = 3, 'exponential_histogram' = 4, 'summary' = 5),
     AggregationTemporality Enum8('unspecified' = 0, 'delta' = 1, 'cumulative' = 2),
     IsMonotonic            Bool,
     Count                  SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1)),
     Sum                    SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
-    Min                    SimpleAggregateFunction(min, Nullable(Float64)) CODEC(ZSTD(1)),
-    Max                    SimpleAggregateFunction(max, Nullable(Float64)) CODEC(ZSTD(1)),
-    Last                   AggregateFunction(argMax, Float64, DateTime64(9)) CODEC(ZSTD(1)),
-    ZeroCount              SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1)),
-    Positive               SimpleAggregateFunction(sumMap, Map(Int32, UInt64)) CODEC(ZSTD(1)),
-    Negative               SimpleAggregateFunction(sumMap, Map(Int32, UInt64)) CODEC(ZSTD(1)),
-    ExplicitBounds         SimpleAggregateFunction(any, Array(Float64)) CODEC(ZSTD(1)),
+    Min                    SimpleAggregateFunction(min, Float64) CODEC(ZSTD(1)),
+    Max                    SimpleAggregateFunction(max, Float64) CODEC(ZSTD(1)),
+    -- When it was, and what.
+    Last                   SimpleAggregateFunction(max, Tuple(DateTime64(9), Float64)) CODEC(ZSTD(1)),
     RetentionDays          SimpleAggregateFunction(max, UInt16) CODEC(T64, ZSTD(1)),
     ExpiresOn              Date CODEC(Delta, ZSTD(1))
 )
 ENGINE = ${AggregatingMergeTree}
 PARTITION BY toMonday(ExpiresOn)
-ORDER BY (TenantId, MetricName, SeriesHash, Time, Scale, BoundsHash)
+ORDER BY (TenantId, MetricName, SeriesHash, Time)
 TTL ExpiresOn + INTERVAL 1 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, auto_statistics_types = '';
 
@@ -49,22 +48,70 @@ CREATE TABLE IF NOT EXISTS metrics_1h_data ${on_cluster}
     MetricName             LowCardinality(String),
     SeriesHash             UInt64 CODEC(ZSTD(1)),
     Time                   DateTime CODEC(DoubleDelta, ZSTD(1)),
-    Scale                  Int32 CODEC(T64, ZSTD(1)),
-    BoundsHash             UInt64 CODEC(ZSTD(1)),
     ServiceName            LowCardinality(String),
     MetricType             Enum8('gauge' = 1, 'sum' = 2, 'histogram' = 3, 'exponential_histogram' = 4, 'summary' = 5),
     AggregationTemporality Enum8('unspecified' = 0, 'delta' = 1, 'cumulative' = 2),
     IsMonotonic            Bool,
     Count                  SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1)),
     Sum                    SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
-    Min                    SimpleAggregateFunction(min, Nullable(Float64)) CODEC(ZSTD(1)),
-    Max                    SimpleAggregateFunction(max, Nullable(Float64)) CODEC(ZSTD(1)),
-    Last                   AggregateFunction(argMax, Float64, DateTime64(9)) CODEC(ZSTD(1)),
-    ZeroCount              SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1)),
-    Positive               SimpleAggregateFunction(sumMap, Map(Int32, UInt64)) CODEC(ZSTD(1)),
-    Negative               SimpleAggregateFunction(sumMap, Map(Int32, UInt64)) CODEC(ZSTD(1)),
-    ExplicitBounds         SimpleAggregateFunction(any, Array(Float64)) CODEC(ZSTD(1)),
+    Min                    SimpleAggregateFunction(min, Float64) CODEC(ZSTD(1)),
+    Max                    SimpleAggregateFunction(max, Float64) CODEC(ZSTD(1)),
+    -- When it was, and what.
+    Last                   SimpleAggregateFunction(max, Tuple(DateTime64(9), Float64)) CODEC(ZSTD(1)),
     ExpiresOn              Date CODEC(Delta, ZSTD(1))
+)
+ENGINE = ${AggregatingMergeTree}
+PARTITION BY toStartOfMonth(ExpiresOn)
+ORDER BY (TenantId, MetricName, SeriesHash, Time)
+TTL ExpiresOn + INTERVAL 1 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, auto_statistics_types = '';
+
+CREATE TABLE IF NOT EXISTS metrics_5m_histograms ${on_cluster}
+(
+    TenantId       LowCardinality(String),
+    MetricName     LowCardinality(String),
+    SeriesHash     UInt64 CODEC(ZSTD(1)),
+    Time           DateTime CODEC(DoubleDelta, ZSTD(1)),
+    Scale          Int32 CODEC(T64, ZSTD(1)),
+    BoundsHash     UInt64 CODEC(ZSTD(1)),
+    ServiceName    LowCardinality(String),
+    MetricType     Enum8('gauge' = 1, 'sum' = 2, 'histogram' = 3, 'exponential_histogram' = 4, 'summary' = 5),
+    Count          SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1)),
+    Sum            SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    Min            SimpleAggregateFunction(min, Nullable(Float64)) CODEC(ZSTD(1)),
+    Max            SimpleAggregateFunction(max, Nullable(Float64)) CODEC(ZSTD(1)),
+    ZeroCount      SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1)),
+    Positive       SimpleAggregateFunction(sumMap, Map(Int32, UInt64)) CODEC(ZSTD(1)),
+    Negative       SimpleAggregateFunction(sumMap, Map(Int32, UInt64)) CODEC(ZSTD(1)),
+    ExplicitBounds SimpleAggregateFunction(any, Array(Float64)) CODEC(ZSTD(1)),
+    RetentionDays  SimpleAggregateFunction(max, UInt16) CODEC(T64, ZSTD(1)),
+    ExpiresOn      Date CODEC(Delta, ZSTD(1))
+)
+ENGINE = ${AggregatingMergeTree}
+PARTITION BY toMonday(ExpiresOn)
+ORDER BY (TenantId, MetricName, SeriesHash, Time, Scale, BoundsHash)
+TTL ExpiresOn + INTERVAL 1 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, auto_statistics_types = '';
+
+CREATE TABLE IF NOT EXISTS metrics_1h_histograms ${on_cluster}
+(
+    TenantId       LowCardinality(String),
+    MetricName     LowCardinality(String),
+    SeriesHash     UInt64 CODEC(ZSTD(1)),
+    Time           DateTime CODEC(DoubleDelta, ZSTD(1)),
+    Scale          Int32 CODEC(T64, ZSTD(1)),
+    BoundsHash     UInt64 CODEC(ZSTD(1)),
+    ServiceName    LowCardinality(String),
+    MetricType     Enum8('gauge' = 1, 'sum' = 2, 'histogram' = 3, 'exponential_histogram' = 4, 'summary' = 5),
+    Count          SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1)),
+    Sum            SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    Min            SimpleAggregateFunction(min, Nullable(Float64)) CODEC(ZSTD(1)),
+    Max            SimpleAggregateFunction(max, Nullable(Float64)) CODEC(ZSTD(1)),
+    ZeroCount      SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1)),
+    Positive       SimpleAggregateFunction(sumMap, Map(Int32, UInt64)) CODEC(ZSTD(1)),
+    Negative       SimpleAggregateFunction(sumMap, Map(Int32, UInt64)) CODEC(ZSTD(1)),
+    ExplicitBounds SimpleAggregateFunction(any, Array(Float64)) CODEC(ZSTD(1)),
+    ExpiresOn      Date CODEC(Delta, ZSTD(1))
 )
 ENGINE = ${AggregatingMergeTree}
 PARTITION BY toStartOfMonth(ExpiresOn)
@@ -72,137 +119,72 @@ ORDER BY (TenantId, MetricName, SeriesHash, Time, Scale, BoundsHash)
 TTL ExpiresOn + INTERVAL 1 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, auto_statistics_types = '';
 
--- Numbers and histograms apart: most points are numbers, and to merge their empty buckets would be most of the work. Hours before what
--- feeds them.
+-- Hours before what feeds them.
 CREATE MATERIALIZED VIEW IF NOT EXISTS metrics_1h_numbers_mv ${on_cluster} TO metrics_1h_data AS
 SELECT
-    TenantId,
-    MetricName,
-    SeriesHash,
-    toStartOfHour(d.Time) AS Time,
-    any(d.ServiceName) AS ServiceName,
-    any(d.MetricType) AS MetricType,
-    any(d.AggregationTemporality) AS AggregationTemporality,
-    any(d.IsMonotonic) AS IsMonotonic,
-    sum(d.Count) AS Count,
-    sum(d.Sum) AS Sum,
-    min(d.Min) AS Min,
-    max(d.Max) AS Max,
-    argMaxMergeState(d.Last) AS Last,
-    toDate(toUInt16(least(65535, toUInt32(toUInt16(max(d.ExpiresOn))) + 10 * max(RetentionDays)))) AS ExpiresOn
-FROM metrics_5m_data AS d
-WHERE d.MetricType IN ('gauge', 'sum')
-GROUP BY TenantId, MetricName, SeriesHash, Time;
+    TenantId, MetricName, SeriesHash, toStartOfHour(d.Time) AS Time, ServiceName, MetricType, AggregationTemporality, IsMonotonic,
+    Count, Sum, Min, Max, Last,
+    toDate(toUInt16(least(65535, toUInt32(toUInt16(d.ExpiresOn)) + 10 * RetentionDays))) AS ExpiresOn
+FROM metrics_5m_data AS d;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS metrics_1h_histograms_mv ${on_cluster} TO metrics_1h_data AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS metrics_1h_histograms_mv ${on_cluster} TO metrics_1h_histograms AS
 SELECT
-    TenantId,
-    MetricName,
-    SeriesHash,
-    toStartOfHour(d.Time) AS Time,
-    Scale,
-    BoundsHash,
-    any(d.ServiceName) AS ServiceName,
-    any(d.MetricType) AS MetricType,
-    any(d.AggregationTemporality) AS AggregationTemporality,
-    sum(d.Count) AS Count,
-    sum(d.Sum) AS Sum,
-    min(d.Min) AS Min,
-    max(d.Max) AS Max,
-    sum(d.ZeroCount) AS ZeroCount,
-    sumMap(d.Positive) AS Positive,
-    sumMap(d.Negative) AS Negative,
-    any(d.ExplicitBounds) AS ExplicitBounds,
-    toDate(toUInt16(least(65535, toUInt32(toUInt16(max(d.ExpiresOn))) + 10 * max(RetentionDays)))) AS ExpiresOn
-FROM metrics_5m_data AS d
-WHERE d.MetricType IN ('histogram', 'exponential_histogram')
-GROUP BY TenantId, MetricName, SeriesHash, Time, Scale, BoundsHash;
+    TenantId, MetricName, SeriesHash, toStartOfHour(d.Time) AS Time, Scale, BoundsHash, ServiceName, MetricType,
+    Count, Sum, Min, Max, ZeroCount, Positive, Negative, ExplicitBounds,
+    toDate(toUInt16(least(65535, toUInt32(toUInt16(d.ExpiresOn)) + 10 * RetentionDays))) AS ExpiresOn
+FROM metrics_5m_histograms AS d;
 
--- In three steps, as a name that stands for an expression is written out wherever it is used: in one step the planning of an insert would
--- cost more than the insert, and so would a step for each name.
+-- Of a point that is shared out over `length` seconds each part has what came up to the end of its span less what came up to its begin, so
+-- that all shares add up to all; any other point is one part of one second. What an application tells of itself as gauges and cumulative
+-- points began with it, not when it was measured.
 CREATE MATERIALIZED VIEW IF NOT EXISTS metrics_5m_numbers_mv ${on_cluster} TO metrics_5m_data AS
-WITH
-    if(IsRun, toUInt64(greatest(Span, Since) - Since), 0) AS Begun,
-    if(IsRun, toUInt64(least(Span + 300, Until) - Since), 1) AS Done,
-    if(IsRun, toUInt64(Until - Since), 1) AS Whole,
-    toUInt64(intDiv(toUInt128(Points) * Done, Whole) - intDiv(toUInt128(Points) * Begun, Whole)) AS Share
 SELECT
-    TenantId,
-    MetricName,
-    SeriesHash,
-    toDateTime(Span) AS Time,
-    any(r.ServiceName) AS ServiceName,
-    any(r.MetricType) AS MetricType,
-    any(r.AggregationTemporality) AS AggregationTemporality,
-    any(r.IsMonotonic) AS IsMonotonic,
-    -- All of them, or so many as lie in the span, so that all shares add up to all.
-    sum(Share) AS Count,
-    sum(multiIf(NOT IsRun, Total, IsIncrease, Total * (Done - Begun) / Whole, Total / Points * Share)) AS Sum,
-    min(Least) AS Min,
-    max(Most) AS Max,
-    argMaxState(Value, TimeUnix) AS Last,
-    max(Days) AS RetentionDays,
-    toDate(toUInt16(least(65535, max(toUInt32(toUInt16(toDate(IngestedAt))) + 3 * Days)))) AS ExpiresOn
-FROM
-(
-    SELECT
-        *,
-        Since - Since % 300 AS First,
-        AgentId != '' AND Until > First + 300 AND CanRun AS IsRun,
-        arrayJoin(if(IsRun, range(toUInt32(First), Until, 300), [toUInt32(First)])) AS Span
-    FROM
-    (
-        SELECT
-            TenantId, MetricName, SeriesHash, ServiceName, MetricType, AggregationTemporality, IsMonotonic, AgentId, TimeUnix, IngestedAt, Value,
-            toUInt32(greatest(0, intDiv(toUnixTimestamp64Nano(StartTimeUnix), 1000000000))) AS Start,
-            toUInt32(greatest(0, intDiv(toUnixTimestamp64Nano(TimeUnix), 1000000000))) AS Until,
-            AggregationTemporality = 'cumulative' AND IsMonotonic AS IsCourse,
-            MetricType = 'sum' AND AggregationTemporality = 'delta' AS IsIncrease,
-            -- When an application began, which plain gauges and cumulative points tell, is not when they were measured.
-            toUInt32(if(Start = 0 OR Start > Until OR Until > Start + 7200 OR IsCourse OR AgentId = '' AND NOT IsIncrease, Until, Start)) AS Since,
-            IsIncrease OR NOT IsCourse AND Count > 1 AND r.Min = r.Max AS CanRun,
-            Count AS Points,
-            if(IsIncrease, Value, ifNull(r.Sum, 0)) AS Total,
-            ifNull(r.Min, Value) AS Least,
-            ifNull(r.Max, Value) AS Most,
-            toUInt16(least(65535, greatest(0, intDiv(toInt64(ExpiresAt) - toInt64(IngestedAt) + 86399, 86400)))) AS Days
-        FROM metrics_raw AS r
-        -- Without the first flag, which says that nothing was measured.
-        WHERE MetricType IN ('gauge', 'sum') AND bitAnd(Flags, 1) = 0
-    )
-) AS r
-GROUP BY TenantId, MetricName, SeriesHash, Time;
-
-CREATE MATERIALIZED VIEW IF NOT EXISTS metrics_5m_histograms_mv ${on_cluster} TO metrics_5m_data AS
-WITH
-    toInt64(ExpiresAt) - toInt64(IngestedAt) AS Retention,
-    toUInt16(least(65535, greatest(0, intDiv(Retention + 86399, 86400)))) AS Days,
-    toUnixTimestamp64Nano(StartTimeUnix) > 0 AND TimeUnix >= StartTimeUnix AND TimeUnix <= StartTimeUnix + INTERVAL 2 HOUR AS IsBegun,
-    (counts, first) -> CAST(arrayFilter(bucket -> bucket.2 > 0,
-        arrayMap((count, number) -> (first + toInt32(number), count), counts, arrayEnumerate(counts))), 'Map(Int32, UInt64)') AS buckets
-SELECT
-    TenantId,
-    MetricName,
-    SeriesHash,
-    toStartOfFiveMinutes(toDateTime(if(IsBegun, StartTimeUnix, TimeUnix))) AS Time,
-    r.Scale AS Scale,
-    if(empty(r.ExplicitBounds), 0, cityHash64(r.ExplicitBounds)) AS BoundsHash,
-    any(r.ServiceName) AS ServiceName,
-    any(r.MetricType) AS MetricType,
-    any(r.AggregationTemporality) AS AggregationTemporality,
-    sum(r.Count) AS Count,
-    sum(ifNull(r.Sum, 0)) AS Sum,
-    min(r.Min) AS Min,
-    max(r.Max) AS Max,
-    sum(r.ZeroCount) AS ZeroCount,
-    sumMap(if(r.MetricType = 'histogram', buckets(BucketCounts, 0), buckets(PositiveBucketCounts, PositiveOffset - 1))) AS Positive,
-    sumMap(buckets(NegativeBucketCounts, NegativeOffset - 1)) AS Negative,
-    any(r.ExplicitBounds) AS ExplicitBounds,
-    max(Days) AS RetentionDays,
-    toDate(toUInt16(least(65535, max(toUInt32(toUInt16(toDate(IngestedAt))) + 3 * Days)))) AS ExpiresOn
+    TenantId, MetricName, SeriesHash, toDateTime(Part.1) AS Time, ServiceName, MetricType, AggregationTemporality, IsMonotonic,
+    intDiv(r.Count * Part.3, Part.4) - intDiv(r.Count * Part.2, Part.4) AS Count,
+    if(MetricType = 'sum' AND AggregationTemporality = 'delta', Value * (Part.3 - Part.2) / Part.4,
+        if(Part.4 = 1, ifNull(r.Sum, 0), Value * Count)) AS Sum,
+    ifNull(r.Min, Value) AS Min,
+    ifNull(r.Max, Value) AS Max,
+    (TimeUnix, Value) AS Last,
+    toUInt16(intDiv(greatest(0, toInt64(ExpiresAt) - toInt64(IngestedAt)) + 86399, 86400)) AS RetentionDays,
+    toDate(toUInt16(least(65535, toUInt32(toUInt16(toDate(IngestedAt))) + 3 * RetentionDays))) AS ExpiresOn
 FROM metrics_raw AS r
-WHERE r.MetricType IN ('histogram', 'exponential_histogram') AND r.AggregationTemporality != 'cumulative' AND bitAnd(Flags, 1) = 0
-GROUP BY TenantId, MetricName, SeriesHash, Time, Scale, BoundsHash;
+ARRAY JOIN
+    arrayMap((until, age, is_increase, is_window) ->
+        arrayMap((since, length) ->
+            -- Where the span begins; and from when to when, in seconds since the point's begin, of how many.
+            arrayMap(span -> (300 * span, greatest(300 * span, since) - since, least(300 * span + 300, since + length) - since, length),
+                range(intDiv(since, 300), intDiv(since + length - 1, 300) + 1)),
+            [until - if(age <= 7200 AND (is_increase OR is_window), age, 0)],
+            [if(age BETWEEN 1 AND 7200 AND is_window AND (is_increase OR r.Count > 1 AND r.Min = r.Max), age, 1)])[1],
+        [toUnixTimestamp(TimeUnix)],
+        [toUInt32(toUnixTimestamp(TimeUnix) - toUnixTimestamp(StartTimeUnix))],
+        [MetricType = 'sum' AND AggregationTemporality = 'delta'],
+        [AgentId != '' AND NOT (AggregationTemporality = 'cumulative' AND IsMonotonic)])[1] AS Part
+-- Without the first flag, which says that nothing was measured.
+WHERE MetricType IN ('gauge', 'sum') AND bitAnd(Flags, 1) = 0;
+
+-- Of explicit and exponential buckets a point has the one or the other.
+CREATE MATERIALIZED VIEW IF NOT EXISTS metrics_5m_histograms_mv ${on_cluster} TO metrics_5m_histograms AS
+SELECT
+    TenantId, MetricName, SeriesHash,
+    toStartOfFiveMinutes(toDateTime(if(StartTimeUnix > toDateTime64(0, 9) AND TimeUnix >= StartTimeUnix AND TimeUnix <= StartTimeUnix + INTERVAL 2 HOUR,
+        StartTimeUnix, TimeUnix))) AS Time,
+    Scale,
+    if(empty(r.ExplicitBounds), 0, cityHash64(r.ExplicitBounds)) AS BoundsHash,
+    ServiceName, MetricType, Count,
+    ifNull(r.Sum, 0) AS Sum,
+    Min, Max, ZeroCount,
+    mapFilter((bucket, count) -> count > 0, mapFromArrays(
+        range(PositiveOffset + (MetricType = 'histogram'), PositiveOffset + (MetricType = 'histogram') + length(BucketCounts) + length(PositiveBucketCounts)),
+        arrayConcat(BucketCounts, PositiveBucketCounts))) AS Positive,
+    mapFilter((bucket, count) -> count > 0,
+        mapFromArrays(range(NegativeOffset, NegativeOffset + length(NegativeBucketCounts)), NegativeBucketCounts)) AS Negative,
+    ExplicitBounds,
+    toUInt16(intDiv(greatest(0, toInt64(ExpiresAt) - toInt64(IngestedAt)) + 86399, 86400)) AS RetentionDays,
+    toDate(toUInt16(least(65535, toUInt32(toUInt16(toDate(IngestedAt))) + 3 * RetentionDays))) AS ExpiresOn
+FROM metrics_raw AS r
+WHERE MetricType IN ('histogram', 'exponential_histogram') AND AggregationTemporality != 'cumulative' AND bitAnd(Flags, 1) = 0;
 
 -- With quantiles of exponential histograms: the middle of the bucket, within the extremes that were seen. At the agents' scale that is
 -- within 0.54% of the value.
@@ -236,15 +218,34 @@ FROM
         any(d.IsMonotonic) AS IsMonotonic,
         sum(d.Count) AS Count,
         sum(d.Sum) AS Sum,
+        toNullable(min(d.Min)) AS Min,
+        toNullable(max(d.Max)) AS Max,
+        max(d.Last).2 AS Last,
+        toInt32(0) AS Scale,
+        toUInt64(0) AS ZeroCount,
+        CAST(map(), 'Map(Int32, UInt64)') AS Positive,
+        CAST(map(), 'Map(Int32, UInt64)') AS Negative,
+        CAST([], 'Array(Float64)') AS ExplicitBounds
+    FROM metrics_5m_data AS d
+    GROUP BY TenantId, MetricName, SeriesHash, Time
+    UNION ALL
+    SELECT
+        TenantId, MetricName, SeriesHash, Time,
+        any(d.ServiceName) AS ServiceName,
+        any(d.MetricType) AS MetricType,
+        CAST('delta', 'Enum8(\'unspecified\' = 0, \'delta\' = 1, \'cumulative\' = 2)') AS AggregationTemporality,
+        false AS IsMonotonic,
+        sum(d.Count) AS Count,
+        sum(d.Sum) AS Sum,
         min(d.Min) AS Min,
         max(d.Max) AS Max,
-        argMaxMerge(d.Last) AS Last,
+        0. AS Last,
         Scale,
         sum(d.ZeroCount) AS ZeroCount,
         sumMap(d.Positive) AS Positive,
         sumMap(d.Negative) AS Negative,
         any(d.ExplicitBounds) AS ExplicitBounds
-    FROM metrics_5m_data AS d
+    FROM metrics_5m_histograms AS d
     GROUP BY TenantId, MetricName, SeriesHash, Time, Scale, BoundsHash
 );
 
@@ -278,15 +279,34 @@ FROM
         any(d.IsMonotonic) AS IsMonotonic,
         sum(d.Count) AS Count,
         sum(d.Sum) AS Sum,
+        toNullable(min(d.Min)) AS Min,
+        toNullable(max(d.Max)) AS Max,
+        max(d.Last).2 AS Last,
+        toInt32(0) AS Scale,
+        toUInt64(0) AS ZeroCount,
+        CAST(map(), 'Map(Int32, UInt64)') AS Positive,
+        CAST(map(), 'Map(Int32, UInt64)') AS Negative,
+        CAST([], 'Array(Float64)') AS ExplicitBounds
+    FROM metrics_1h_data AS d
+    GROUP BY TenantId, MetricName, SeriesHash, Time
+    UNION ALL
+    SELECT
+        TenantId, MetricName, SeriesHash, Time,
+        any(d.ServiceName) AS ServiceName,
+        any(d.MetricType) AS MetricType,
+        CAST('delta', 'Enum8(\'unspecified\' = 0, \'delta\' = 1, \'cumulative\' = 2)') AS AggregationTemporality,
+        false AS IsMonotonic,
+        sum(d.Count) AS Count,
+        sum(d.Sum) AS Sum,
         min(d.Min) AS Min,
         max(d.Max) AS Max,
-        argMaxMerge(d.Last) AS Last,
+        0. AS Last,
         Scale,
         sum(d.ZeroCount) AS ZeroCount,
         sumMap(d.Positive) AS Positive,
         sumMap(d.Negative) AS Negative,
         any(d.ExplicitBounds) AS ExplicitBounds
-    FROM metrics_1h_data AS d
+    FROM metrics_1h_histograms AS d
     GROUP BY TenantId, MetricName, SeriesHash, Time, Scale, BoundsHash
 );
 

@@ -851,7 +851,7 @@ ALTER TABLE logs_raw ADD INDEX IF NOT EXISTS idx_logs_delivery cityHash64(AgentI
 
 ALTER TABLE traces_raw ADD INDEX IF NOT EXISTS idx_traces_delivery cityHash64(AgentId, BatchSequence) TYPE bloom_filter(0.01) GRANULARITY 1;
 
--- 0015_service_map 4d2a974c8038c9cb255aefab4a20a32770ce33b3472f616623aa0f41ae3272c1
+-- 0015_service_map 045cb3260665117f6c45bbdaa8c4431684ddf1951b6d07d15dd3ce652afaef30
 DROP VIEW IF EXISTS service_topology_mv;
 
 CREATE TABLE IF NOT EXISTS service_topology_spans
@@ -873,7 +873,7 @@ CREATE TABLE IF NOT EXISTS service_topology_spans
 )
 ENGINE = AggregatingMergeTree
 PARTITION BY ExpiresOn
-ORDER BY (TenantId, Source, Target, Protocol, SourceKind, TargetKind, Address, SpanKind, Time)
+ORDER BY (TenantId, Time, Source, Target, Protocol, SourceKind, TargetKind, Address, SpanKind)
 TTL ExpiresOn + INTERVAL 1 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
 
@@ -935,52 +935,85 @@ FROM traces_raw
 WHERE AgentId = '' AND SpanKind IN ('Client', 'Server', 'Producer', 'Consumer') AND Source != '' AND Target != ''
 GROUP BY TenantId, Time, Source, SourceKind, Target, TargetKind, Protocol, Address, SpanKind, ExpiresOn;
 
-CREATE VIEW IF NOT EXISTS service_endpoints AS
+CREATE TABLE IF NOT EXISTS service_map_data
+(
+    TenantId   LowCardinality(String),
+    Time       DateTime CODEC(Delta, ZSTD(1)),
+    MetricName LowCardinality(String),
+    SeriesHash UInt64 CODEC(ZSTD(1)),
+    Count      SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    Sum        SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    Max        SimpleAggregateFunction(max, Float64) CODEC(ZSTD(1)),
+    ExpiresOn  Date CODEC(Delta, ZSTD(1))
+)
+ENGINE = AggregatingMergeTree
+PARTITION BY ExpiresOn
+ORDER BY (TenantId, Time, MetricName, SeriesHash)
+TTL ExpiresOn + INTERVAL 1 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, auto_statistics_types = '';
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS service_map_mv TO service_map_data AS
 SELECT
     TenantId,
-    Time,
-    Address,
-    if(length(Services) = 1, Services[1], '') AS ServiceName,
-    if(length(Hosts) = 1, Hosts[1], '') AS HostName
+    toDateTime(Minute) AS Time,
+    MetricName,
+    SeriesHash,
+    Points / length(Minutes) AS Count,
+    Total / length(Minutes) AS Sum,
+    Most AS Max,
+    ExpiresOn
 FROM
 (
     SELECT
         TenantId,
-        p.Time AS Time,
-        s.Address AS Address,
-        groupUniqArrayIf(s.ServiceName, s.ServiceName != '') AS Services,
-        groupUniqArray(s.HostName) AS Hosts
-    FROM
-    (
-        SELECT
-            TenantId,
-            SeriesHash,
-            if(toUnixTimestamp64Nano(r.StartTimeUnix) = 0, r.TimeUnix, r.StartTimeUnix) AS Start,
-            toDateTime(arrayJoin(range(toUnixTimestamp(toStartOfFiveMinutes(toDateTime(Start))), toUnixTimestamp(toDateTime(r.TimeUnix)) + 300, 300))) AS Time
-        FROM metrics_raw AS r
-        WHERE MetricName = 'ollystack.endpoint' AND r.TimeUnix >= r.StartTimeUnix AND (toUnixTimestamp64Nano(r.StartTimeUnix) = 0 OR r.TimeUnix < r.StartTimeUnix + INTERVAL 2 HOUR)
-        GROUP BY TenantId, SeriesHash, Time, Start
-    ) AS p
-    INNER JOIN
-    (
-        SELECT
-            TenantId,
-            SeriesHash,
-            any(d.HostName) AS HostName,
-            any(d.Attributes['service.name']) AS ServiceName,
-            any(d.Attributes['server.address']) AS Host,
-            any(d.Attributes['server.port']) AS Port,
-            multiIf(Port = '', Host, position(Host, ':') > 0, concat('[', Host, ']:', Port), concat(Host, ':', Port)) AS Address
-        FROM metrics_series AS d
-        WHERE MetricName = 'ollystack.endpoint'
-        GROUP BY TenantId, SeriesHash
-    ) AS s ON p.TenantId = s.TenantId AND p.SeriesHash = s.SeriesHash
-    GROUP BY TenantId, Time, Address
-);
+        MetricName,
+        SeriesHash,
+        r.Count AS Points,
+        if(MetricName IN ('ollystack.edge.sent', 'ollystack.edge.received'), Value, ifNull(r.Sum, Value)) AS Total,
+        ifNull(r.Max, Value) AS Most,
+        toDate(ExpiresAt) AS ExpiresOn,
+        arrayMap((until, age) ->
+            arrayMap(since -> multiIf(
+                    MetricName = 'ollystack.endpoint', range(since - since % 300, until + 300, 60),
+                    MetricName = 'ollystack.edge.duration', [since - since % 60],
+                    range(since - since % 60, greatest(until, since - since % 60 + 1), 60)),
+                [until - if(age <= 7200, age, 0)])[1],
+            [toInt64(toUnixTimestamp(TimeUnix))],
+            [toUInt32(toUnixTimestamp(TimeUnix) - toUnixTimestamp(StartTimeUnix))])[1] AS Minutes
+    FROM metrics_raw AS r
+    WHERE MetricName IN ('ollystack.edge.duration', 'ollystack.edge.connections', 'ollystack.edge.sent', 'ollystack.edge.received',
+        'ollystack.edge.round_trip', 'ollystack.endpoint')
+)
+ARRAY JOIN Minutes AS Minute;
+
+CREATE VIEW IF NOT EXISTS service_endpoints AS
+SELECT
+    TenantId,
+    Time,
+    s.Address AS Address,
+    if(uniqExactIf(s.ServiceName, s.ServiceName != '') = 1, max(s.ServiceName), '') AS ServiceName,
+    if(uniqExact(s.HostName) = 1, any(s.HostName), '') AS HostName
+FROM service_map_data AS p
+INNER JOIN
+(
+    SELECT
+        TenantId,
+        SeriesHash,
+        any(d.HostName) AS HostName,
+        any(d.Attributes['service.name']) AS ServiceName,
+        any(d.Attributes['server.address']) AS Host,
+        any(d.Attributes['server.port']) AS Port,
+        multiIf(Port = '', Host, position(Host, ':') > 0, concat('[', Host, ']:', Port), concat(Host, ':', Port)) AS Address
+    FROM metrics_series AS d
+    WHERE MetricName = 'ollystack.endpoint'
+    GROUP BY TenantId, SeriesHash
+) AS s ON p.TenantId = s.TenantId AND p.SeriesHash = s.SeriesHash
+WHERE p.MetricName = 'ollystack.endpoint'
+GROUP BY TenantId, Time, Address;
 
 CREATE OR REPLACE VIEW service_topology AS
 WITH
-    metric_edges AS
+    all_edges AS
     (
         SELECT
             TenantId,
@@ -993,35 +1026,23 @@ WITH
             s.Attributes['ollystack.edge.protocol'] AS Protocol,
             s.Attributes['ollystack.edge.address'] AS Address,
             s.Attributes['span.kind'] = 'server' AS IsServer,
-            p.Calls AS Calls,
-            if(s.Attributes['status.code'] = 'error', p.Calls, 0.) AS Errors,
-            p.DurationSum AS DurationSum,
-            p.DurationMax AS DurationMax,
-            p.Connections AS Connections,
-            p.BytesSent AS BytesSent,
-            p.BytesReceived AS BytesReceived,
-            p.RoundTrip AS RoundTrip
+            arrayMap((name, count, sum, max, failed) -> [
+                    if(name = 'ollystack.edge.duration', count, 0.),
+                    if(name = 'ollystack.edge.duration' AND failed, count, 0.),
+                    if(name = 'ollystack.edge.duration', sum, 0.),
+                    if(name = 'ollystack.edge.connections', max, 0.),
+                    if(name = 'ollystack.edge.sent', sum, 0.),
+                    if(name = 'ollystack.edge.received', sum, 0.),
+                    if(name = 'ollystack.edge.round_trip' AND count > 0, sum / count, 0.),
+                    if(name = 'ollystack.edge.round_trip' AND count > 0, 1., 0.)],
+                [MetricName], [p.PointCount], [p.PointSum], [p.PointMax], [s.Attributes['status.code'] = 'error'])[1] AS Sums,
+            if(MetricName = 'ollystack.edge.duration', p.PointMax, 0.) AS Most
         FROM
         (
-            SELECT
-                TenantId,
-                MetricName,
-                SeriesHash,
-                if(toUnixTimestamp64Nano(r.StartTimeUnix) = 0, r.TimeUnix, r.StartTimeUnix) AS Start,
-                toUnixTimestamp(toStartOfMinute(toDateTime(Start))) AS First,
-                if(MetricName = 'ollystack.edge.duration' OR r.TimeUnix > Start + INTERVAL 2 HOUR, [First],
-                    range(First, greatest(toUnixTimestamp(toDateTime(r.TimeUnix)), First + 1), 60)) AS Minutes,
-                toDateTime(arrayJoin(Minutes)) AS Time,
-                sumIf(toFloat64(r.Count), MetricName = 'ollystack.edge.duration') AS Calls,
-                sumIf(ifNull(r.Sum, 0), MetricName = 'ollystack.edge.duration') AS DurationSum,
-                maxIf(ifNull(r.Max, 0), MetricName = 'ollystack.edge.duration') AS DurationMax,
-                maxIf(ifNull(r.Max, r.Value), MetricName = 'ollystack.edge.connections') AS Connections,
-                sumIf(r.Value / length(Minutes), MetricName = 'ollystack.edge.sent') AS BytesSent,
-                sumIf(r.Value / length(Minutes), MetricName = 'ollystack.edge.received') AS BytesReceived,
-                avgIf(toNullable(ifNull(r.Sum / r.Count, r.Value)), MetricName = 'ollystack.edge.round_trip') AS RoundTrip
-            FROM metrics_raw AS r
-            WHERE MetricName IN ('ollystack.edge.duration', 'ollystack.edge.connections', 'ollystack.edge.sent', 'ollystack.edge.received', 'ollystack.edge.round_trip')
-            GROUP BY TenantId, MetricName, SeriesHash, Time, Start, First, Minutes
+            SELECT TenantId, Time, MetricName, SeriesHash, sum(d.Count) AS PointCount, sum(d.Sum) AS PointSum, max(d.Max) AS PointMax
+            FROM service_map_data AS d
+            WHERE MetricName != 'ollystack.endpoint'
+            GROUP BY TenantId, Time, MetricName, SeriesHash
         ) AS p
         INNER JOIN
         (
@@ -1030,133 +1051,121 @@ WITH
             WHERE MetricName IN ('ollystack.edge.duration', 'ollystack.edge.connections', 'ollystack.edge.sent', 'ollystack.edge.received', 'ollystack.edge.round_trip')
             GROUP BY TenantId, MetricName, SeriesHash
         ) AS s ON p.TenantId = s.TenantId AND p.MetricName = s.MetricName AND p.SeriesHash = s.SeriesHash
-    ),
-    all_edges AS
-    (
-        SELECT * FROM metric_edges
         UNION ALL
         SELECT
             TenantId, Time, '' AS HostName, Source, SourceKind, Target, TargetKind, Protocol, Address, SpanKind = 'Server' AS IsServer,
-            Calls, Errors, DurationSum, DurationMax, 0. AS Connections, 0. AS BytesSent, 0. AS BytesReceived, NULL AS RoundTrip
+            [Calls, Errors, DurationSum] AS Sums, DurationMax AS Most
         FROM service_topology_spans
         UNION ALL
         SELECT
             TenantId, Time, '' AS HostName, Source, 'service' AS SourceKind, Target, toString(d.TargetKind) AS TargetKind, '' AS Protocol, '' AS Address,
-            0 AS IsServer, Calls, Errors, DurationSum, DurationMax, 0. AS Connections, 0. AS BytesSent, 0. AS BytesReceived, NULL AS RoundTrip
+            0 AS IsServer, [Calls, Errors, DurationSum] AS Sums, DurationMax AS Most
         FROM service_topology_data AS d
     ),
-    named AS
+    ends AS
     (
         SELECT
             e.TenantId AS TenantId,
             e.Time AS Time,
-            match(e.Source, '^(127[.]|::1$)') AND e.SourceKind = 'address' AND e.HostName != '' AS FromHere,
-            match(e.Target, '^(127[.]|\\[::1\\])') AND e.TargetKind = 'address' AND e.HostName != '' AS ToHere,
-            multiIf(FromHere, e.HostName, source.ServiceName != '', source.ServiceName, source.HostName != '', source.HostName, e.Source) AS Source,
-            if(e.IsServer, if(SourceKind = 'host', Source, ''), e.HostName) AS SourceHost,
-            multiIf(FromHere, 'host', source.ServiceName != '', 'service', source.HostName != '', 'host', e.SourceKind) AS SourceKind,
-            multiIf(
-                target.ServiceName != '', target.ServiceName,
-                ToHere, replaceRegexpOne(e.Target, '^(127[.][0-9.]+|\\[::1\\])', e.HostName),
-                e.Target) AS Target,
-            if(target.ServiceName != '' AND e.TargetKind = 'address', 'service', e.TargetKind) AS TargetKind,
+            arrayMap((kind, name, host, service_there, host_there) -> multiIf(
+                    host != '' AND kind = 'address' AND match(name, '^(127[.]|::1$)'), ('host', host),
+                    service_there != '', ('service', service_there),
+                    host_there != '', ('host', host_there),
+                    (kind, name)),
+                [e.SourceKind], [e.Source], [e.HostName], [source.ServiceName], [source.HostName])[1] AS From,
+            multiIf(NOT e.IsServer, e.HostName, From.1 = 'host', From.2, '') AS SourceHost,
+            arrayMap((kind, name, host, service_there) -> multiIf(
+                    service_there != '', (if(kind = 'address', 'service', kind), service_there),
+                    host != '' AND kind = 'address' AND match(name, '^(127[.]|\\[::1\\])'),
+                    (kind, replaceRegexpOne(name, '^(127[.][0-9.]+|\\[::1\\])', host)),
+                    (kind, name)),
+                [e.TargetKind], [e.Target], [e.HostName], [target.ServiceName])[1] AS To,
             e.Protocol AS Protocol,
-            e.IsServer AS IsServer,
-            e.Calls AS Calls,
-            e.Errors AS Errors,
-            e.DurationSum AS DurationSum,
-            e.DurationMax AS DurationMax,
-            e.Connections AS Connections,
-            e.BytesSent AS BytesSent,
-            e.BytesReceived AS BytesReceived,
-            e.RoundTrip AS RoundTrip
+            sumForEachIf(e.Sums, NOT e.IsServer) AS Client,
+            maxIf(e.Most, NOT e.IsServer) AS ClientMost,
+            sumForEachIf(e.Sums, e.IsServer) AS Server,
+            maxIf(e.Most, e.IsServer) AS ServerMost
         FROM all_edges AS e
         LEFT JOIN service_endpoints AS target
-            ON e.TenantId = target.TenantId AND toStartOfFiveMinutes(e.Time) = target.Time AND e.Address = target.Address
+            ON e.TenantId = target.TenantId AND e.Time = target.Time AND e.Address = target.Address
         LEFT JOIN service_endpoints AS source
-            ON e.TenantId = source.TenantId AND toStartOfFiveMinutes(e.Time) = source.Time AND if(e.SourceKind = 'address', e.Source, '') = source.Address
+            ON e.TenantId = source.TenantId AND e.Time = source.Time AND if(e.SourceKind = 'address', e.Source, '') = source.Address
+        GROUP BY TenantId, Time, SourceHost, From, To, Protocol
     ),
     by_host AS
     (
         SELECT
             TenantId,
             Time,
-            SourceHost,
-            Source,
-            SourceKind,
-            Target,
-            TargetKind,
             Protocol,
-            sumIf(n.Calls, NOT IsServer) AS ClientCalls,
-            sumIf(n.Errors, NOT IsServer) AS ClientErrors,
-            sumIf(n.DurationSum, NOT IsServer) AS ClientDurationSum,
-            maxIf(n.DurationMax, NOT IsServer) AS ClientDurationMax,
-            sumIf(n.Calls, IsServer) AS OwnCalls,
-            sumIf(n.Errors, IsServer) AS OwnErrors,
-            sumIf(n.DurationSum, IsServer) AS OwnDurationSum,
-            maxIf(n.DurationMax, IsServer) AS OwnDurationMax,
-            sum(n.Connections) AS Connections,
-            sum(n.BytesSent) AS BytesSent,
-            sum(n.BytesReceived) AS BytesReceived,
-            avg(n.RoundTrip) AS RoundTrip,
-            countIf(SourceKind != 'host' AND ClientCalls > 0) OVER same_host AS Callers,
-            sumIf(OwnCalls, SourceKind = 'host') OVER same_host AS HostCalls,
-            sumIf(OwnErrors, SourceKind = 'host') OVER same_host AS HostErrors,
-            sumIf(OwnDurationSum, SourceKind = 'host') OVER same_host AS HostDurationSum,
-            maxIf(OwnDurationMax, SourceKind = 'host') OVER same_host AS HostDurationMax
-        FROM named AS n
-        GROUP BY TenantId, Time, SourceHost, Source, SourceKind, Target, TargetKind, Protocol
-        WINDOW same_host AS (PARTITION BY TenantId, Time, SourceHost, Target, Protocol)
+            arrayMap((ends, callers, host, host_most) ->
+                arrayMap(end -> (end.1, end.2, end.3, end.4, end.5, if(end.3[1] > 0 AND callers = 1, host, []), if(end.3[1] > 0 AND callers = 1, host_most, 0.)),
+                    arrayFilter(end -> end.1.1 != 'host' OR callers = 0 AND Protocol != 'tcp', ends)),
+                [groupArray((n.From, n.To, n.Client, n.ClientMost, (n.Server, n.ServerMost)))],
+                [countIf(n.From.1 != 'host' AND n.Client[1] > 0)],
+                [sumForEachIf(n.Server, n.From.1 = 'host')],
+                [maxIf(n.ServerMost, n.From.1 = 'host')])[1] AS Ends
+        FROM ends AS n
+        GROUP BY TenantId, Time, SourceHost, n.To.2, Protocol
     ),
     edges AS
     (
         SELECT
             TenantId,
             Time,
-            Source,
-            SourceKind,
-            Target,
-            TargetKind,
             Protocol,
-            sum(h.ClientCalls) AS ClientCalls,
-            sum(h.ClientErrors) AS ClientErrors,
-            sum(h.ClientDurationSum) AS ClientDurationSum,
-            max(h.ClientDurationMax) AS ClientDurationMax,
-            sum(h.OwnCalls + if(h.ClientCalls > 0 AND h.Callers = 1, h.HostCalls, 0)) AS ServerCalls,
-            sum(h.OwnErrors + if(h.ClientCalls > 0 AND h.Callers = 1, h.HostErrors, 0)) AS ServerErrors,
-            sum(h.OwnDurationSum + if(h.ClientCalls > 0 AND h.Callers = 1, h.HostDurationSum, 0)) AS ServerDurationSum,
-            max(greatest(h.OwnDurationMax, if(h.ClientCalls > 0 AND h.Callers = 1, h.HostDurationMax, 0))) AS ServerDurationMax,
-            sum(h.Connections) AS Connections,
-            sum(h.BytesSent) AS BytesSent,
-            sum(h.BytesReceived) AS BytesReceived,
-            avg(h.RoundTrip) AS RoundTrip,
-            sum(ClientCalls + ServerCalls) OVER (PARTITION BY TenantId, Time, Source, Target) AS CallsOfPair
-        FROM by_host AS h
-        WHERE SourceKind != 'host' OR (Callers = 0 AND Protocol != 'tcp')
-        GROUP BY TenantId, Time, Source, SourceKind, Target, TargetKind, Protocol
+            End.1 AS From,
+            End.2 AS To,
+            sumForEach(End.3) AS Client,
+            max(End.4) AS ClientMost,
+            sumForEachArray([End.5.1, End.6]) AS Server,
+            max(greatest(End.5.2, End.7)) AS ServerMost
+        FROM by_host
+        ARRAY JOIN Ends AS End
+        GROUP BY TenantId, Time, Protocol, From, To
     )
 SELECT
     TenantId,
     Time,
     Source,
-    SourceKind,
+    Edge.1 AS SourceKind,
     Target,
-    TargetKind,
-    Protocol,
-    if(ClientCalls > 0, ClientCalls, r.ServerCalls) AS Calls,
-    if(ClientCalls > 0, ClientErrors, r.ServerErrors) AS Errors,
-    multiIf(ClientCalls > 0, ClientDurationSum / ClientCalls, r.ServerCalls > 0, ServerDurationSum / r.ServerCalls, 0.) AS DurationAvg,
-    if(ClientCalls > 0, ClientDurationMax, r.ServerDurationMax) AS DurationMax,
-    r.ServerCalls AS ServerCalls,
-    r.ServerErrors AS ServerErrors,
-    if(r.ServerCalls > 0, ServerDurationSum / r.ServerCalls, 0.) AS ServerDurationAvg,
-    r.ServerDurationMax AS ServerDurationMax,
-    Connections,
-    BytesSent,
-    BytesReceived,
-    RoundTrip
-FROM edges AS r
-WHERE Protocol != 'tcp' OR CallsOfPair = 0;
+    Edge.2 AS TargetKind,
+    Edge.3 AS Protocol,
+    Edge.4 AS Calls,
+    Edge.5 AS Errors,
+    Edge.6 AS DurationAvg,
+    Edge.7 AS DurationMax,
+    Edge.8 AS ServerCalls,
+    Edge.9 AS ServerErrors,
+    Edge.10 AS ServerDurationAvg,
+    Edge.11 AS ServerDurationMax,
+    Edge.12 AS Connections,
+    Edge.13 AS BytesSent,
+    Edge.14 AS BytesReceived,
+    Edge.15 AS RoundTrip
+FROM
+(
+    SELECT
+        TenantId,
+        Time,
+        e.From.2 AS Source,
+        e.To.2 AS Target,
+        sum(e.Client[1] + e.Server[1]) AS CallsOfPair,
+        groupArray(arrayMap((source_kind, target_kind, protocol, client, client_most, server, server_most) -> (
+                source_kind, target_kind, protocol,
+                if(client[1] > 0, client[1], server[1]),
+                if(client[1] > 0, client[2], server[2]),
+                multiIf(client[1] > 0, client[3] / client[1], server[1] > 0, server[3] / server[1], 0.),
+                if(client[1] > 0, client_most, server_most),
+                server[1], server[2], if(server[1] > 0, server[3] / server[1], 0.), server_most,
+                client[4] + server[4], client[5] + server[5], client[6] + server[6],
+                if(client[8] + server[8] > 0, toNullable((client[7] + server[7]) / (client[8] + server[8])), NULL)),
+            [e.From.1], [e.To.1], [e.Protocol], [e.Client], [e.ClientMost], [e.Server], [e.ServerMost])[1]) AS Edges
+    FROM edges AS e
+    GROUP BY TenantId, Time, Source, Target
+)
+ARRAY JOIN arrayFilter(edge -> edge.3 != 'tcp' OR CallsOfPair = 0, Edges) AS Edge;
 
 -- 0016_tenant_usage 1e9804623f6976cb07ee1f245df05b825808b6b26796abbb7f6da721aa7282a6
 CREATE TABLE IF NOT EXISTS tenant_usage_data
@@ -1276,34 +1285,28 @@ ALTER TABLE logs_raw ADD INDEX IF NOT EXISTS idx_body_words Body
 
 ALTER TABLE logs_raw MATERIALIZE INDEX IF EXISTS idx_body_words;
 
--- 0018_rollups 4b4e5e43a08f3922fcac1ee221104ea7e07d788ab7b53e24aadd4e6acfc6ecc6
+-- 0018_rollups 868cc1100b4ad05e4787e60934c363a807d90d5a4f1643959ca12886c218c4d2
 CREATE TABLE IF NOT EXISTS metrics_5m_data
 (
     TenantId               LowCardinality(String),
     MetricName             LowCardinality(String),
     SeriesHash             UInt64 CODEC(ZSTD(1)),
     Time                   DateTime CODEC(DoubleDelta, ZSTD(1)),
-    Scale                  Int32 CODEC(T64, ZSTD(1)),
-    BoundsHash             UInt64 CODEC(ZSTD(1)),
     ServiceName            LowCardinality(String),
     MetricType             Enum8('gauge' = 1, 'sum' = 2, 'histogram' = 3, 'exponential_histogram' = 4, 'summary' = 5),
     AggregationTemporality Enum8('unspecified' = 0, 'delta' = 1, 'cumulative' = 2),
     IsMonotonic            Bool,
     Count                  SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1)),
     Sum                    SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
-    Min                    SimpleAggregateFunction(min, Nullable(Float64)) CODEC(ZSTD(1)),
-    Max                    SimpleAggregateFunction(max, Nullable(Float64)) CODEC(ZSTD(1)),
-    Last                   AggregateFunction(argMax, Float64, DateTime64(9)) CODEC(ZSTD(1)),
-    ZeroCount              SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1)),
-    Positive               SimpleAggregateFunction(sumMap, Map(Int32, UInt64)) CODEC(ZSTD(1)),
-    Negative               SimpleAggregateFunction(sumMap, Map(Int32, UInt64)) CODEC(ZSTD(1)),
-    ExplicitBounds         SimpleAggregateFunction(any, Array(Float64)) CODEC(ZSTD(1)),
+    Min                    SimpleAggregateFunction(min, Float64) CODEC(ZSTD(1)),
+    Max                    SimpleAggregateFunction(max, Float64) CODEC(ZSTD(1)),
+    Last                   SimpleAggregateFunction(max, Tuple(DateTime64(9), Float64)) CODEC(ZSTD(1)),
     RetentionDays          SimpleAggregateFunction(max, UInt16) CODEC(T64, ZSTD(1)),
     ExpiresOn              Date CODEC(Delta, ZSTD(1))
 )
 ENGINE = AggregatingMergeTree
 PARTITION BY toMonday(ExpiresOn)
-ORDER BY (TenantId, MetricName, SeriesHash, Time, Scale, BoundsHash)
+ORDER BY (TenantId, MetricName, SeriesHash, Time)
 TTL ExpiresOn + INTERVAL 1 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, auto_statistics_types = '';
 
@@ -1313,22 +1316,69 @@ CREATE TABLE IF NOT EXISTS metrics_1h_data
     MetricName             LowCardinality(String),
     SeriesHash             UInt64 CODEC(ZSTD(1)),
     Time                   DateTime CODEC(DoubleDelta, ZSTD(1)),
-    Scale                  Int32 CODEC(T64, ZSTD(1)),
-    BoundsHash             UInt64 CODEC(ZSTD(1)),
     ServiceName            LowCardinality(String),
     MetricType             Enum8('gauge' = 1, 'sum' = 2, 'histogram' = 3, 'exponential_histogram' = 4, 'summary' = 5),
     AggregationTemporality Enum8('unspecified' = 0, 'delta' = 1, 'cumulative' = 2),
     IsMonotonic            Bool,
     Count                  SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1)),
     Sum                    SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
-    Min                    SimpleAggregateFunction(min, Nullable(Float64)) CODEC(ZSTD(1)),
-    Max                    SimpleAggregateFunction(max, Nullable(Float64)) CODEC(ZSTD(1)),
-    Last                   AggregateFunction(argMax, Float64, DateTime64(9)) CODEC(ZSTD(1)),
-    ZeroCount              SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1)),
-    Positive               SimpleAggregateFunction(sumMap, Map(Int32, UInt64)) CODEC(ZSTD(1)),
-    Negative               SimpleAggregateFunction(sumMap, Map(Int32, UInt64)) CODEC(ZSTD(1)),
-    ExplicitBounds         SimpleAggregateFunction(any, Array(Float64)) CODEC(ZSTD(1)),
+    Min                    SimpleAggregateFunction(min, Float64) CODEC(ZSTD(1)),
+    Max                    SimpleAggregateFunction(max, Float64) CODEC(ZSTD(1)),
+    Last                   SimpleAggregateFunction(max, Tuple(DateTime64(9), Float64)) CODEC(ZSTD(1)),
     ExpiresOn              Date CODEC(Delta, ZSTD(1))
+)
+ENGINE = AggregatingMergeTree
+PARTITION BY toStartOfMonth(ExpiresOn)
+ORDER BY (TenantId, MetricName, SeriesHash, Time)
+TTL ExpiresOn + INTERVAL 1 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, auto_statistics_types = '';
+
+CREATE TABLE IF NOT EXISTS metrics_5m_histograms
+(
+    TenantId       LowCardinality(String),
+    MetricName     LowCardinality(String),
+    SeriesHash     UInt64 CODEC(ZSTD(1)),
+    Time           DateTime CODEC(DoubleDelta, ZSTD(1)),
+    Scale          Int32 CODEC(T64, ZSTD(1)),
+    BoundsHash     UInt64 CODEC(ZSTD(1)),
+    ServiceName    LowCardinality(String),
+    MetricType     Enum8('gauge' = 1, 'sum' = 2, 'histogram' = 3, 'exponential_histogram' = 4, 'summary' = 5),
+    Count          SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1)),
+    Sum            SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    Min            SimpleAggregateFunction(min, Nullable(Float64)) CODEC(ZSTD(1)),
+    Max            SimpleAggregateFunction(max, Nullable(Float64)) CODEC(ZSTD(1)),
+    ZeroCount      SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1)),
+    Positive       SimpleAggregateFunction(sumMap, Map(Int32, UInt64)) CODEC(ZSTD(1)),
+    Negative       SimpleAggregateFunction(sumMap, Map(Int32, UInt64)) CODEC(ZSTD(1)),
+    ExplicitBounds SimpleAggregateFunction(any, Array(Float64)) CODEC(ZSTD(1)),
+    RetentionDays  SimpleAggregateFunction(max, UInt16) CODEC(T64, ZSTD(1)),
+    ExpiresOn      Date CODEC(Delta, ZSTD(1))
+)
+ENGINE = AggregatingMergeTree
+PARTITION BY toMonday(ExpiresOn)
+ORDER BY (TenantId, MetricName, SeriesHash, Time, Scale, BoundsHash)
+TTL ExpiresOn + INTERVAL 1 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, auto_statistics_types = '';
+
+CREATE TABLE IF NOT EXISTS metrics_1h_histograms
+(
+    TenantId       LowCardinality(String),
+    MetricName     LowCardinality(String),
+    SeriesHash     UInt64 CODEC(ZSTD(1)),
+    Time           DateTime CODEC(DoubleDelta, ZSTD(1)),
+    Scale          Int32 CODEC(T64, ZSTD(1)),
+    BoundsHash     UInt64 CODEC(ZSTD(1)),
+    ServiceName    LowCardinality(String),
+    MetricType     Enum8('gauge' = 1, 'sum' = 2, 'histogram' = 3, 'exponential_histogram' = 4, 'summary' = 5),
+    Count          SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1)),
+    Sum            SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    Min            SimpleAggregateFunction(min, Nullable(Float64)) CODEC(ZSTD(1)),
+    Max            SimpleAggregateFunction(max, Nullable(Float64)) CODEC(ZSTD(1)),
+    ZeroCount      SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1)),
+    Positive       SimpleAggregateFunction(sumMap, Map(Int32, UInt64)) CODEC(ZSTD(1)),
+    Negative       SimpleAggregateFunction(sumMap, Map(Int32, UInt64)) CODEC(ZSTD(1)),
+    ExplicitBounds SimpleAggregateFunction(any, Array(Float64)) CODEC(ZSTD(1)),
+    ExpiresOn      Date CODEC(Delta, ZSTD(1))
 )
 ENGINE = AggregatingMergeTree
 PARTITION BY toStartOfMonth(ExpiresOn)
@@ -1338,128 +1388,63 @@ SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, a
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS metrics_1h_numbers_mv TO metrics_1h_data AS
 SELECT
-    TenantId,
-    MetricName,
-    SeriesHash,
-    toStartOfHour(d.Time) AS Time,
-    any(d.ServiceName) AS ServiceName,
-    any(d.MetricType) AS MetricType,
-    any(d.AggregationTemporality) AS AggregationTemporality,
-    any(d.IsMonotonic) AS IsMonotonic,
-    sum(d.Count) AS Count,
-    sum(d.Sum) AS Sum,
-    min(d.Min) AS Min,
-    max(d.Max) AS Max,
-    argMaxMergeState(d.Last) AS Last,
-    toDate(toUInt16(least(65535, toUInt32(toUInt16(max(d.ExpiresOn))) + 10 * max(RetentionDays)))) AS ExpiresOn
-FROM metrics_5m_data AS d
-WHERE d.MetricType IN ('gauge', 'sum')
-GROUP BY TenantId, MetricName, SeriesHash, Time;
+    TenantId, MetricName, SeriesHash, toStartOfHour(d.Time) AS Time, ServiceName, MetricType, AggregationTemporality, IsMonotonic,
+    Count, Sum, Min, Max, Last,
+    toDate(toUInt16(least(65535, toUInt32(toUInt16(d.ExpiresOn)) + 10 * RetentionDays))) AS ExpiresOn
+FROM metrics_5m_data AS d;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS metrics_1h_histograms_mv TO metrics_1h_data AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS metrics_1h_histograms_mv TO metrics_1h_histograms AS
 SELECT
-    TenantId,
-    MetricName,
-    SeriesHash,
-    toStartOfHour(d.Time) AS Time,
-    Scale,
-    BoundsHash,
-    any(d.ServiceName) AS ServiceName,
-    any(d.MetricType) AS MetricType,
-    any(d.AggregationTemporality) AS AggregationTemporality,
-    sum(d.Count) AS Count,
-    sum(d.Sum) AS Sum,
-    min(d.Min) AS Min,
-    max(d.Max) AS Max,
-    sum(d.ZeroCount) AS ZeroCount,
-    sumMap(d.Positive) AS Positive,
-    sumMap(d.Negative) AS Negative,
-    any(d.ExplicitBounds) AS ExplicitBounds,
-    toDate(toUInt16(least(65535, toUInt32(toUInt16(max(d.ExpiresOn))) + 10 * max(RetentionDays)))) AS ExpiresOn
-FROM metrics_5m_data AS d
-WHERE d.MetricType IN ('histogram', 'exponential_histogram')
-GROUP BY TenantId, MetricName, SeriesHash, Time, Scale, BoundsHash;
+    TenantId, MetricName, SeriesHash, toStartOfHour(d.Time) AS Time, Scale, BoundsHash, ServiceName, MetricType,
+    Count, Sum, Min, Max, ZeroCount, Positive, Negative, ExplicitBounds,
+    toDate(toUInt16(least(65535, toUInt32(toUInt16(d.ExpiresOn)) + 10 * RetentionDays))) AS ExpiresOn
+FROM metrics_5m_histograms AS d;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS metrics_5m_numbers_mv TO metrics_5m_data AS
-WITH
-    if(IsRun, toUInt64(greatest(Span, Since) - Since), 0) AS Begun,
-    if(IsRun, toUInt64(least(Span + 300, Until) - Since), 1) AS Done,
-    if(IsRun, toUInt64(Until - Since), 1) AS Whole,
-    toUInt64(intDiv(toUInt128(Points) * Done, Whole) - intDiv(toUInt128(Points) * Begun, Whole)) AS Share
 SELECT
-    TenantId,
-    MetricName,
-    SeriesHash,
-    toDateTime(Span) AS Time,
-    any(r.ServiceName) AS ServiceName,
-    any(r.MetricType) AS MetricType,
-    any(r.AggregationTemporality) AS AggregationTemporality,
-    any(r.IsMonotonic) AS IsMonotonic,
-    sum(Share) AS Count,
-    sum(multiIf(NOT IsRun, Total, IsIncrease, Total * (Done - Begun) / Whole, Total / Points * Share)) AS Sum,
-    min(Least) AS Min,
-    max(Most) AS Max,
-    argMaxState(Value, TimeUnix) AS Last,
-    max(Days) AS RetentionDays,
-    toDate(toUInt16(least(65535, max(toUInt32(toUInt16(toDate(IngestedAt))) + 3 * Days)))) AS ExpiresOn
-FROM
-(
-    SELECT
-        *,
-        Since - Since % 300 AS First,
-        AgentId != '' AND Until > First + 300 AND CanRun AS IsRun,
-        arrayJoin(if(IsRun, range(toUInt32(First), Until, 300), [toUInt32(First)])) AS Span
-    FROM
-    (
-        SELECT
-            TenantId, MetricName, SeriesHash, ServiceName, MetricType, AggregationTemporality, IsMonotonic, AgentId, TimeUnix, IngestedAt, Value,
-            toUInt32(greatest(0, intDiv(toUnixTimestamp64Nano(StartTimeUnix), 1000000000))) AS Start,
-            toUInt32(greatest(0, intDiv(toUnixTimestamp64Nano(TimeUnix), 1000000000))) AS Until,
-            AggregationTemporality = 'cumulative' AND IsMonotonic AS IsCourse,
-            MetricType = 'sum' AND AggregationTemporality = 'delta' AS IsIncrease,
-            toUInt32(if(Start = 0 OR Start > Until OR Until > Start + 7200 OR IsCourse OR AgentId = '' AND NOT IsIncrease, Until, Start)) AS Since,
-            IsIncrease OR NOT IsCourse AND Count > 1 AND r.Min = r.Max AS CanRun,
-            Count AS Points,
-            if(IsIncrease, Value, ifNull(r.Sum, 0)) AS Total,
-            ifNull(r.Min, Value) AS Least,
-            ifNull(r.Max, Value) AS Most,
-            toUInt16(least(65535, greatest(0, intDiv(toInt64(ExpiresAt) - toInt64(IngestedAt) + 86399, 86400)))) AS Days
-        FROM metrics_raw AS r
-        WHERE MetricType IN ('gauge', 'sum') AND bitAnd(Flags, 1) = 0
-    )
-) AS r
-GROUP BY TenantId, MetricName, SeriesHash, Time;
-
-CREATE MATERIALIZED VIEW IF NOT EXISTS metrics_5m_histograms_mv TO metrics_5m_data AS
-WITH
-    toInt64(ExpiresAt) - toInt64(IngestedAt) AS Retention,
-    toUInt16(least(65535, greatest(0, intDiv(Retention + 86399, 86400)))) AS Days,
-    toUnixTimestamp64Nano(StartTimeUnix) > 0 AND TimeUnix >= StartTimeUnix AND TimeUnix <= StartTimeUnix + INTERVAL 2 HOUR AS IsBegun,
-    (counts, first) -> CAST(arrayFilter(bucket -> bucket.2 > 0,
-        arrayMap((count, number) -> (first + toInt32(number), count), counts, arrayEnumerate(counts))), 'Map(Int32, UInt64)') AS buckets
-SELECT
-    TenantId,
-    MetricName,
-    SeriesHash,
-    toStartOfFiveMinutes(toDateTime(if(IsBegun, StartTimeUnix, TimeUnix))) AS Time,
-    r.Scale AS Scale,
-    if(empty(r.ExplicitBounds), 0, cityHash64(r.ExplicitBounds)) AS BoundsHash,
-    any(r.ServiceName) AS ServiceName,
-    any(r.MetricType) AS MetricType,
-    any(r.AggregationTemporality) AS AggregationTemporality,
-    sum(r.Count) AS Count,
-    sum(ifNull(r.Sum, 0)) AS Sum,
-    min(r.Min) AS Min,
-    max(r.Max) AS Max,
-    sum(r.ZeroCount) AS ZeroCount,
-    sumMap(if(r.MetricType = 'histogram', buckets(BucketCounts, 0), buckets(PositiveBucketCounts, PositiveOffset - 1))) AS Positive,
-    sumMap(buckets(NegativeBucketCounts, NegativeOffset - 1)) AS Negative,
-    any(r.ExplicitBounds) AS ExplicitBounds,
-    max(Days) AS RetentionDays,
-    toDate(toUInt16(least(65535, max(toUInt32(toUInt16(toDate(IngestedAt))) + 3 * Days)))) AS ExpiresOn
+    TenantId, MetricName, SeriesHash, toDateTime(Part.1) AS Time, ServiceName, MetricType, AggregationTemporality, IsMonotonic,
+    intDiv(r.Count * Part.3, Part.4) - intDiv(r.Count * Part.2, Part.4) AS Count,
+    if(MetricType = 'sum' AND AggregationTemporality = 'delta', Value * (Part.3 - Part.2) / Part.4,
+        if(Part.4 = 1, ifNull(r.Sum, 0), Value * Count)) AS Sum,
+    ifNull(r.Min, Value) AS Min,
+    ifNull(r.Max, Value) AS Max,
+    (TimeUnix, Value) AS Last,
+    toUInt16(intDiv(greatest(0, toInt64(ExpiresAt) - toInt64(IngestedAt)) + 86399, 86400)) AS RetentionDays,
+    toDate(toUInt16(least(65535, toUInt32(toUInt16(toDate(IngestedAt))) + 3 * RetentionDays))) AS ExpiresOn
 FROM metrics_raw AS r
-WHERE r.MetricType IN ('histogram', 'exponential_histogram') AND r.AggregationTemporality != 'cumulative' AND bitAnd(Flags, 1) = 0
-GROUP BY TenantId, MetricName, SeriesHash, Time, Scale, BoundsHash;
+ARRAY JOIN
+    arrayMap((until, age, is_increase, is_window) ->
+        arrayMap((since, length) ->
+            arrayMap(span -> (300 * span, greatest(300 * span, since) - since, least(300 * span + 300, since + length) - since, length),
+                range(intDiv(since, 300), intDiv(since + length - 1, 300) + 1)),
+            [until - if(age <= 7200 AND (is_increase OR is_window), age, 0)],
+            [if(age BETWEEN 1 AND 7200 AND is_window AND (is_increase OR r.Count > 1 AND r.Min = r.Max), age, 1)])[1],
+        [toUnixTimestamp(TimeUnix)],
+        [toUInt32(toUnixTimestamp(TimeUnix) - toUnixTimestamp(StartTimeUnix))],
+        [MetricType = 'sum' AND AggregationTemporality = 'delta'],
+        [AgentId != '' AND NOT (AggregationTemporality = 'cumulative' AND IsMonotonic)])[1] AS Part
+WHERE MetricType IN ('gauge', 'sum') AND bitAnd(Flags, 1) = 0;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS metrics_5m_histograms_mv TO metrics_5m_histograms AS
+SELECT
+    TenantId, MetricName, SeriesHash,
+    toStartOfFiveMinutes(toDateTime(if(StartTimeUnix > toDateTime64(0, 9) AND TimeUnix >= StartTimeUnix AND TimeUnix <= StartTimeUnix + INTERVAL 2 HOUR,
+        StartTimeUnix, TimeUnix))) AS Time,
+    Scale,
+    if(empty(r.ExplicitBounds), 0, cityHash64(r.ExplicitBounds)) AS BoundsHash,
+    ServiceName, MetricType, Count,
+    ifNull(r.Sum, 0) AS Sum,
+    Min, Max, ZeroCount,
+    mapFilter((bucket, count) -> count > 0, mapFromArrays(
+        range(PositiveOffset + (MetricType = 'histogram'), PositiveOffset + (MetricType = 'histogram') + length(BucketCounts) + length(PositiveBucketCounts)),
+        arrayConcat(BucketCounts, PositiveBucketCounts))) AS Positive,
+    mapFilter((bucket, count) -> count > 0,
+        mapFromArrays(range(NegativeOffset, NegativeOffset + length(NegativeBucketCounts)), NegativeBucketCounts)) AS Negative,
+    ExplicitBounds,
+    toUInt16(intDiv(greatest(0, toInt64(ExpiresAt) - toInt64(IngestedAt)) + 86399, 86400)) AS RetentionDays,
+    toDate(toUInt16(least(65535, toUInt32(toUInt16(toDate(IngestedAt))) + 3 * RetentionDays))) AS ExpiresOn
+FROM metrics_raw AS r
+WHERE MetricType IN ('histogram', 'exponential_histogram') AND AggregationTemporality != 'cumulative' AND bitAnd(Flags, 1) = 0;
 
 CREATE VIEW IF NOT EXISTS metrics_5m AS
 WITH
@@ -1491,15 +1476,34 @@ FROM
         any(d.IsMonotonic) AS IsMonotonic,
         sum(d.Count) AS Count,
         sum(d.Sum) AS Sum,
+        toNullable(min(d.Min)) AS Min,
+        toNullable(max(d.Max)) AS Max,
+        max(d.Last).2 AS Last,
+        toInt32(0) AS Scale,
+        toUInt64(0) AS ZeroCount,
+        CAST(map(), 'Map(Int32, UInt64)') AS Positive,
+        CAST(map(), 'Map(Int32, UInt64)') AS Negative,
+        CAST([], 'Array(Float64)') AS ExplicitBounds
+    FROM metrics_5m_data AS d
+    GROUP BY TenantId, MetricName, SeriesHash, Time
+    UNION ALL
+    SELECT
+        TenantId, MetricName, SeriesHash, Time,
+        any(d.ServiceName) AS ServiceName,
+        any(d.MetricType) AS MetricType,
+        CAST('delta', 'Enum8(\'unspecified\' = 0, \'delta\' = 1, \'cumulative\' = 2)') AS AggregationTemporality,
+        false AS IsMonotonic,
+        sum(d.Count) AS Count,
+        sum(d.Sum) AS Sum,
         min(d.Min) AS Min,
         max(d.Max) AS Max,
-        argMaxMerge(d.Last) AS Last,
+        0. AS Last,
         Scale,
         sum(d.ZeroCount) AS ZeroCount,
         sumMap(d.Positive) AS Positive,
         sumMap(d.Negative) AS Negative,
         any(d.ExplicitBounds) AS ExplicitBounds
-    FROM metrics_5m_data AS d
+    FROM metrics_5m_histograms AS d
     GROUP BY TenantId, MetricName, SeriesHash, Time, Scale, BoundsHash
 );
 
@@ -1533,15 +1537,34 @@ FROM
         any(d.IsMonotonic) AS IsMonotonic,
         sum(d.Count) AS Count,
         sum(d.Sum) AS Sum,
+        toNullable(min(d.Min)) AS Min,
+        toNullable(max(d.Max)) AS Max,
+        max(d.Last).2 AS Last,
+        toInt32(0) AS Scale,
+        toUInt64(0) AS ZeroCount,
+        CAST(map(), 'Map(Int32, UInt64)') AS Positive,
+        CAST(map(), 'Map(Int32, UInt64)') AS Negative,
+        CAST([], 'Array(Float64)') AS ExplicitBounds
+    FROM metrics_1h_data AS d
+    GROUP BY TenantId, MetricName, SeriesHash, Time
+    UNION ALL
+    SELECT
+        TenantId, MetricName, SeriesHash, Time,
+        any(d.ServiceName) AS ServiceName,
+        any(d.MetricType) AS MetricType,
+        CAST('delta', 'Enum8(\'unspecified\' = 0, \'delta\' = 1, \'cumulative\' = 2)') AS AggregationTemporality,
+        false AS IsMonotonic,
+        sum(d.Count) AS Count,
+        sum(d.Sum) AS Sum,
         min(d.Min) AS Min,
         max(d.Max) AS Max,
-        argMaxMerge(d.Last) AS Last,
+        0. AS Last,
         Scale,
         sum(d.ZeroCount) AS ZeroCount,
         sumMap(d.Positive) AS Positive,
         sumMap(d.Negative) AS Negative,
         any(d.ExplicitBounds) AS ExplicitBounds
-    FROM metrics_1h_data AS d
+    FROM metrics_1h_histograms AS d
     GROUP BY TenantId, MetricName, SeriesHash, Time, Scale, BoundsHash
 );
 
@@ -1598,4 +1621,247 @@ SELECT
     ServiceName, MetricName, MetricDescription, MetricUnit, Attributes, StartTimeUnix, TimeUnix,
     Count, Sum, ValueAtQuantiles.Quantile, ValueAtQuantiles.Value, Flags
 FROM metrics WHERE MetricType = 'summary';
+
+-- 0020_by_time 9bc8d11447984514342632c6a43d13500a87b7759d4dba6a3d4d69882374e697
+CREATE TABLE IF NOT EXISTS service_metrics_1m_by_time
+(
+    TenantId    LowCardinality(String),
+    Time        DateTime CODEC(Delta, ZSTD(1)),
+    ServiceName LowCardinality(String),
+    SpanName    LowCardinality(String),
+    SpanKind    LowCardinality(String),
+    Origin      Enum8('agent' = 1, 'spans' = 2),
+    Scale       Int32 CODEC(T64, ZSTD(1)),
+    Requests    SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    Errors      SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    DurationSum SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    DurationMin SimpleAggregateFunction(min, Nullable(Float64)) CODEC(ZSTD(1)),
+    DurationMax SimpleAggregateFunction(max, Nullable(Float64)) CODEC(ZSTD(1)),
+    ZeroCount   SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    Buckets     SimpleAggregateFunction(sumMap, Map(Int32, Float64)) CODEC(ZSTD(1)),
+    ExpiresOn   Date CODEC(Delta, ZSTD(1)),
+    INDEX idx_time Time TYPE minmax GRANULARITY 1
+)
+ENGINE = AggregatingMergeTree
+PARTITION BY ExpiresOn
+ORDER BY (TenantId, toStartOfHour(Time), ServiceName, SpanName, SpanKind, Time, Origin, Scale)
+TTL ExpiresOn + INTERVAL 1 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, auto_statistics_types = '';
+
+DROP VIEW IF EXISTS service_metrics_1m_agent_mv;
+
+DROP VIEW IF EXISTS service_metrics_1m_spans_mv;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS service_metrics_1m_agent_by_time_mv TO service_metrics_1m_by_time AS
+SELECT
+    TenantId,
+    toStartOfMinute(if(toUnixTimestamp64Nano(StartTimeUnix) = 0, TimeUnix, StartTimeUnix)) AS Time,
+    ServiceName,
+    SpanName,
+    initcap(r.SpanKind) AS SpanKind,
+    'agent' AS Origin,
+    Scale,
+    toFloat64(r.Count) AS Requests,
+    if(StatusCode = 'error', toFloat64(r.Count), 0.) AS Errors,
+    ifNull(r.Sum, 0) AS DurationSum,
+    r.Min AS DurationMin,
+    r.Max AS DurationMax,
+    toFloat64(r.ZeroCount) AS ZeroCount,
+    CAST(mapFilter((bucket, count) -> count > 0,
+        mapFromArrays(range(PositiveOffset, PositiveOffset + length(PositiveBucketCounts)), PositiveBucketCounts)), 'Map(Int32, Float64)') AS Buckets,
+    toDate(ExpiresAt) AS ExpiresOn
+FROM metrics_raw AS r
+WHERE MetricName = 'ollystack.span.duration' AND MetricType = 'exponential_histogram';
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS service_metrics_1m_spans_by_time_mv TO service_metrics_1m_by_time AS
+WITH Duration / 1e9 AS Seconds
+SELECT
+    TenantId,
+    toStartOfMinute(Timestamp) AS Time,
+    ServiceName,
+    SpanName,
+    SpanKind,
+    'spans' AS Origin,
+    6 AS Scale,
+    sum(SampleWeight) AS Requests,
+    sumIf(SampleWeight, StatusCode = 'Error') AS Errors,
+    sum(Seconds * SampleWeight) AS DurationSum,
+    min(toNullable(Seconds)) AS DurationMin,
+    max(toNullable(Seconds)) AS DurationMax,
+    sumIf(SampleWeight, Duration = 0) AS ZeroCount,
+    sumMap(if(Duration = 0, CAST([], 'Map(Int32, Float64)'),
+        CAST([(toInt32(ceil(log2(Seconds) * 64)) - 1, SampleWeight)], 'Map(Int32, Float64)'))) AS Buckets,
+    toDate(ExpiresAt) AS ExpiresOn
+FROM traces_raw
+WHERE AgentId = ''
+GROUP BY TenantId, Time, ServiceName, SpanName, SpanKind, ExpiresOn;
+
+CREATE OR REPLACE VIEW service_metrics_1m AS
+WITH
+    mapKeys(Buckets) AS Keys,
+    arrayCumSum(mapValues(Buckets)) AS Below,
+    ZeroCount + if(empty(Below), 0, Below[-1]) AS Total,
+    quantile -> if(Total = 0 OR quantile * Total <= ZeroCount OR empty(Keys), 0.,
+        least(ifNull(DurationMax, inf), greatest(ifNull(DurationMin, 0.), exp2(
+            (Keys[greatest(1, arrayFirstIndex(b -> ZeroCount + b >= quantile * Total * (1 - 1e-12), Below))] + 0.5) / exp2(Scale))))) AS at
+SELECT
+    TenantId,
+    Time,
+    ServiceName,
+    SpanName,
+    SpanKind,
+    Requests,
+    Errors,
+    if(Requests > 0, Errors / Requests, 0.) AS ErrorRate,
+    if(Requests > 0, DurationSum / Requests, 0.) AS DurationAvg,
+    DurationMin,
+    DurationMax,
+    at(0.5) AS DurationP50,
+    at(0.95) AS DurationP95,
+    at(0.99) AS DurationP99,
+    DurationSum,
+    Scale,
+    ZeroCount,
+    Buckets
+FROM
+(
+    SELECT
+        TenantId,
+        Time,
+        ServiceName,
+        SpanName,
+        SpanKind,
+        Scale,
+        sum(d.Requests) AS Requests,
+        sum(d.Errors) AS Errors,
+        sum(d.DurationSum) AS DurationSum,
+        min(d.DurationMin) AS DurationMin,
+        max(d.DurationMax) AS DurationMax,
+        sum(d.ZeroCount) AS ZeroCount,
+        sumMap(d.Buckets) AS Buckets
+    FROM
+    (
+        SELECT * FROM service_metrics_1m_by_time
+        UNION ALL
+        SELECT * FROM service_metrics_1m_data
+    ) AS d
+    GROUP BY TenantId, Time, ServiceName, SpanName, SpanKind, Scale
+);
+
+CREATE TABLE IF NOT EXISTS log_templates
+(
+    TenantId  LowCardinality(String),
+    PatternId String CODEC(ZSTD(1)),
+    Template  AggregateFunction(argMax, String, UInt64) CODEC(ZSTD(1)),
+    ExpiresOn Date CODEC(Delta, ZSTD(1))
+)
+ENGINE = AggregatingMergeTree
+PARTITION BY ExpiresOn
+ORDER BY (TenantId, PatternId)
+TTL ExpiresOn + INTERVAL 1 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, auto_statistics_types = '';
+
+CREATE TABLE IF NOT EXISTS log_patterns_1h_data
+(
+    TenantId       LowCardinality(String),
+    Time           DateTime CODEC(Delta, ZSTD(1)),
+    ServiceName    LowCardinality(String),
+    SeverityNumber UInt8,
+    PatternId      String CODEC(ZSTD(1)),
+    Lines          SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1)),
+    FirstSeen      SimpleAggregateFunction(min, DateTime64(9)) CODEC(Delta, ZSTD(1)),
+    LastSeen       SimpleAggregateFunction(max, DateTime64(9)) CODEC(Delta, ZSTD(1)),
+    ExpiresOn      Date CODEC(Delta, ZSTD(1))
+)
+ENGINE = AggregatingMergeTree
+PARTITION BY ExpiresOn
+ORDER BY (TenantId, Time, ServiceName, SeverityNumber, PatternId)
+TTL ExpiresOn + INTERVAL 1 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, auto_statistics_types = '';
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS log_templates_mv TO log_templates AS
+SELECT
+    TenantId,
+    LogAttributes['ollystack.log.pattern.id'] AS PatternId,
+    argMaxState(substringUTF8(Body, 1, 1024), LineCount) AS Template,
+    toDate(ExpiresAt) AS ExpiresOn
+FROM logs_raw
+WHERE PatternId != ''
+GROUP BY TenantId, PatternId, ExpiresOn;
+
+INSERT INTO log_templates
+SELECT TenantId, PatternId, argMaxMergeState(d.Template) AS Template, ExpiresOn FROM log_patterns_data AS d GROUP BY TenantId, PatternId, ExpiresOn;
+
+DROP VIEW IF EXISTS log_patterns_mv;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS log_patterns_1h_mv TO log_patterns_1h_data AS
+SELECT TenantId, toStartOfHour(d.Time) AS Time, ServiceName, SeverityNumber, PatternId, Lines, FirstSeen, LastSeen, ExpiresOn
+FROM log_patterns_data AS d;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS log_patterns_lines_mv TO log_patterns_data AS
+SELECT
+    TenantId,
+    toStartOfMinute(Timestamp) AS Time,
+    ServiceName,
+    SeverityNumber,
+    LogAttributes['ollystack.log.pattern.id'] AS PatternId,
+    sum(LineCount) AS Lines,
+    min(Timestamp) AS FirstSeen,
+    max(greatest(Timestamp, fromUnixTimestamp64Nano(toInt64OrZero(LogAttributes['ollystack.log.last_time'])))) AS LastSeen,
+    toDate(ExpiresAt) AS ExpiresOn
+FROM logs_raw
+WHERE PatternId != ''
+GROUP BY TenantId, Time, ServiceName, SeverityNumber, PatternId, ExpiresOn;
+
+CREATE OR REPLACE VIEW log_patterns AS
+SELECT
+    p.TenantId AS TenantId,
+    p.Time AS Time,
+    p.ServiceName AS ServiceName,
+    p.SeverityNumber AS SeverityNumber,
+    p.PatternId AS PatternId,
+    t.Template AS Template,
+    p.Lines AS Lines,
+    p.FirstSeen AS FirstSeen,
+    p.LastSeen AS LastSeen
+FROM
+(
+    SELECT
+        TenantId, Time, ServiceName, SeverityNumber, PatternId,
+        sum(d.Lines) AS Lines,
+        min(d.FirstSeen) AS FirstSeen,
+        max(d.LastSeen) AS LastSeen
+    FROM log_patterns_data AS d
+    GROUP BY TenantId, Time, ServiceName, SeverityNumber, PatternId
+) AS p
+ANY LEFT JOIN
+(
+    SELECT TenantId, PatternId, argMaxMerge(d.Template) AS Template FROM log_templates AS d GROUP BY TenantId, PatternId
+) AS t ON p.TenantId = t.TenantId AND p.PatternId = t.PatternId;
+
+CREATE VIEW IF NOT EXISTS log_patterns_1h AS
+SELECT
+    p.TenantId AS TenantId,
+    p.Time AS Time,
+    p.ServiceName AS ServiceName,
+    p.SeverityNumber AS SeverityNumber,
+    p.PatternId AS PatternId,
+    t.Template AS Template,
+    p.Lines AS Lines,
+    p.FirstSeen AS FirstSeen,
+    p.LastSeen AS LastSeen
+FROM
+(
+    SELECT
+        TenantId, Time, ServiceName, SeverityNumber, PatternId,
+        sum(d.Lines) AS Lines,
+        min(d.FirstSeen) AS FirstSeen,
+        max(d.LastSeen) AS LastSeen
+    FROM log_patterns_1h_data AS d
+    GROUP BY TenantId, Time, ServiceName, SeverityNumber, PatternId
+) AS p
+ANY LEFT JOIN
+(
+    SELECT TenantId, PatternId, argMaxMerge(d.Template) AS Template FROM log_templates AS d GROUP BY TenantId, PatternId
+) AS t ON p.TenantId = t.TenantId AND p.PatternId = t.PatternId;
 

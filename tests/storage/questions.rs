@@ -75,7 +75,7 @@ pub(crate) const QUESTIONS: &[Question] = &[
     Question {
         name: "top patterns of log lines, last 24 hours",
         figure: "patterns",
-        sql: "SELECT PatternId, argMax(Template, Lines), sum(Lines) AS n FROM log_patterns WHERE TenantId = 'bench' \
+        sql: "SELECT PatternId, argMax(Template, Lines), sum(Lines) AS n FROM log_patterns_1h WHERE TenantId = 'bench' \
               AND Time >= now() - INTERVAL 24 HOUR GROUP BY PatternId ORDER BY n DESC LIMIT 20",
     },
     Question {

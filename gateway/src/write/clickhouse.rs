@@ -166,6 +166,8 @@ impl ClickHouse {
             .with_setting("insert_deduplication_token", &block.head.token)
             .with_setting("insert_deduplicate", "1")
             .with_setting("deduplicate_blocks_in_dependent_materialized_views", "1")
+            // Rows of a block hardly ever fold into one another; what does is merged later.
+            .with_setting("optimize_on_insert", "0")
             .with_setting("max_insert_block_size", block.head.count.max(BLOCK_ROWS_MAX).to_string())
             .with_setting("async_insert", "0")
             // The answer comes after the insert and says how it went.

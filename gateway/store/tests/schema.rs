@@ -199,6 +199,11 @@ async fn the_patterns_of_log_lines_count_folded_and_whole_lines_and_show_what_mo
             ("00000000000000bb".into(), "ready".into(), 1, first, first),
         ]
     );
+    let by_hour = top.replace("log_patterns", "log_patterns_1h");
+    assert_eq!(
+        all::<(String, String, u64, i64, i64)>(&client, &by_hour).await,
+        all::<(String, String, u64, i64, i64)>(&client, top).await
+    );
     let whole = "SELECT Body FROM logs_raw WHERE PatternId = '00000000000000aa' AND LineCount = 1";
     assert_eq!(all::<String>(&client, whole).await, ["order 7 paid"]);
 }
@@ -264,6 +269,7 @@ async fn a_retried_block_counts_once_in_the_table_and_in_every_view() {
         severity_number: 17,
         body: "x".into(),
         line_count: 1,
+        log_attributes: attributes(&[(LOG_PATTERN_ID, "p")]),
         agent_id: "a".into(),
         batch_sequence: 9,
         ingested_at: now(),
@@ -273,14 +279,19 @@ async fn a_retried_block_counts_once_in_the_table_and_in_every_view() {
     for _ in 0..2 {
         insert(&client, "spans", std::slice::from_ref(&failed)).await;
         insert(&client, "logs", std::slice::from_ref(&log)).await;
-        insert(&client, "metrics", &[red("ok", 3, "a")]).await;
+        let called = MetricRow { metric_name: EDGE_DURATION.into(), agent_id: String::new(), count: 1, ..metric() };
+        insert(&client, "metrics", &[red("ok", 3, "a"), called]).await;
     }
     let once = "SELECT (SELECT count() FROM traces_raw), (SELECT sum(Requests) FROM service_metrics_1m), \
                 (SELECT sum(Errors) FROM error_aggregates), (SELECT sum(Calls) FROM service_topology), \
                 (SELECT sum(Rows) FROM ingested_batches), (SELECT count() FROM traces_trace_id_ts), \
-                (SELECT sum(Rows) FROM agent_rows) FORMAT TSV";
+                (SELECT sum(Rows) FROM agent_rows), (SELECT sum(Lines) FROM log_patterns), (SELECT sum(Lines) FROM log_patterns_1h), \
+                (SELECT countIf(Count = 1) FROM service_map_data) FORMAT TSV";
     // Requests: one span without an agent and three in the histogram. Errors: the span and the log record.
-    assert_eq!(post(store.address, "/?database=retried", &[], once.as_bytes()).text(), "1\t4\t2\t1\t2\t1\t2\n");
+    assert_eq!(
+        post(store.address, "/?database=retried", &[], once.as_bytes()).text(),
+        "1\t4\t2\t1\t2\t1\t2\t1\t1\t1\n"
+    );
     let batches = "SELECT AgentId, BatchSequence, toString(Signal), sum(Rows) FROM ingested_batches GROUP BY ALL ORDER BY BatchSequence";
     let expected = [("a".to_owned(), 7, "metrics".to_owned(), 1), ("a".to_owned(), 9, "logs".to_owned(), 1)];
     assert_eq!(all::<(String, u64, String, u64)>(&client, batches).await, expected);

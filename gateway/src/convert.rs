@@ -15,7 +15,7 @@ mod sink;
 #[cfg(feature = "kafka")]
 mod split;
 mod traces;
-mod view;
+pub(crate) mod view;
 
 #[cfg(feature = "kafka")]
 pub(crate) use outgoing::Outgoing;

@@ -6,6 +6,8 @@
 //! beginning (prost, then rows), which knows every rule and what to answer. Invariant: what this takes becomes the same columns as on the
 //! long way, which a test holds for valid and for damaged requests.
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod beside;
 mod logs;
 mod metrics;
 mod traces;

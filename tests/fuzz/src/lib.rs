@@ -82,6 +82,11 @@ pub const TARGETS: &[Target] = &[
         shows: "OTLP as protobuf, beside prost's own decoding",
         run: ollystack_receive::fuzz::protobuf,
     },
+    Target {
+        name: "columns",
+        shows: "OTLP as protobuf straight to columns, beside the way through messages and rows",
+        run: ollystack_gateway::fuzz::columns,
+    },
     Target { name: "otlp-json", shows: "OTLP as JSON", run: ollystack_receive::fuzz::json },
     Target { name: "compressed", shows: "gzip and zstd bodies", run: ollystack_receive::fuzz::compressed },
     Target { name: "log-line", shows: "a log line: time, severity, pattern, secrets", run: text::log_line },

@@ -1,5 +1,6 @@
 //! The short way beside the long one: the same rows and the same outcome, whatever bytes come.
 
+use super::beside::{delivery, goes_the_short_way, long_way, short_way};
 use super::*;
 use crate::batch::budget::Budget;
 use crate::batch::columns::into_native;
@@ -26,52 +27,7 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status, span};
 use prost::Message as _;
 
-/// What a request becomes: per table its index and its rows as they are inserted.
-type Became = (Outcome, Vec<(usize, bytes::Bytes)>);
-
 const T: u64 = 1_699_999_999_000_000_001;
-
-fn delivery() -> Delivery {
-    Delivery {
-        tenant: "acme".into(),
-        agent: "a-1".into(),
-        sequence: 9,
-        ingested_at: 1_700_000_000,
-        expires_at: 1_800_000_000,
-        treatment: Default::default(),
-    }
-}
-
-fn rows(sink: Sink) -> Vec<(usize, bytes::Bytes)> {
-    sink.finish().unwrap().into_iter().map(|rows| (rows.table, into_native(vec![rows.columns]))).collect()
-}
-
-fn short_way(wire: &Wire) -> Result<Became, Unusual> {
-    let mut sink = Sink::new(Budget::new(1 << 30));
-    match convert(wire, &delivery(), &Seen::new(), &mut sink) {
-        Ok(outcome) => Ok((outcome, rows(sink))),
-        Err(Stop::Unusual) => Err(Unusual),
-        Err(Stop::Overflow(overflow)) => panic!("{overflow}"),
-    }
-}
-
-/// And how many records there are.
-fn long_way(wire: &Wire) -> Option<(u64, Became)> {
-    let (message, _) = Message::read(wire.clone(), &mut Held::default()).ok()?;
-    let mut sink = Sink::new(Budget::new(1 << 30));
-    let records = crate::convert::count(&message);
-    let outcome = convert_message(message, &delivery(), &Seen::new(), &mut sink).unwrap();
-    Some((records, (outcome, rows(sink))))
-}
-
-/// Whether a request goes the short way; if so it becomes what it becomes on the long one.
-fn goes_the_short_way(wire: &Wire) -> bool {
-    let Ok(became) = short_way(wire) else { return false };
-    let (records, expected) = long_way(wire).expect("prost refuses what the short way takes");
-    assert_eq!(became, expected);
-    assert_eq!(count(wire.signal(), wire.bytes()), Ok(records));
-    true
-}
 
 fn any(value: Value) -> AnyValue {
     AnyValue { value: Some(value) }

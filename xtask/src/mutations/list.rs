@@ -179,8 +179,8 @@ pub(super) const MUTATIONS: &[Mutation] = &[
         name: "gateway-answers-first",
         breaks: "the gateway answers before a row is written",
         file: "gateway/src/ingest.rs",
-        text: "match verdict.fate().await {",
-        replacement: "match { drop(verdict); Fate::Safe } {",
+        text: "not_safe(verdict.fate().await)?;",
+        replacement: "drop(verdict);",
         caught_by: GATEWAY,
     },
     Mutation {

@@ -198,6 +198,7 @@ impl<A: Arrivals> Ingest<A> {
             expires_at: now.saturating_add(caller.tenant.retention_days.saturating_mul(SECONDS_PER_DAY)),
             treatment: caller.tenant.treatment(caller.agent.is_some()),
         };
+        #[cfg_attr(not(feature = "kafka"), allow(clippy::infallible_destructuring_match))]
         let batcher = match &self.way {
             Way::Tables(batcher) => batcher,
             #[cfg(feature = "kafka")]

@@ -27,6 +27,7 @@ use prost::Message;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
+use zstd::zstd_safe;
 
 /// Of one cycle.
 const REQUESTS: usize = 100;
@@ -460,15 +461,30 @@ fn compress(encoding: &str, bytes: &[u8]) -> Vec<u8> {
 fn plain(encoding: &str, bytes: &[u8]) -> Option<Vec<u8>> {
     let mut plain = Vec::new();
     match encoding {
-        "gzip" => MultiGzDecoder::new(bytes).take(PLAIN_BYTES_MAX).read_to_end(&mut plain).ok()?,
+        "gzip" => _ = MultiGzDecoder::new(bytes).take(PLAIN_BYTES_MAX).read_to_end(&mut plain).ok()?,
         "zstd" => {
             let mut decoder = zstd::Decoder::new(bytes).ok()?;
             decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).ok()?;
-            decoder.take(PLAIN_BYTES_MAX).read_to_end(&mut plain).ok()?
+            decoder.take(PLAIN_BYTES_MAX).read_to_end(&mut plain).ok()?;
+            // The stream decoder does not always look whether as much came out as the frames say (RFC 8878, 3.1.1.1.4).
+            if declared(bytes).is_some_and(|declared| declared != plain.len() as u64) {
+                return None;
+            }
         }
         _ => return Some(bytes.to_vec()),
     };
     Some(plain)
+}
+
+/// How much comes out, if all frames say it.
+fn declared(mut frames: &[u8]) -> Option<u64> {
+    let mut sum = 0u64;
+    while !frames.is_empty() {
+        let (frame, rest) = frames.split_at_checked(zstd_safe::find_frame_compressed_size(frames).ok()?)?;
+        sum = sum.checked_add(zstd_safe::get_frame_content_size(frame).ok()??)?;
+        frames = rest;
+    }
+    Some(sum)
 }
 
 /// A valid message of a few records with values of every kind.

@@ -107,16 +107,16 @@ fn read(mut from: impl Read, name: &str, max: usize, share: &mut Share) -> Resul
 
 /// What the frames of a message say of themselves.
 #[derive(Debug, Default)]
-struct Frames {
+pub(crate) struct Frames {
     /// The largest that any of them asks for.
     window: usize,
     /// Of all together, if each says its own.
-    content: Option<u64>,
+    pub(crate) content: Option<u64>,
 }
 
 impl Frames {
     /// Found without decompressing.
-    fn of(wire: &[u8]) -> Result<Frames, Refusal> {
+    pub(crate) fn of(wire: &[u8]) -> Result<Frames, Refusal> {
         let invalid = || Refusal::Invalid("zstd: not a sequence of whole frames".to_owned());
         let mut rest = wire;
         let (mut largest, mut content) = (0u64, Some(0u64));

@@ -11,6 +11,8 @@ use crate::schema::{Kind, NESTS_MAX, Shape};
 const ALLOCATION: usize = 16;
 /// Fields of the largest message type.
 const FIELDS_MAX: usize = 16;
+/// Groups within each other; prost takes as many at most.
+const GROUPS_MAX: usize = 100;
 /// A field number that no value has, with the wire type of content with a length: prost skips it.
 const SKIPPED: u8 = 15 << 3 | 2;
 
@@ -25,6 +27,8 @@ pub(crate) enum Malformed {
     Number,
     #[error("wire type {0}; OTLP uses 0, 1, 2 and 5")]
     WireType(u8),
+    #[error("a group that does not end, or more than {GROUPS_MAX} within each other")]
+    Group,
 }
 
 /// What was found out about a message.
@@ -113,6 +117,8 @@ impl Walk {
                 5 => {
                     take(&mut rest, 4)?;
                 }
+                // OTLP has none, and what is not known is skipped.
+                3 if index.is_none() => skip_group(&mut rest, number, GROUPS_MAX)?,
                 other => return Err(Malformed::WireType(other)),
             }
         }
@@ -153,6 +159,33 @@ fn skip(tag: &mut [u8]) {
     }
     if let Some(last) = tag.last_mut() {
         *last &= 0x7f;
+    }
+}
+
+/// Pass over the group `number`, of which the begin was read; `left` more may lie within each other.
+fn skip_group(rest: &mut &mut [u8], number: u32, left: usize) -> Result<(), Malformed> {
+    let left = left.checked_sub(1).ok_or(Malformed::Group)?;
+    loop {
+        let (tag, width) = varint(rest)?;
+        take(rest, width)?;
+        let inner = u32::try_from(tag >> 3).ok().filter(|n| (1..1 << 29).contains(n)).ok_or(Malformed::Number)?;
+        match (tag & 7) as u8 {
+            0 => {
+                let (_, width) = varint(rest)?;
+                take(rest, width)?;
+            }
+            1 => _ = take(rest, 8)?,
+            2 => {
+                let (length, width) = varint(rest)?;
+                take(rest, width)?;
+                take(rest, usize::try_from(length).map_err(|_| Malformed::Truncated)?)?;
+            }
+            3 => skip_group(rest, inner, left)?,
+            4 if inner == number => return Ok(()),
+            4 => return Err(Malformed::Group),
+            5 => _ = take(rest, 4)?,
+            other => return Err(Malformed::WireType(other)),
+        }
     }
 }
 
@@ -224,13 +257,16 @@ mod tests {
 
     #[test]
     fn junk_is_refused_with_its_reason() {
-        let table: [(&[u8], Malformed); 6] = [
+        let table: [(&[u8], Malformed); 9] = [
             (&[0x0a], Malformed::Truncated),
             (&[0x0a, 5, 1], Malformed::Truncated),
             (&[0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1], Malformed::Truncated),
             (&[0xff; 11], Malformed::Varint),
             (&[0x02], Malformed::Number),
             (&[0x0b], Malformed::WireType(3)),
+            (&[0x33], Malformed::Truncated),
+            (&[0x33, 0x3c], Malformed::Group),
+            (&[0x33; 101], Malformed::Group),
         ];
         for (bytes, expected) in table {
             assert_eq!(weigh(&LOGS_REQUEST, &mut bytes.to_vec()), Err(expected), "{bytes:?}");

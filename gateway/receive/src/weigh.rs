@@ -274,6 +274,14 @@ mod tests {
     }
 
     #[test]
+    fn a_group_that_nobody_knows_is_passed_over_as_prost_does() {
+        // Field 6: a varint, and a group within.
+        let mut message = vec![0x33, 0x08, 1, 0x1b, 0x12, 1, 0, 0x1c, 0x34];
+        assert_eq!(weigh(&LOGS_REQUEST, &mut message), Ok(Weight { bytes: 0, cut: 0 }));
+        assert_eq!(LogsData::decode(message.as_slice()), Ok(LogsData::default()));
+    }
+
+    #[test]
     fn a_message_in_pieces_weighs_what_prost_merges_it_to() {
         // A list in two pieces, of 2^15 values and of one: together they take the room of 2^16.
         let pieces = [AnyValue::default(), AnyValue::default()];

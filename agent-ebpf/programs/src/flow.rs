@@ -408,6 +408,7 @@ fn on_data(call: &Call, known: *mut Socket, moved: u64) {
         flow_frames(address, time_ns, direction.into());
         return;
     }
+    let mut last = 0;
     // SAFETY: as above.
     let allowed = unsafe { allowance(known, protocol, direction, is_turn, is_head || found != 0, length) };
     if allowed == 0 {
@@ -430,7 +431,11 @@ fn on_data(call: &Call, known: *mut Socket, moved: u64) {
             put_bare(&head, 0, 0);
             return;
         }
-        let first = put(&head, buffer, in_one);
+        let told = put(&head, buffer, in_one);
+        let first = told as u32;
+        if in_one == moved {
+            last = (told >> 32) as u32;
+        }
         if is_head && in_one >= PREFACE.len() as u64 && (first == HTTP2_BEGINS || first == 0 && begins_http2(buffer)) {
             // SAFETY: as above. The reader has all of it; where the next frame begins will show.
             unsafe {
@@ -443,7 +448,10 @@ fn on_data(call: &Call, known: *mut Socket, moved: u64) {
     }
     // SAFETY: as above.
     if matches!(watch(protocol), Watch::Heads) && unsafe { (*known).budget } > 0 {
-        let last = if available == moved { last_bytes(buffer, moved) } else { 0 };
+        // Mostly it has been copied just now.
+        if last == 0 && available == moved {
+            last = last_bytes(buffer, moved);
+        }
         let bit = 1 << direction;
         // SAFETY: as above.
         unsafe {

@@ -78,6 +78,7 @@ pub fn signal_sent(ctx: RawTracePointContext) -> i32 {
 
 #[inline(always)]
 fn report(task: u64) {
+    let waiting = EVENTS.query(AVAILABLE);
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         count(&LOSSES, loss::EVENT);
         return;
@@ -97,7 +98,7 @@ fn report(task: u64) {
         let _ = bpf_probe_read_kernel_str(command.cast(), COMMAND_BYTES as u32, name as *const _);
         write_names(&raw mut (*event).cgroup, cgroup::state_of(task, &layout), &layout);
     }
-    entry.submit(wakeup(EVENTS.query(AVAILABLE), RING_BYTES.into()));
+    entry.submit(wakeup(waiting, size_of::<Event>(), RING_BYTES.into()));
 }
 
 /// As the kernel's own report has it: counts that CPUs have not yet added to the whole are left out.

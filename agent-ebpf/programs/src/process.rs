@@ -38,6 +38,7 @@ static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(loss::COUNT, 0);
 /// `sched_process_exec(task, old pid, linux_binprm)`.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 pub fn process_exec(ctx: RawTracePointContext) -> i32 {
+    let waiting = EVENTS.query(AVAILABLE);
     let Some(mut entry) = EVENTS.reserve::<Exec>(0) else {
         count(&LOSSES, loss::EXEC);
         return 0;
@@ -52,7 +53,7 @@ pub fn process_exec(ctx: RawTracePointContext) -> i32 {
             let _ = bpf_probe_read_kernel_str(path.cast(), PATH_BYTES as u32, name as *const _);
         }
     }
-    entry.submit(wakeup(EVENTS.query(AVAILABLE), RING_BYTES.into()));
+    entry.submit(wakeup(waiting, size_of::<Exec>(), RING_BYTES.into()));
     0
 }
 
@@ -66,12 +67,13 @@ pub fn process_exit(ctx: RawTracePointContext) -> i32 {
     if live != Some(0) {
         return 0;
     }
+    let waiting = EVENTS.query(AVAILABLE);
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         count(&LOSSES, loss::EXIT);
         return 0;
     };
     entry.write(event(&ctx, EXIT));
-    entry.submit(wakeup(EVENTS.query(AVAILABLE), RING_BYTES.into()));
+    entry.submit(wakeup(waiting, size_of::<Event>(), RING_BYTES.into()));
     0
 }
 

@@ -136,6 +136,7 @@ fn report(sock: u64, kind: u8) {
     if !is_internet(sock, &sock_layout!(TCP_LAYOUT)) {
         return;
     }
+    let waiting = EVENTS.query(AVAILABLE);
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         count(&LOSSES, loss::EVENT);
         return;
@@ -170,7 +171,7 @@ fn report(sock: u64, kind: u8) {
         (&raw mut (*event).reserved).write(0);
         write_ends(&raw mut (*event).ends, sock, &sock_layout!(TCP_LAYOUT));
     }
-    entry.submit(wakeup(EVENTS.query(AVAILABLE), RING_BYTES.into()));
+    entry.submit(wakeup(waiting, size_of::<Event>(), RING_BYTES.into()));
 }
 
 /// Payload sent, each byte once.

@@ -105,7 +105,7 @@ fn written(thread: u64, call: u32, buffer: u64, length: u64) {
     };
     // SAFETY: as above.
     unsafe { (&raw mut (*record).meta).write(meta) };
-    entry.submit(wakeup(waiting, ring));
+    entry.submit(wakeup(waiting, size_of::<Small>(), ring));
 }
 
 /// The one of two pieces that is not empty: some put what they have kept before what is new. `None` if there are more, or both are not.

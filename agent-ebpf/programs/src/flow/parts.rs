@@ -181,7 +181,7 @@ pub extern "C" fn flow_flush(address: u64, time_ns: u64, direction: u32) -> u32 
             size_of::<Meta>() + captured as usize,
         );
         let is_mine = (*room).thread == bpf_get_current_pid_tgid();
-        if !is_mine || RECORDS.output::<[u8]>(record, wakeup(waiting, ring)).is_err() {
+        if !is_mine || RECORDS.output::<[u8]>(record, wakeup(waiting, record.len(), ring)).is_err() {
             lose(&head);
         } else if captured < filled {
             count(&LOSSES, loss::HEAD_CUT);

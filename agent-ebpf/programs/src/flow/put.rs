@@ -5,6 +5,7 @@
 use crate::{FLOW_LAYOUT, LOSSES, RECORDS, Socket, go};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::bpf_probe_read_user as probe_read_user;
+use core::hint::black_box;
 use kernel::{AVAILABLE, count, field, wakeup, write_command};
 use ollystack_ebpf::Ends;
 use ollystack_ebpf::flow::{
@@ -100,7 +101,7 @@ pub(crate) unsafe fn fill(meta: *mut Meta, head: &Head, captured: u16) {
 
 /// Put a record of one size: metadata, and as much of the data as fits.
 macro_rules! put {
-    ($record:ty, $bytes:expr, $head:ident, $buffer:ident, $wanted:ident, $flags:ident) => {{
+    ($record:ty, $bytes:expr, $head:ident, $buffer:ident, $wanted:ident, $waiting:ident, $ring:ident) => {{
         let Some(mut entry) = RECORDS.reserve::<$record>(0) else {
             lose($head);
             return 0;
@@ -112,20 +113,27 @@ macro_rules! put {
         unsafe {
             let is_copied = probe_read_user((&raw mut (*record).head).cast(), bytes, $buffer as *const _) == 0;
             fill(&raw mut (*record).meta, $head, if is_copied { bytes as u16 } else { 0 });
-            let first = (&raw const (*record).head).cast::<u32>().read_unaligned();
-            entry.submit($flags);
-            first
+            let head = (&raw const (*record).head).cast::<u8>();
+            let first = head.cast::<u32>().read_unaligned();
+            // Checked behind the opaque value: so the verifier sees the bound of what is added.
+            let end = black_box(bytes.wrapping_sub(4));
+            let last = if end <= $bytes as u32 - 4 && $wanted <= $bytes as u64 {
+                head.add(end as usize).cast::<u32>().read_unaligned()
+            } else {
+                0
+            };
+            entry.submit(wakeup($waiting, size_of::<$record>(), $ring));
+            u64::from(last) << 32 | u64::from(first)
         }
     }};
 }
 
 /// Put a record with the first `in_one` bytes at `buffer`. Under pressure a shorter one. The first four of them, or what stood there
-/// before if there are fewer; 0 if that is not known.
+/// before if there are fewer, and above them the last four; 0 each if it is not known.
 #[inline(never)]
-pub(crate) fn put(head: &Head, buffer: u64, in_one: u64) -> u32 {
+pub(crate) fn put(head: &Head, buffer: u64, in_one: u64) -> u64 {
     let waiting = RECORDS.query(AVAILABLE);
     let ring = u64::from(field!(FLOW_LAYOUT.ring_bytes));
-    let flags = wakeup(waiting, ring);
     if waiting > ring / 4 * 3 {
         if put_bare(head, buffer, in_one) && in_one > BARE_BYTES as u64 {
             count(&LOSSES, loss::HEAD_CUT);
@@ -135,19 +143,20 @@ pub(crate) fn put(head: &Head, buffer: u64, in_one: u64) -> u32 {
         if in_one > SMALL_BYTES as u64 {
             count(&LOSSES, loss::HEAD_CUT);
         }
-        put!(Small, SMALL_BYTES, head, buffer, in_one, flags)
+        put!(Small, SMALL_BYTES, head, buffer, in_one, waiting, ring)
     } else if in_one <= SMALL_BYTES as u64 {
-        put!(Small, SMALL_BYTES, head, buffer, in_one, flags)
+        put!(Small, SMALL_BYTES, head, buffer, in_one, waiting, ring)
     } else if in_one <= MEDIUM_BYTES as u64 {
-        put!(Medium, MEDIUM_BYTES, head, buffer, in_one, flags)
+        put!(Medium, MEDIUM_BYTES, head, buffer, in_one, waiting, ring)
     } else {
-        put!(Large, LARGE_BYTES, head, buffer, in_one, flags)
+        put!(Large, LARGE_BYTES, head, buffer, in_one, waiting, ring)
     }
 }
 
 /// Put the least that tells of a call. Whether there was room.
 #[inline(always)]
 pub(crate) fn put_bare(head: &Head, buffer: u64, available: u64) -> bool {
+    let waiting = RECORDS.query(AVAILABLE);
     let Some(mut entry) = RECORDS.reserve::<Bare>(0) else {
         lose(head);
         return false;
@@ -159,7 +168,7 @@ pub(crate) fn put_bare(head: &Head, buffer: u64, available: u64) -> bool {
         let is_copied = bytes > 0 && probe_read_user((&raw mut (*record).head).cast(), bytes, buffer as *const _) == 0;
         fill(&raw mut (*record).meta, head, if is_copied { bytes as u16 } else { 0 });
     }
-    entry.submit(wakeup(RECORDS.query(AVAILABLE), field!(FLOW_LAYOUT.ring_bytes).into()));
+    entry.submit(wakeup(waiting, size_of::<Bare>(), field!(FLOW_LAYOUT.ring_bytes).into()));
     true
 }
 

@@ -14,6 +14,8 @@ use ollystack_record::{Intake, Ledger, Records, Resource, Signal};
 use serde_json::{Map, Value, json};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -37,8 +39,6 @@ fn main() {
     if seconds == 0 {
         return println!("{}", json!({ "columns": [], "rows": [], "notes": notes, "figures": figures }));
     }
-    // The kernel counts the programs' time only while somebody asks for it, and that costs some itself.
-    let _counting = aya::sys::enable_stats(aya::sys::Stats::RunTime).ok();
     match nginx(folder.path()) {
         None => notes.push("nginx is missing: `apt-get install nginx-light` adds it".into()),
         Some((mut server, address)) => {
@@ -58,6 +58,14 @@ fn main() {
         None => notes.push("Redis is missing: `apt-get install redis-server redis-tools` adds it".into()),
         Some((mut server, port)) => {
             case("Redis, flat out", "redis_flat", &|| redis_benchmark(port, seconds), &mut rows, &mut figures);
+            server.kill().unwrap();
+            server.wait().unwrap();
+        }
+    }
+    match postgresql(folder.path()) {
+        None => notes.push("PostgreSQL is missing: `apt-get install postgresql` adds it".into()),
+        Some((mut server, port)) => {
+            case("PostgreSQL, flat out", "postgresql_flat", &|| pgbench(port, seconds), &mut rows, &mut figures);
             server.kill().unwrap();
             server.wait().unwrap();
         }
@@ -82,8 +90,8 @@ fn main() {
 }
 
 const NOTE: &str = "client, server and agent share this machine's cores, and what is asked on one end is seen on both: requests seen are spans of \
-                    both sides, requests made count twice; agent CPU is the input's own thread, its spans thrown away; ns a hook by the kernel's statistics, \
-                    which cost some themselves; medians of three pairs of runs";
+                    both sides, requests made count twice; agent CPU is the input's own thread, its spans thrown away; medians of three pairs of runs; \
+                    ns a hook by the kernel's statistics in a run of its own, as they cost some themselves";
 
 /// What a client measured of one run.
 struct Asked {
@@ -96,14 +104,23 @@ struct Asked {
 /// Runs without and with the programs in turn; the medians in a row.
 fn case(name: &str, key: &str, client: &dyn Fn() -> Asked, rows: &mut Vec<Value>, figures: &mut Map<String, Value>) {
     let (mut without, mut with, mut watched) = (Vec::new(), Vec::new(), Vec::new());
+    let observe = || {
+        let watch = Watch::start();
+        let asked = client();
+        (watch.stop(&asked), asked)
+    };
     for pair in 0..PAIRS {
         eprintln!("{name}: {} of {PAIRS}", pair + 1);
         without.push(client());
-        let watch = Watch::start();
-        let asked = client();
-        watched.push(watch.stop(&asked));
+        let (seen, asked) = observe();
+        watched.push(seen);
         with.push(asked);
     }
+    let counted = {
+        // The kernel counts the programs' time only while somebody asks for it, and that costs some itself.
+        let _counting = aya::sys::enable_stats(aya::sys::Stats::RunTime).ok();
+        observe().0
+    };
     let median = |mut values: Vec<f64>| {
         values.sort_by(f64::total_cmp);
         values[values.len() / 2]
@@ -113,7 +130,7 @@ fn case(name: &str, key: &str, client: &dyn Fn() -> Asked, rows: &mut Vec<Value>
     let ratio = median(with.iter().zip(&without).map(|(with, without)| with.a_second / without.a_second).collect());
     let dropped: u64 = watched.iter().map(|it| it.dropped).sum();
     let share = watched.iter().map(|it| it.seen).fold(f64::MAX, f64::min);
-    let (hook, hooks, cpu) = (seen(|it| it.hook_ns), seen(|it| it.hooks), seen(|it| it.cpu_us));
+    let (hook, hooks, cpu) = (counted.hook_ns, counted.hooks, seen(|it| it.cpu_us));
     rows.push(json!([
         name,
         format!("{:.0}", of(&without, |it| it.a_second)),
@@ -353,7 +370,7 @@ fn nginx(folder: &std::path::Path) -> Option<(Child, SocketAddr)> {
     let port = free_port();
     let path = folder.join("nginx.conf");
     let text = format!(
-        "daemon off; worker_processes 1; pid {0}/nginx.pid; error_log stderr crit; events {{ worker_connections 256; }}\n\
+        "daemon off; master_process off; pid {0}/nginx.pid; error_log stderr crit; events {{ worker_connections 256; }}\n\
          http {{ access_log off; keepalive_requests 100000000; server {{ listen 127.0.0.1:{port}; location / {{ return 200 'hello'; }} }} }}\n",
         folder.display()
     );
@@ -370,6 +387,84 @@ fn redis(folder: &std::path::Path) -> Option<(Child, u16)> {
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"]).arg(folder);
     let mut child = command.stdout(Stdio::null()).spawn().ok()?;
     listening(&mut child, port).then_some((child, port))
+}
+
+/// A cluster of its own, made for this, that serves as nobody: PostgreSQL refuses root. `None` if it is not installed.
+fn postgresql(folder: &std::path::Path) -> Option<(Child, u16)> {
+    const NOBODY: u32 = 65_534;
+    let data = folder.join("postgresql");
+    std::fs::create_dir(&data).unwrap();
+    std::os::unix::fs::chown(&data, Some(NOBODY), Some(NOBODY)).unwrap();
+    // Nobody must come to its own folder.
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let as_nobody = |name: &str| {
+        let mut command = Command::new(name);
+        command.uid(NOBODY).gid(NOBODY).current_dir(&data).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    let made = as_nobody("initdb").args(["--auth=trust", "--username=bench", "--no-sync", "-D"]).arg(&data).status();
+    made.ok().filter(|status| status.success())?;
+    let port = free_port();
+    let mut command = as_nobody("postgres");
+    command.args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"]);
+    let mut child = command.args(["-p", &port.to_string(), "-D"]).arg(&data).spawn().ok()?;
+    let ready = listening(&mut child, port)
+        && (0..100).any(|_| {
+            // It accepts connections before it takes statements.
+            std::thread::sleep(Duration::from_millis(100));
+            pgbench_at(port, &["--initialize", "--quiet", "--scale=1"]).is_some()
+        });
+    if !ready {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    ready.then_some((child, port))
+}
+
+/// What `pgbench` says, if all went well.
+fn pgbench_at(port: u16, arguments: &[&str]) -> Option<String> {
+    let mut command = Command::new("pgbench");
+    command.args(["--host=127.0.0.1", "--username=bench", "--port", &port.to_string()]).args(arguments);
+    command.env("PGDATABASE", "postgres").env("PGSSLMODE", "disable").env("PGGSSENCMODE", "disable");
+    let output = command.output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Selects of a row, prepared once. Times are of one transaction in ten.
+fn pgbench(port: u16, seconds: u64) -> Asked {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, time) = (folder.path().join("times"), format!("--time={seconds}"));
+    let text = pgbench_at(
+        port,
+        &[
+            "--select-only",
+            "--protocol=prepared",
+            "--no-vacuum",
+            "--client=8",
+            "--jobs=2",
+            "--log",
+            "--sampling-rate=0.1",
+            &format!("--log-prefix={}", log.display()),
+            &time,
+        ],
+    )
+    .expect("pgbench ran");
+    let field = |name: &str| -> f64 {
+        let rest = text.split_once(name).unwrap().1.trim_start();
+        rest[..rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len())].parse().unwrap()
+    };
+    // client, transaction, microseconds, ...
+    let files = std::fs::read_dir(folder.path()).unwrap().flatten();
+    let logs: String = files.map(|file| std::fs::read_to_string(file.path()).unwrap()).collect();
+    let mut took: Vec<f64> = logs.lines().map(|line| line.split(' ').nth(2).unwrap().parse().unwrap()).collect();
+    took.sort_unstable_by(f64::total_cmp);
+    let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize];
+    Asked {
+        requests: field("number of transactions actually processed:") as u64,
+        a_second: field("tps ="),
+        p50_us: at(0.5),
+        p99_us: at(0.99),
+    }
 }
 
 fn redis_benchmark(port: u16, seconds: u64) -> Asked {

@@ -11,6 +11,8 @@ const TICKS_PER_SECOND: f64 = 100.0;
 pub(crate) struct Usage {
     /// Resident memory.
     pub(crate) rss_bytes: u64,
+    /// The most it was since the process began.
+    pub(crate) rss_bytes_peak: u64,
     /// User and system time of all threads.
     pub(crate) cpu_seconds: f64,
     /// Threads.
@@ -34,7 +36,12 @@ fn parse(status: &str, stat: &str) -> Option<Usage> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
     let cpu_seconds = ticks as f64 / TICKS_PER_SECOND;
-    Some(Usage { rss_bytes: number("VmRSS")? * 1024, cpu_seconds, threads: number("Threads")? })
+    Some(Usage {
+        rss_bytes: number("VmRSS")? * 1024,
+        rss_bytes_peak: number("VmHWM")? * 1024,
+        cpu_seconds,
+        threads: number("Threads")?,
+    })
 }
 
 #[cfg(test)]
@@ -44,8 +51,8 @@ mod tests {
     #[test]
     fn a_process_with_a_strange_name_is_read_too() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194304 100 0 0 0 150 50 0 0 20 0 3 0 100 1000 100";
-        let usage = parse("Name:\ta) b (c\nVmRSS:\t  2048 kB\nThreads:\t3\n", stat);
-        assert_eq!(usage, Some(Usage { rss_bytes: 2 << 20, cpu_seconds: 2.0, threads: 3 }));
+        let usage = parse("Name:\ta) b (c\nVmHWM:\t  3072 kB\nVmRSS:\t  2048 kB\nThreads:\t3\n", stat);
+        assert_eq!(usage, Some(Usage { rss_bytes: 2 << 20, rss_bytes_peak: 3 << 20, cpu_seconds: 2.0, threads: 3 }));
     }
 
     #[test]

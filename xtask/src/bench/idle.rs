@@ -46,6 +46,7 @@ pub(super) fn run(options: &Options) -> Result<Report> {
         ("rss_bytes_mean", samples.iter().sum::<u64>() as f64 / samples.len() as f64),
         ("map_bytes", map_bytes as f64),
         ("rss_and_map_bytes_max", (rss_bytes_max + map_bytes) as f64),
+        ("start_peak_over_idle_bytes", first.rss_bytes_peak.saturating_sub(last.rss_bytes) as f64),
         ("cpu_seconds", cpu_seconds),
         ("cpu_core_percent", cpu_seconds / seconds * 100.0),
         ("threads", last.threads as f64),

@@ -1,7 +1,8 @@
 //! What seeing requests costs: the traced program's throughput and latency with and without the agent's programs, kernel time a
 //! hook, the agent's CPU time a request, and how many of the requests made were seen.
 //!
-//! `cargo run --release -p ollystack-input-ebpf --example ebpf [SECONDS]`, as root (0: the cost of a hook alone). Real servers and clients over loopback (nginx, Redis; what is
+//! `cargo run --release -p ollystack-input-ebpf --example ebpf [SECONDS [CASE]]`, as root (0: the cost of a hook alone; cases are named as their
+//! figures begin, `nginx_flat` for one). Real servers and clients over loopback (nginx, Redis; what is
 //! missing is left out by name); runs with and without take turns. Prints one JSON object with a table and figures.
 #![allow(clippy::unwrap_used, reason = "a bench may stop")]
 
@@ -103,6 +104,9 @@ struct Asked {
 
 /// Runs without and with the programs in turn; the medians in a row.
 fn case(name: &str, key: &str, client: &dyn Fn() -> Asked, rows: &mut Vec<Value>, figures: &mut Map<String, Value>) {
+    if std::env::args().nth(2).is_some_and(|only| !key.contains(&only)) {
+        return;
+    }
     let (mut without, mut with, mut watched) = (Vec::new(), Vec::new(), Vec::new());
     let observe = || {
         let watch = Watch::start();

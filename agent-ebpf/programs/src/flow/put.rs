@@ -107,7 +107,12 @@ macro_rules! put {
             return 0;
         };
         let record = entry.as_mut_ptr();
-        let bytes = if $wanted < $bytes as u64 { $wanted as u32 } else { $bytes as u32 };
+        // Opaque, and checked again where it is used: old verifiers forget the bounds of what lay on the stack meanwhile.
+        let bytes = black_box(if $wanted < $bytes as u64 { $wanted as u32 } else { $bytes as u32 });
+        if bytes > $bytes as u32 {
+            entry.discard(0);
+            return 0;
+        }
         // SAFETY: the ring gave room for one such record, and `bytes` is at most its head's size; `captured` tells the reader
         // how much of the head is valid.
         unsafe {

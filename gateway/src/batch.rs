@@ -1,4 +1,4 @@
-//! Gathers rows per table and freezes them into blocks of 10,000 rows or one second.
+//! Gathers rows per table and freezes them into blocks of 10,000 rows or one second, and more while ClickHouse has enough to do.
 //!
 //! [`Batcher::add`] takes a request's rows; two tasks a table gather them, one those of agents, which have them on disk, one all
 //! others, which go to the spill when ClickHouse is away; each hands its frozen blocks to the [`Sink`]. Invariants: a token is given
@@ -248,29 +248,43 @@ struct Open {
     waiting: Vec<Share>,
 }
 
+impl Open {
+    /// Whether it must not grow further.
+    fn is_large(&self) -> bool {
+        self.bytes >= BLOCK_BYTES_MAX
+    }
+}
+
 impl<S: Sink> Gatherer<S> {
     async fn run(mut self, mut queue: mpsc::Receiver<Queued>, stop: CancellationToken) {
         let mut open: Option<Open> = None;
         let mut writes = JoinSet::new();
         loop {
-            let deadline = open.as_ref().map(|open| open.deadline);
+            let is_due = open.as_ref().is_some_and(|open| self.is_due(open));
+            let is_large = open.as_ref().is_some_and(Open::is_large);
+            let deadline = open.as_ref().filter(|_| !is_due).map(|open| open.deadline);
             tokio::select! {
-                received = queue.recv() => match received {
+                biased;
+                // Until it is its turn, a block that is due goes on growing: the busier ClickHouse is, the fewer inserts it gets.
+                turn = Arc::clone(&self.turns).acquire_owned(), if is_due => {
+                    self.freeze(open.take(), None, turn.ok(), &mut writes);
+                }
+                Some(_) = writes.join_next() => {}
+                () = stop.cancelled(), if !self.wait.is_zero() => self.wait = Duration::ZERO,
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
+                received = queue.recv(), if !is_large => match received {
                     Some(queued) => self.take(queued, &mut open, &mut writes).await,
                     None => break,
                 },
-                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                    self.write_if_full(&mut open, &mut writes).await;
-                }
-                () = stop.cancelled(), if !self.wait.is_zero() => {
-                    self.wait = Duration::ZERO;
-                    self.write_if_full(&mut open, &mut writes).await;
-                }
-                Some(_) = writes.join_next() => {}
             }
         }
         self.write(open, None, &mut writes).await;
         while writes.join_next().await.is_some() {}
+    }
+
+    /// Whether it has waited long enough, or has rows enough.
+    fn is_due(&self, open: &Open) -> bool {
+        open.rows as usize >= self.rows_max || open.is_large() || open.deadline <= Instant::now() || self.wait.is_zero()
     }
 
     async fn take(&self, queued: Queued, open: &mut Option<Open>, writes: &mut JoinSet<()>) {
@@ -280,23 +294,15 @@ impl<S: Sink> Gatherer<S> {
             let block = if token.is_some() { &mut alone } else { &mut *open };
             self.gather(block, rows, begin_by, share.clone());
             // What goes to the spill must fit into it; what an agent keeps is in whole or not at all.
-            if begin_by.is_none() {
-                self.write_if_full(open, writes).await;
+            if begin_by.is_none() && open.as_ref().is_some_and(|open| self.is_due(open)) {
+                match Arc::clone(&self.turns).try_acquire_owned() {
+                    Ok(turn) => self.freeze(open.take(), None, Some(turn), writes),
+                    Err(_) => self.write(open.take_if(|open| open.is_large()), None, writes).await,
+                }
             }
         }
         self.write(alone, token, writes).await;
-        self.write_if_full(open, writes).await;
         share.hand_over();
-    }
-
-    async fn write_if_full(&self, open: &mut Option<Open>, writes: &mut JoinSet<()>) {
-        let full = |open: &mut Open| {
-            open.rows as usize >= self.rows_max
-                || open.bytes >= BLOCK_BYTES_MAX
-                || open.deadline <= Instant::now()
-                || self.wait.is_zero()
-        };
-        self.write(open.take_if(full), None, writes).await;
     }
 
     fn gather(&self, open: &mut Option<Open>, rows: Rows, begin_by: Option<Deadline>, share: Share) {
@@ -322,9 +328,21 @@ impl<S: Sink> Gatherer<S> {
 
     /// Freeze what is open, if anything is, and have it written; waits while enough blocks of this table are being written.
     async fn write(&self, open: Option<Open>, token: Option<String>, writes: &mut JoinSet<()>) {
+        if open.is_some() {
+            // Never closed.
+            let turn = Arc::clone(&self.turns).acquire_owned().await.ok();
+            self.freeze(open, token, turn, writes);
+        }
+    }
+
+    fn freeze(
+        &self,
+        open: Option<Open>,
+        token: Option<String>,
+        turn: Option<OwnedSemaphorePermit>,
+        writes: &mut JoinSet<()>,
+    ) {
         let Some(open) = open else { return };
-        // Never closed.
-        let turn = Arc::clone(&self.turns).acquire_owned().await.ok();
         let token = token.unwrap_or_else(|| self.tokens.next());
         let mut tenants = BTreeMap::new();
         for held in &open.held {

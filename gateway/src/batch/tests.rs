@@ -80,6 +80,50 @@ async fn a_block_is_frozen_when_it_has_enough_rows() {
 }
 
 #[tokio::test]
+async fn a_block_that_must_wait_for_its_turn_goes_on_growing() {
+    let mut rig = rig(1, HOUR_MS);
+    let mut under_way = Vec::new();
+    for _ in 0..4 {
+        let _ = rig.batcher.add(fresh(vec![rig.rows(0, 1, b"a")])).await.unwrap();
+        under_way.push(rig.blocks.recv().await.unwrap());
+    }
+    for _ in 0..3 {
+        let _ = rig.batcher.add(fresh(vec![rig.rows(0, 1, b"b")])).await.unwrap();
+    }
+    while rig.batcher.tables[0][1].capacity() < QUEUE_MAX {
+        tokio::task::yield_now().await;
+    }
+    assert!(rig.blocks.try_recv().is_err(), "four are being written, as many as may be");
+    under_way.remove(0).settle(Fate::Safe);
+    let grown = rig.blocks.recv().await.unwrap();
+    assert_eq!((grown.block.head.count, bytes(&grown)), (3, &b"bbb"[..]));
+}
+
+#[tokio::test]
+async fn a_block_that_must_wait_for_its_turn_grows_to_what_fits_and_no_further() {
+    let mut rig = rig(1, HOUR_MS);
+    rig.budget = Budget::new(1 << 30);
+    let half = vec![b'a'; BLOCK_BYTES_MAX / 2];
+    let mut under_way = Vec::new();
+    for _ in 0..4 {
+        let _ = rig.batcher.add(fresh(vec![rig.rows(0, 1, b"a")])).await.unwrap();
+        under_way.push(rig.blocks.recv().await.unwrap());
+    }
+    for _ in 0..5 {
+        let _ = rig.batcher.add(fresh(vec![rig.rows(0, 1, &half)])).await.unwrap();
+    }
+    // What a full block cannot take stays in the queue.
+    for (left, count) in [(3, 2), (1, 2), (0, 1)] {
+        while rig.batcher.tables[0][1].capacity() < QUEUE_MAX - left {
+            tokio::task::yield_now().await;
+        }
+        under_way.remove(0).settle(Fate::Safe);
+        under_way.push(rig.blocks.recv().await.unwrap());
+        assert_eq!(under_way.last().unwrap().block.head.count, count);
+    }
+}
+
+#[tokio::test]
 async fn a_block_is_frozen_when_its_first_row_has_waited_long_enough() {
     let mut rig = rig(1000, 1);
     let _one = rig.batcher.add(fresh(vec![rig.rows(0, 1, b"a")])).await.unwrap();

@@ -78,7 +78,7 @@ const BENCHES: &[Bench] = &[
     },
     Bench {
         name: "gateway",
-        shows: "records per core-second of the gateway, to acknowledgement, by signal: CPU, memory, time, bytes (--instructions: by callgrind)",
+        shows: "records per core-second of the gateway, to acknowledgement, by signal: CPU, memory, time, bytes (-- --instructions: by callgrind; -- --formats: what ClickHouse takes for its blocks, and row-wise)",
         run: Run::Whole(gateway::run),
     },
     Bench {

@@ -106,10 +106,21 @@ fn keep_environment(wrapped: &mut Command, command: &Command) {
 
 /// User and system time of a process, all its threads, as the kernel counts it: in hundredths.
 pub fn cpu_seconds(process: u32) -> Result<f64> {
+    times(&process.to_string(), 11..13)
+}
+
+/// The same of all children of this process that have ended and were waited for: what one took that ended in between is the difference
+/// of two readings.
+pub fn cpu_seconds_of_the_ended() -> Result<f64> {
+    times("self", 13..15)
+}
+
+/// Sums times of proc_pid_stat(5); its third field, behind the command's bracket, is number 0.
+fn times(process: &str, which: std::ops::Range<usize>) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
     let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect::<Vec<_>>();
     let ticks: Option<u64> =
-        fields.get(11..13).map(|times| times.iter().filter_map(|time| time.parse::<u64>().ok()).sum());
+        fields.get(which).map(|times| times.iter().filter_map(|time| time.parse::<u64>().ok()).sum());
     Ok(ticks.context("/proc/PID/stat has another form")? as f64 / 100.0)
 }
 

@@ -18,6 +18,8 @@ pub struct StoreConfig {
     pub folder: PathBuf,
     /// The HTTP interface's port.
     pub port: u16,
+    /// What the engine may take; as it is by default where none is said.
+    pub memory_bytes: Option<u64>,
 }
 
 /// A running store.
@@ -31,7 +33,7 @@ pub struct Store {
 impl StoreConfig {
     /// On a free port.
     pub fn new(folder: &Path) -> Result<Self> {
-        Ok(Self { folder: folder.to_owned(), port: free_port()? })
+        Ok(Self { folder: folder.to_owned(), port: free_port()?, memory_bytes: None })
     }
 
     fn run(&self, binaries: &Binaries) -> Result<Process> {
@@ -40,6 +42,9 @@ impl StoreConfig {
         // Half a gigabyte of engine must not be left behind when this process is killed.
         command.args(["store", "--until-stdin-ends"]).arg("--listen").arg(format!("127.0.0.1:{}", self.port));
         command.arg("--dir").arg(self.folder.join("data"));
+        if let Some(bytes) = self.memory_bytes {
+            command.arg("--memory-bytes").arg(bytes.to_string());
+        }
         Process::start("store", command, &self.folder.join("store.log"))
     }
 

@@ -4,10 +4,12 @@
 //! The release gateway alone on one core; senders, and the store or a [`null`] in its place, on another. [`payload`] says what is sent.
 //! CPU is what the kernel counts for the process, so that whoever else uses the host spoils little. First as fast as it answers, then
 //! at 10,000 records a second, as an agent's region has it. `--instructions` counts what the gateway executes for a record instead (two runs
-//! under callgrind, one the longer: their difference has no start in it). `--peer` has another program on the gateway's core take the
+//! under callgrind, one the longer: their difference has no start in it). `--formats` has ClickHouse take the gateway's own blocks in other
+//! formats, too (see [`formats`]). `--peer` has another program on the gateway's core take the
 //! same load: a shell command that listens for OTLP/gRPC at `$OTLP_ADDRESS` and writes to `$CLICKHOUSE_URL`, database
 //! `$CLICKHOUSE_DATABASE`. `cargo xtask bench gateway` builds what it needs and prints the report.
 
+mod formats;
 mod load;
 mod null;
 mod payload;
@@ -45,6 +47,7 @@ struct Options {
     signals: Vec<Signal>,
     peer: Option<String>,
     instructions: bool,
+    formats: bool,
 }
 
 impl Options {
@@ -58,11 +61,13 @@ impl Options {
             signals: Signal::ALL.to_vec(),
             peer: None,
             instructions: false,
+            formats: false,
         };
         while let Some(flag) = arguments.next() {
             let mut value = || arguments.next().with_context(|| format!("{flag} lacks its value"));
             match flag.as_str() {
                 "--instructions" => options.instructions = true,
+                "--formats" => options.formats = true,
                 "--sink" => match value()?.as_str() {
                     "null" => options.clickhouse = false,
                     "clickhouse" => options.clickhouse = true,
@@ -74,7 +79,7 @@ impl Options {
                     ensure!(!options.signals.is_empty(), "--signal {name}; it is logs, traces or metrics");
                 }
                 "--peer" => options.peer = Some(value()?),
-                other => bail!("{other}; there are --sink, --signal, --peer and --instructions"),
+                other => bail!("{other}; there are --sink, --signal, --peer, --instructions and --formats"),
             }
         }
         Ok(options)
@@ -84,8 +89,13 @@ impl Options {
 fn main() -> Result<()> {
     let options = Options::read(std::env::args().skip(1))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let report = runtime
-        .block_on(async { if options.instructions { instructions(&options).await } else { bench(&options).await } })?;
+    let report = runtime.block_on(async {
+        match &options {
+            Options { instructions: true, .. } => instructions(&options).await,
+            Options { formats: true, .. } => formats::bench(&options).await,
+            _ => bench(&options).await,
+        }
+    })?;
     println!("{report}");
     Ok(())
 }
@@ -254,7 +264,7 @@ enum Sink {
 impl Sink {
     async fn start(options: &Options, folder: &Path) -> Result<Sink> {
         if !options.clickhouse {
-            return Ok(Sink::Null(Null::start().await?));
+            return Ok(Sink::Null(Null::start(false).await?));
         }
         let (config, binaries) = (StoreConfig::new(&folder.join("store"))?, options.binaries.clone());
         Ok(Sink::Store(tokio::task::spawn_blocking(move || config.start(&binaries)).await??))

@@ -3,6 +3,7 @@
 //! A bench is a line in [`BENCHES`]: a name, what it shows, and how it is run; each gives a [`Report`]. Figures are what the
 //! kernel, the processes and the stages' own counters say, never estimates. Standard output carries nothing but the report.
 
+mod cost;
 mod example;
 mod gateway;
 mod idle;
@@ -24,7 +25,7 @@ pub(crate) struct Options {
     /// Print the figures as JSON instead of a table
     #[arg(long)]
     json: bool,
-    /// How long `idle`, and `overload` and `gateway` each load, measure
+    /// How long `idle`, and `overload`, `gateway` and `cost` each load, measure
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// Where `gateway` writes: `null`, which swallows everything, or `clickhouse`
@@ -78,13 +79,18 @@ const BENCHES: &[Bench] = &[
     },
     Bench {
         name: "gateway",
-        shows: "records per core-second of the gateway, to acknowledgement, by signal: CPU, memory, time, bytes (--instructions: by callgrind)",
+        shows: "records per core-second of the gateway, to acknowledgement, by signal: CPU, memory, time, bytes (-- --instructions: by callgrind; -- --formats: what ClickHouse takes for its blocks, and row-wise)",
         run: Run::Whole(gateway::run),
     },
     Bench {
         name: "storage",
         shows: "bytes in ClickHouse per sample, log line and span, the whole way, and how long ten typical questions take",
         run: Run::Whole(storage::run),
+    },
+    Bench {
+        name: "cost",
+        shows: "the whole system, agents to ClickHouse: cores and stored bytes per million events, reduction on and off, by signal",
+        run: Run::Whole(cost::run),
     },
     Bench {
         name: "reduction",

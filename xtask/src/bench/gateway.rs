@@ -21,7 +21,8 @@ pub(super) fn run(options: &Options) -> Result<Report> {
     if let Some(sink) = &options.sink {
         arguments.extend(["--sink".into(), sink.into()]);
     }
-    if options.sink.as_deref() == Some("clickhouse") {
+    let formats = options.arguments.iter().any(|argument| argument == "--formats");
+    if formats || options.sink.as_deref() == Some("clickhouse") {
         good = good
             && steps.step("engine", |step| {
                 step.run(Command::new(folder.join("ollystack-gateway")).args(["store", "--fetch"]))

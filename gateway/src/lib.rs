@@ -34,7 +34,7 @@ mod write;
 use clap::Parser;
 use cli::{Cli, Command, Configured};
 use config::{Config, Layers, StoreMode};
-use ollystack_schema::migrations::Placement;
+use ollystack_schema::migrations::MIGRATIONS;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use std::error::Error;
 use std::io::{self, Write};
@@ -124,12 +124,16 @@ async fn migrate(config: &Config, plan: bool) -> Result<(), Box<dyn Error>> {
     let done =
         done.map_err(|error| format!("ClickHouse at {url}, database {}: {error}", config.clickhouse.database))?;
     let mut text = String::new();
+    if plan && done.len() == MIGRATIONS.len() {
+        text = migrate::foundation(&clickhouse).iter().map(|statement| format!("{statement};\n\n")).collect();
+    }
     for migration in &done {
         text += &format!("{} {}\n", if plan { "would apply" } else { "applied" }, migration.name);
         if plan {
-            for statement in migration.statements(Placement::SingleNode)? {
+            for statement in migration.statements(&clickhouse.placement())? {
                 text += &format!("{statement};\n\n");
             }
+            text += &format!("{};\n\n", migrate::record(migration));
         }
     }
     if done.is_empty() {

@@ -61,7 +61,7 @@ impl Writer {
             0 if begin_by.passed() => None,
             0 => insert(Some(begin_by)).await,
             all if all == deliveries.len() => insert(None).await,
-            // A block of several partitions of which some were written.
+            // A block of several partitions or shards of which some were written.
             _ => Some(Fate::Doubtful),
         }
     }

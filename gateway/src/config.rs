@@ -7,11 +7,13 @@ mod kafka;
 mod layers;
 mod print;
 mod secret;
+mod tiers;
 
 pub(crate) use kafka::Kafka;
 pub(crate) use layers::{Flags, Layers, load};
 pub(crate) use print::print;
 pub(crate) use secret::Secret;
+pub(crate) use tiers::Tiers;
 
 use crate::delivered::deadline::Terms;
 use crate::tenants::{Limits, RETENTION_DAYS_MAX};
@@ -48,6 +50,7 @@ pub(crate) struct Config {
     keys: Keys,
     pub(crate) tenants: Limits,
     pub(crate) clickhouse: ClickHouse,
+    pub(crate) tiers: Tiers,
     pub(crate) kafka: Kafka,
     pub(crate) store: Store,
     pub(crate) batch: Batch,
@@ -309,6 +312,7 @@ impl Config {
                 "only \"0\" is allowed where clickhouse.cluster is empty",
             );
         }
+        self.tiers.check()?;
         if self.batch.bytes_max < self.server.decoded_bytes_max {
             let allowed = "at least server.decoded_bytes_max is allowed, or a large request could never pass";
             return value("batch.bytes_max", &self.batch.bytes_max, allowed);

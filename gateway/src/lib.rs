@@ -27,6 +27,7 @@ mod run;
 mod signals;
 mod telemetry;
 mod tenants;
+mod tiers;
 mod treat;
 mod usage;
 mod write;
@@ -120,15 +121,21 @@ async fn migrate(config: &Config, plan: bool) -> Result<(), Box<dyn Error>> {
         StoreMode::Embedded => engine::url(config),
     };
     let clickhouse = ClickHouse::new(&config.clickhouse, &url)?;
+    let at = |error: migrate::Error| format!("ClickHouse at {url}, database {}: {error}", config.clickhouse.database);
     let done = if plan { migrate::pending(&clickhouse).await } else { migrate::apply(&clickhouse).await };
-    let done =
-        done.map_err(|error| format!("ClickHouse at {url}, database {}: {error}", config.clickhouse.database))?;
+    let done = done.map_err(at)?;
+    let moves = match plan {
+        true => tiers::pending(&clickhouse, &config.tiers).await,
+        false => tiers::apply(&clickhouse, &config.tiers).await,
+    };
+    let moves = moves.map_err(|error| at(error.into()))?;
     let mut text = String::new();
     if plan && done.len() == MIGRATIONS.len() {
         text = migrate::foundation(&clickhouse).iter().map(|statement| format!("{statement};\n\n")).collect();
     }
+    let verb = if plan { "would apply" } else { "applied" };
     for migration in &done {
-        text += &format!("{} {}\n", if plan { "would apply" } else { "applied" }, migration.name);
+        text += &format!("{verb} {}\n", migration.name);
         if plan {
             for statement in migration.statements(&clickhouse.placement())? {
                 text += &format!("{statement};\n\n");
@@ -136,7 +143,13 @@ async fn migrate(config: &Config, plan: bool) -> Result<(), Box<dyn Error>> {
             text += &format!("{};\n\n", migrate::record(migration));
         }
     }
-    if done.is_empty() {
+    if !moves.is_empty() {
+        text += &format!("{verb} tiers\n");
+    }
+    if plan {
+        text += &moves.iter().map(|statement| format!("{statement};\n\n")).collect::<String>();
+    }
+    if text.is_empty() {
         text = format!("the schema of {} is up to date\n", config.clickhouse.database);
     }
     print(&text)?;

@@ -8,6 +8,8 @@
 //! tells the second one that it exists. A statement that a server has not run in time is an error and is run again, so what is recorded is
 //! on every server; once all is recorded, a server that is away keeps no gateway from starting.
 
+use crate::config::Tiers;
+use crate::tiers;
 use crate::write::clickhouse::{ClickHouse, Error as ClickHouseError};
 use ollystack_schema::migrations::{MIGRATIONS, Migration, TemplateError, local_database};
 use std::collections::BTreeMap;
@@ -73,12 +75,18 @@ pub(crate) enum Error {
          clickhouse.cluster back, or another clickhouse.database"
     )]
     Placed { cluster: String, database: String, how: &'static str },
+    #[error(transparent)]
+    Tiers(#[from] tiers::Error),
 }
 
 impl Error {
     /// Whether a person is needed: by itself it stays as it is.
     fn needs_person(&self) -> bool {
-        !matches!(self, Error::ClickHouse(_) | Error::Statement { .. })
+        match self {
+            Error::ClickHouse(_) | Error::Statement { .. } => false,
+            Error::Tiers(error) => error.needs_person(),
+            _ => true,
+        }
     }
 }
 
@@ -266,15 +274,25 @@ async fn unlock(clickhouse: &ClickHouse) -> Result<(), ClickHouseError> {
 }
 
 /// Apply the migrations whenever `ready` says that the schema is not there, for ever. `problem` holds what is in the way.
-pub(crate) async fn keep_applied(clickhouse: ClickHouse, ready: watch::Sender<bool>, problem: &Mutex<Option<String>>) {
+pub(crate) async fn keep_applied(
+    clickhouse: ClickHouse,
+    tiers: Tiers,
+    ready: watch::Sender<bool>,
+    problem: &Mutex<Option<String>>,
+) {
     let mut states = ready.subscribe();
     let set_problem = |text: Option<String>| *problem.lock().unwrap_or_else(PoisonError::into_inner) = text;
     let (mut pause, mut failures) = (RETRY_MIN, 0_u32);
     loop {
         // An error means that the sender is gone, and it is ours.
         let _ = states.wait_for(|ready| !*ready).await;
-        match apply(&clickhouse).await {
-            Ok(_) => {
+        let applied = async {
+            apply(&clickhouse).await?;
+            tiers::apply(&clickhouse, &tiers).await?;
+            Ok::<(), Error>(())
+        };
+        match applied.await {
+            Ok(()) => {
                 set_problem(None);
                 tracing::info!(database = clickhouse.database(), "the schema is up to date");
                 ready.send_replace(true);

@@ -19,6 +19,22 @@ pub(crate) fn lay_out(world: &World, config: GatewayConfig) -> Result<GatewayCon
     Ok(config)
 }
 
+/// A block that comes again under its token counts once, in the table and in a view behind it.
+pub(crate) fn a_block_counts_once(world: &World) -> Result<()> {
+    for body in ["sent", "sent again"] {
+        world.sql(&format!(
+            "INSERT INTO {{db}}.logs_raw (TenantId, Timestamp, ServiceName, SeverityNumber, LineCount, Body, IngestedAt, ExpiresAt) \
+             SETTINGS insert_deduplication_token = 'one', deduplicate_blocks_in_dependent_materialized_views = 1, \
+             distributed_foreground_insert = 1 VALUES ('acme', now(), 'one block', 17, 1, '{body}', now(), now() + 86400)"
+        ))?;
+    }
+    for counted in ["SELECT count() FROM {db}.logs_raw", "SELECT sum(Errors) FROM {db}.error_aggregates"] {
+        let counted = world.count(&format!("{counted} WHERE ServiceName = 'one block'"))?;
+        ensure!(counted == 1, "a block that came twice counts {counted} times");
+    }
+    Ok(())
+}
+
 /// Every row went through a table that hands on, to the shard's own.
 pub(crate) fn rows_are_on_the_shard(world: &World) -> Result<()> {
     let handing_on = "SELECT countIf(engine != 'Distributed') FROM system.tables WHERE database = '{db}'";

@@ -31,6 +31,7 @@ mod service_map;
 mod sparing;
 mod stop;
 mod tenants;
+mod tiers;
 mod treatment;
 mod usage;
 
@@ -93,6 +94,8 @@ const PROPERTIES: &[(&str, Property)] = properties![
     treatment::samples_for_senders_that_do_not_and_the_ledger_and_the_weights_say_so,
     treatment::takes_out_and_hides_attributes_of_one_tenant_wherever_they_are,
     migrations::a_second_run_changes_nothing,
+    tiers::hold_rows_by_age_and_let_them_expire,
+    tiers::are_refused_without_the_policy_or_a_volume,
     cluster::is_refused_where_it_cannot_be_or_would_replace_tables,
     patterns_command::of_files_and_streams_are_the_same_and_every_line_has_one,
     configuration::an_unknown_key_is_refused_by_name,

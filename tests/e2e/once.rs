@@ -16,9 +16,10 @@ pub(crate) fn through_another_gateway_and_over_an_outage(world: &World) -> Resul
 pub(crate) fn through_a_clusters_tables(world: &World) -> Result<Outcome> {
     let to_store = world.link_to_store()?;
     let config = world.gateway_behind(&format!("http://127.0.0.1:{}", to_store.port()))?;
-    let config = cluster::lay_out(world, config)?;
+    let config = cluster::lay_out(world, config.set("tiers.policy", "\"ollystack\""))?;
     let held = over_an_outage(world, &to_store, &config)?;
     cluster::rows_are_on_the_shard(world)?;
+    cluster::a_block_counts_once(world)?;
     Ok(held)
 }
 

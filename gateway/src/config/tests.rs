@@ -90,6 +90,16 @@ fn wrong_values_name_the_key_what_was_found_and_what_is_allowed() {
             "clickhouse.insert_quorum is 1: \"auto\", \"0\" and numbers of replicas",
         ),
         ("[clickhouse]\ninsert_quorum = \"auto\"", "clickhouse.insert_quorum is auto: only \"0\" is allowed where"),
+        ("[tiers]\npolicy = \"a'b\"", "tiers.policy is a'b: up to 64 letters, digits and _ - . are allowed"),
+        (
+            "[tiers]\nwarm_after_days = 14",
+            "tiers.cold_after_days is 14: 0, or more than tiers.warm_after_days, is allowed",
+        ),
+        ("[tiers]\ncold_after_days = 36501", "tiers.cold_after_days is 36501: 0 to 36500 is allowed"),
+        (
+            "[tiers]\npolicy = \"p\"\nwarm_after_days = 0\ncold_after_days = 0",
+            "tiers.policy is p: set tiers.warm_after_days or tiers.cold_after_days",
+        ),
         ("[kafka]\nbrokers = \"k1:9092, k2\"", "kafka.brokers is k2: HOST:PORT is allowed"),
         ("[kafka]\ngroup = \"a b\"", "kafka.group is a b: 1 to 200 of A-Z a-z 0-9 . _ - are allowed"),
         ("[kafka]\nproduce_timeout_ms = 21000", "kafka.produce_timeout_ms is 21000: 1000 to 20000 is allowed"),

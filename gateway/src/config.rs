@@ -7,11 +7,13 @@ mod kafka;
 mod layers;
 mod print;
 mod secret;
+mod tiers;
 
 pub(crate) use kafka::Kafka;
 pub(crate) use layers::{Flags, Layers, load};
 pub(crate) use print::print;
 pub(crate) use secret::Secret;
+pub(crate) use tiers::Tiers;
 
 use crate::delivered::deadline::Terms;
 use crate::tenants::{Limits, RETENTION_DAYS_MAX};
@@ -48,6 +50,7 @@ pub(crate) struct Config {
     keys: Keys,
     pub(crate) tenants: Limits,
     pub(crate) clickhouse: ClickHouse,
+    pub(crate) tiers: Tiers,
     pub(crate) kafka: Kafka,
     pub(crate) store: Store,
     pub(crate) batch: Batch,
@@ -93,6 +96,8 @@ pub(crate) struct ClickHouse {
     pub(crate) password: Secret,
     password_file: PathBuf,
     pub(crate) database: String,
+    cluster: String,
+    pub(crate) insert_quorum: String,
     connect_timeout_ms: u64,
     insert_timeout_ms: u64,
     pub(crate) inserts_in_flight_max: usize,
@@ -283,6 +288,31 @@ impl Config {
         if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
             return value("clickhouse.database", name, "1 to 64 letters, digits and underscores are allowed");
         }
+        let cluster = &self.clickhouse.cluster;
+        if cluster.len() > 64 || !cluster.chars().all(|c| plain(c) || matches!(c, '-' | '.')) {
+            let allowed = "up to 64 letters, digits and _ - . are allowed; `SELECT DISTINCT cluster FROM system.clusters` lists them";
+            return value("clickhouse.cluster", cluster, allowed);
+        }
+        if !cluster.is_empty() && self.store.mode == StoreMode::Embedded {
+            return value(
+                "clickhouse.cluster",
+                cluster,
+                "with store.mode = \"embedded\" it must be empty: that is one server",
+            );
+        }
+        let quorum = &self.clickhouse.insert_quorum;
+        if quorum != "auto" && !quorum.parse::<u8>().is_ok_and(|replicas| replicas != 1) {
+            let allowed = "\"auto\", \"0\" and numbers of replicas from \"2\" to \"255\" are allowed";
+            return value("clickhouse.insert_quorum", quorum, allowed);
+        }
+        if quorum != "0" && cluster.is_empty() {
+            return value(
+                "clickhouse.insert_quorum",
+                quorum,
+                "only \"0\" is allowed where clickhouse.cluster is empty",
+            );
+        }
+        self.tiers.check()?;
         if self.batch.bytes_max < self.server.decoded_bytes_max {
             let allowed = "at least server.decoded_bytes_max is allowed, or a large request could never pass";
             return value("batch.bytes_max", &self.batch.bytes_max, allowed);
@@ -334,6 +364,11 @@ impl Server {
 }
 
 impl ClickHouse {
+    /// The cluster to lay the schema out on, if it is one.
+    pub(crate) fn cluster(&self) -> Option<&str> {
+        Some(&*self.cluster).filter(|name| !name.is_empty())
+    }
+
     pub(crate) fn connect_timeout(&self) -> Duration {
         Duration::from_millis(self.connect_timeout_ms)
     }
@@ -348,7 +383,11 @@ impl Config {
     pub(crate) fn terms(&self) -> Terms {
         let begin_within = self.batch.begin_within();
         let insert_within = match self.sink {
-            SinkMode::ClickHouse => self.clickhouse.connect_timeout() + self.clickhouse.insert_timeout(),
+            SinkMode::ClickHouse => {
+                // The server that is asked hands a block on to its shard, which has as long again from then on.
+                let servers = if self.clickhouse.cluster().is_some() { 2 } else { 1 };
+                self.clickhouse.connect_timeout() + servers * self.clickhouse.insert_timeout()
+            }
             SinkMode::Kafka => self.kafka.produce_timeout(),
         };
         Terms { begin_within, insert_within }

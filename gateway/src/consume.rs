@@ -65,9 +65,9 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
     until_end.spawn(admin::serve(admin, status, end.clone()));
     // For what was set aside.
     until_stop.spawn(Arc::clone(&writer).replay());
-    let (ready, keep_schema) = (writer.schema_ready().clone(), stop.clone());
+    let (ready, keep_schema, tiers) = (writer.schema_ready().clone(), stop.clone(), config.tiers.clone());
     until_stop.spawn(async move {
-        let keep = migrate::keep_applied(clickhouse, ready, &schema_problem);
+        let keep = migrate::keep_applied(clickhouse, tiers, ready, &schema_problem);
         keep_schema.run_until_cancelled(keep).await;
     });
     tracing::info!(

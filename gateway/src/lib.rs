@@ -27,6 +27,7 @@ mod run;
 mod signals;
 mod telemetry;
 mod tenants;
+mod tiers;
 mod treat;
 mod usage;
 mod write;
@@ -34,7 +35,7 @@ mod write;
 use clap::Parser;
 use cli::{Cli, Command, Configured};
 use config::{Config, Layers, StoreMode};
-use ollystack_schema::migrations::Placement;
+use ollystack_schema::migrations::MIGRATIONS;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use std::error::Error;
 use std::io::{self, Write};
@@ -120,19 +121,35 @@ async fn migrate(config: &Config, plan: bool) -> Result<(), Box<dyn Error>> {
         StoreMode::Embedded => engine::url(config),
     };
     let clickhouse = ClickHouse::new(&config.clickhouse, &url)?;
+    let at = |error: migrate::Error| format!("ClickHouse at {url}, database {}: {error}", config.clickhouse.database);
     let done = if plan { migrate::pending(&clickhouse).await } else { migrate::apply(&clickhouse).await };
-    let done =
-        done.map_err(|error| format!("ClickHouse at {url}, database {}: {error}", config.clickhouse.database))?;
+    let done = done.map_err(at)?;
+    let moves = match plan {
+        true => tiers::pending(&clickhouse, &config.tiers).await,
+        false => tiers::apply(&clickhouse, &config.tiers).await,
+    };
+    let moves = moves.map_err(|error| at(error.into()))?;
     let mut text = String::new();
+    if plan && done.len() == MIGRATIONS.len() {
+        text = migrate::foundation(&clickhouse).iter().map(|statement| format!("{statement};\n\n")).collect();
+    }
+    let verb = if plan { "would apply" } else { "applied" };
     for migration in &done {
-        text += &format!("{} {}\n", if plan { "would apply" } else { "applied" }, migration.name);
+        text += &format!("{verb} {}\n", migration.name);
         if plan {
-            for statement in migration.statements(Placement::SingleNode)? {
+            for statement in migration.statements(&clickhouse.placement())? {
                 text += &format!("{statement};\n\n");
             }
+            text += &format!("{};\n\n", migrate::record(migration));
         }
     }
-    if done.is_empty() {
+    if !moves.is_empty() {
+        text += &format!("{verb} tiers\n");
+    }
+    if plan {
+        text += &moves.iter().map(|statement| format!("{statement};\n\n")).collect::<String>();
+    }
+    if text.is_empty() {
         text = format!("the schema of {} is up to date\n", config.clickhouse.database);
     }
     print(&text)?;

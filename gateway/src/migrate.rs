@@ -3,19 +3,27 @@
 //! The lock is a table whose creation fails when it exists. Every statement of a migration may be run again, so a lock whose holder
 //! died is broken after a minute, and doing so cannot harm. Invariant: a migration is recorded after all its statements ran,
 //! and one whose text differs from what was recorded is never run.
+//!
+//! On a cluster each statement goes to all servers by the cluster's own queue, which has one order: of two gateways that make the lock, each server
+//! tells the second one that it exists. A statement that a server has not run in time is an error and is run again, so what is recorded is
+//! on every server; once all is recorded, a server that is away keeps no gateway from starting.
 
+use crate::config::Tiers;
+use crate::tiers;
 use crate::write::clickhouse::{ClickHouse, Error as ClickHouseError};
-use ollystack_schema::migrations::{MIGRATIONS, Migration, Placement, RECORD_TABLE, TemplateError};
+use ollystack_schema::migrations::{MIGRATIONS, Migration, TemplateError, local_database};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+const RECORDS: &str = "schema_migrations";
 const LOCK_TABLE: &str = "schema_migrations_lock";
 
-/// A migration's statements take milliseconds; a holder that is silent for this long has died.
+/// A migration's statements take milliseconds; a holder that is silent for this long has died. A cluster takes longer for each.
 const LOCK_SECONDS_MAX: u64 = 60;
+const LOCK_SECONDS_MAX_ON_CLUSTER: u64 = 600;
 
 const LOCK_LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -23,6 +31,9 @@ const LOCK_LOOK_INTERVAL: Duration = Duration::from_millis(500);
 const TABLE_EXISTS: u32 = 57;
 const UNKNOWN_TABLE: u32 = 60;
 const UNKNOWN_DATABASE: u32 = 81;
+
+/// Some servers have not run a statement yet; they will.
+const TIMEOUT_EXCEEDED: u32 = 159;
 
 /// Pause after a failure: doubles from the first to the second.
 const RETRY_MIN: Duration = Duration::from_millis(500);
@@ -50,6 +61,33 @@ pub(crate) enum Error {
          version that applied it"
     )]
     Newer { number: u32, name: String },
+    #[error(
+        "clickhouse.cluster is {name}: ClickHouse knows the clusters {known}; set one of them, or add this one to remote_servers"
+    )]
+    Cluster { name: String, known: String },
+    #[error(
+        "clickhouse.cluster is {name}, whose shards do not all have internal_replication: set it to true in remote_servers, or \
+         every row is written to each replica by itself"
+    )]
+    Replication { name: String },
+    #[error(
+        "clickhouse.cluster is \"{cluster}\", but database {database} was laid out {how}, and rows do not move by themselves: set \
+         clickhouse.cluster back, or another clickhouse.database"
+    )]
+    Placed { cluster: String, database: String, how: &'static str },
+    #[error(transparent)]
+    Tiers(#[from] tiers::Error),
+}
+
+impl Error {
+    /// Whether a person is needed: by itself it stays as it is.
+    fn needs_person(&self) -> bool {
+        match self {
+            Error::ClickHouse(_) | Error::Statement { .. } => false,
+            Error::Tiers(error) => error.needs_person(),
+            _ => true,
+        }
+    }
 }
 
 /// What the database has recorded: number to name and checksum.
@@ -57,59 +95,119 @@ type Recorded = BTreeMap<u32, (String, String)>;
 
 /// What would be run now, or everything when the database is not there yet.
 pub(crate) async fn pending(clickhouse: &ClickHouse) -> Result<Vec<&'static Migration>, Error> {
-    let recorded = match recorded(clickhouse).await {
-        Ok(recorded) => recorded,
-        Err(error) if matches!(error.code, Some(UNKNOWN_TABLE | UNKNOWN_DATABASE)) => Recorded::new(),
-        Err(error) => return Err(error.into()),
-    };
-    check(MIGRATIONS, &recorded)
+    check_cluster(clickhouse).await?;
+    match recorded(clickhouse, &own_records(clickhouse)).await? {
+        Some(recorded) => check(MIGRATIONS, &recorded),
+        None => {
+            check_place(clickhouse).await?;
+            check(MIGRATIONS, &Recorded::new())
+        }
+    }
+}
+
+/// The statements that make room for the migrations, the last one in [`ClickHouse::home`].
+pub(crate) fn foundation(clickhouse: &ClickHouse) -> Vec<String> {
+    let on_cluster = clickhouse.on_cluster();
+    let mut databases = vec![clickhouse.database().to_owned(), clickhouse.home()];
+    databases.dedup();
+    let create = |database: String| format!("CREATE DATABASE IF NOT EXISTS `{database}`{on_cluster}");
+    databases.into_iter().map(create).chain([clickhouse.placement().record_table()]).collect()
 }
 
 /// Run what is pending; returns what was run.
 pub(crate) async fn apply(clickhouse: &ClickHouse) -> Result<Vec<&'static Migration>, Error> {
-    clickhouse.run_outside(&format!("CREATE DATABASE IF NOT EXISTS `{}`", clickhouse.database())).await?;
-    clickhouse.run(RECORD_TABLE).await?;
-    if check(MIGRATIONS, &recorded(clickhouse).await?)?.is_empty() {
+    let pending = pending(clickhouse).await?;
+    if pending.is_empty() {
         return Ok(Vec::new());
+    }
+    let foundation = foundation(clickhouse);
+    if let Some((record_table, databases)) = foundation.split_last() {
+        for database in databases {
+            clickhouse.run_outside(database).await?;
+        }
+        clickhouse.run(record_table).await?;
     }
     lock(clickhouse).await?;
     let applied = apply_locked(clickhouse).await;
-    // Left behind, the lock is broken after a minute: what matters is whether the migrations ran.
-    if let Err(error) = clickhouse.run(&format!("DROP TABLE IF EXISTS {LOCK_TABLE}")).await {
-        tracing::warn!(%error, "the migration lock could not be removed; it lapses after {LOCK_SECONDS_MAX} s");
+    // Left behind, the lock is broken after its time: what matters is whether the migrations ran.
+    if let Err(error) = unlock(clickhouse).await {
+        tracing::warn!(%error, "the migration lock could not be removed; it lapses after {} s", lock_seconds_max(clickhouse));
     }
     applied
 }
 
 async fn apply_locked(clickhouse: &ClickHouse) -> Result<Vec<&'static Migration>, Error> {
     // Again, as another gateway may have run them while this one waited for the lock.
-    let pending = check(MIGRATIONS, &recorded(clickhouse).await?)?;
+    let recorded = recorded(clickhouse, &clickhouse.everywhere(RECORDS)).await?;
+    let pending = check(MIGRATIONS, &recorded.unwrap_or_default())?;
     for migration in &pending {
-        for statement in migration.statements(Placement::SingleNode)? {
+        for statement in migration.statements(&clickhouse.placement())? {
             let failed = |source| Error::Statement { name: migration.name, source };
             clickhouse.run(&statement).await.map_err(failed)?;
         }
-        // Number, file name and hexadecimal digits of this program: nothing in them needs quoting.
-        let record = format!(
-            "INSERT INTO schema_migrations (Number, Name, Checksum) VALUES ({}, '{}', '{}')",
-            migration.number,
-            migration.name,
-            migration.checksum()
-        );
-        clickhouse.run(&record).await?;
+        clickhouse.run(&record(migration)).await?;
         tracing::info!(migration = migration.name, "migration applied");
     }
     Ok(pending)
 }
 
-async fn recorded(clickhouse: &ClickHouse) -> Result<Recorded, ClickHouseError> {
-    let query = "SELECT Number, Name, Checksum FROM schema_migrations FINAL ORDER BY Number";
-    let lines = clickhouse.lines(query).await?;
+/// The statement that records a migration. Number, file name and hexadecimal digits of this program: nothing in them needs quoting.
+pub(crate) fn record(migration: &Migration) -> String {
+    let Migration { number, name, .. } = migration;
+    format!("INSERT INTO {RECORDS} (Number, Name, Checksum) VALUES ({number}, '{name}', '{}')", migration.checksum())
+}
+
+/// The records of the server that is asked: one that was away may lack the last ones.
+fn own_records(clickhouse: &ClickHouse) -> String {
+    format!("`{}`.{RECORDS}", clickhouse.home())
+}
+
+/// What is recorded in a table; none when it is not there.
+async fn recorded(clickhouse: &ClickHouse, table: &str) -> Result<Option<Recorded>, ClickHouseError> {
+    let query = format!(
+        "SELECT Number, argMax(Name, AppliedAt), argMax(Checksum, AppliedAt) FROM {table} GROUP BY Number ORDER BY Number"
+    );
+    let lines = match clickhouse.lines(&query).await {
+        Ok(lines) => lines,
+        Err(error) if matches!(error.code, Some(UNKNOWN_TABLE | UNKNOWN_DATABASE)) => return Ok(None),
+        Err(error) => return Err(error),
+    };
     let record = |line: Vec<String>| match <[String; 3]>::try_from(line) {
         Ok([number, name, checksum]) => Some((number.parse().ok()?, (name, checksum))),
         Err(_) => None,
     };
-    Ok(lines.into_iter().filter_map(record).collect())
+    Ok(Some(lines.into_iter().filter_map(record).collect()))
+}
+
+/// Refuse a cluster that ClickHouse does not know, or that would write rows twice.
+async fn check_cluster(clickhouse: &ClickHouse) -> Result<(), Error> {
+    let Some(name) = clickhouse.cluster() else { return Ok(()) };
+    let query = "SELECT cluster, min(internal_replication) FROM system.clusters GROUP BY cluster ORDER BY cluster";
+    let lines = clickhouse.lines_outside(query).await?;
+    match lines.iter().find(|line| line.first().is_some_and(|cluster| cluster == name)).map(|line| line.get(1)) {
+        Some(Some(replication)) if replication == "1" => Ok(()),
+        Some(_) => Err(Error::Replication { name: name.to_owned() }),
+        None => {
+            let known: Vec<_> = lines.iter().filter_map(|line| line.first().map(String::as_str)).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            Err(Error::Cluster { name: name.to_owned(), known })
+        }
+    }
+}
+
+/// Refuse a database that is laid out the other way: on a cluster its tables would be replaced.
+async fn check_place(clickhouse: &ClickHouse) -> Result<(), Error> {
+    let database = clickhouse.database();
+    let (other, how) = match clickhouse.cluster() {
+        Some(_) => (database.to_owned(), "for one server"),
+        None => (local_database(database), "on a cluster"),
+    };
+    let query = format!("SELECT name FROM system.tables WHERE database = '{other}' AND name = '{RECORDS}'");
+    if clickhouse.lines_outside(&query).await?.is_empty() {
+        return Ok(());
+    }
+    let cluster = clickhouse.cluster().unwrap_or_default().to_owned();
+    Err(Error::Placed { cluster, database: database.to_owned(), how })
 }
 
 /// Which of `migrations` are not recorded; an error when what is recorded is not what they are.
@@ -137,39 +235,64 @@ fn check(migrations: &'static [Migration], recorded: &Recorded) -> Result<Vec<&'
     Ok(pending)
 }
 
+fn lock_seconds_max(clickhouse: &ClickHouse) -> u64 {
+    if clickhouse.cluster().is_some() { LOCK_SECONDS_MAX_ON_CLUSTER } else { LOCK_SECONDS_MAX }
+}
+
 async fn lock(clickhouse: &ClickHouse) -> Result<(), ClickHouseError> {
+    let on_cluster = clickhouse.on_cluster();
     loop {
         // No IF NOT EXISTS: of two gateways one is told that it exists.
-        let create = format!("CREATE TABLE {LOCK_TABLE} (Held UInt8) ENGINE = Memory");
+        let create = format!("CREATE TABLE {LOCK_TABLE}{on_cluster} (Held UInt8) ENGINE = Memory");
         match clickhouse.run(&create).await {
             Err(error) if error.code == Some(TABLE_EXISTS) => {}
+            // Made, though not everywhere: in the way of nobody.
+            Err(error) if error.code == Some(TIMEOUT_EXCEEDED) => {
+                let _ = unlock(clickhouse).await;
+                return Err(error);
+            }
             other => return other,
         }
         let age = format!(
             "SELECT toUInt64(now() - metadata_modification_time) FROM system.tables WHERE database = '{}' AND name = '{LOCK_TABLE}'",
-            clickhouse.database()
+            clickhouse.home()
         );
         let lines = clickhouse.lines(&age).await?;
         let seconds: Option<u64> = lines.first().and_then(|line| line.first()?.parse().ok());
-        if seconds.is_some_and(|seconds| seconds > LOCK_SECONDS_MAX) {
+        if seconds.is_some_and(|seconds| seconds > lock_seconds_max(clickhouse)) {
             tracing::warn!(seconds, "breaking the migration lock of a gateway that died");
-            clickhouse.run(&format!("DROP TABLE IF EXISTS {LOCK_TABLE}")).await?;
+            unlock(clickhouse).await?;
         } else {
             sleep(LOCK_LOOK_INTERVAL).await;
         }
     }
 }
 
+async fn unlock(clickhouse: &ClickHouse) -> Result<(), ClickHouseError> {
+    let on_cluster = clickhouse.on_cluster();
+    clickhouse.run(&format!("DROP TABLE IF EXISTS {LOCK_TABLE}{on_cluster}")).await
+}
+
 /// Apply the migrations whenever `ready` says that the schema is not there, for ever. `problem` holds what is in the way.
-pub(crate) async fn keep_applied(clickhouse: ClickHouse, ready: watch::Sender<bool>, problem: &Mutex<Option<String>>) {
+pub(crate) async fn keep_applied(
+    clickhouse: ClickHouse,
+    tiers: Tiers,
+    ready: watch::Sender<bool>,
+    problem: &Mutex<Option<String>>,
+) {
     let mut states = ready.subscribe();
     let set_problem = |text: Option<String>| *problem.lock().unwrap_or_else(PoisonError::into_inner) = text;
     let (mut pause, mut failures) = (RETRY_MIN, 0_u32);
     loop {
         // An error means that the sender is gone, and it is ours.
         let _ = states.wait_for(|ready| !*ready).await;
-        match apply(&clickhouse).await {
-            Ok(_) => {
+        let applied = async {
+            apply(&clickhouse).await?;
+            tiers::apply(&clickhouse, &tiers).await?;
+            Ok::<(), Error>(())
+        };
+        match applied.await {
+            Ok(()) => {
                 set_problem(None);
                 tracing::info!(database = clickhouse.database(), "the schema is up to date");
                 ready.send_replace(true);
@@ -180,7 +303,7 @@ pub(crate) async fn keep_applied(clickhouse: ClickHouse, ready: watch::Sender<bo
             Err(error) => {
                 let text = error.to_string();
                 let known = problem.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(&text);
-                let person = matches!(error, Error::Checksum { .. } | Error::Newer { .. } | Error::Template(_));
+                let person = error.needs_person();
                 failures += 1;
                 if person {
                     if !known {

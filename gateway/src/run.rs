@@ -107,9 +107,9 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
     let ready = writer.schema_ready().clone();
     let reporter = Reporter::new(admission.accounts().clone(), clickhouse.clone(), ready.subscribe())?;
     let reporting = tokio::spawn(reporter.run(taken.clone()));
-    let keep_schema = stop.clone();
+    let (keep_schema, tiers) = (stop.clone(), config.tiers.clone());
     until_stop.spawn(async move {
-        let keep = migrate::keep_applied(clickhouse, ready, &schema_problem);
+        let keep = migrate::keep_applied(clickhouse, tiers, ready, &schema_problem);
         keep_schema.run_until_cancelled(keep).await;
     });
 

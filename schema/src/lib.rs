@@ -10,3 +10,5 @@ pub mod names;
 pub mod probability;
 #[cfg(feature = "rows")]
 pub mod rows;
+#[cfg(feature = "rows")]
+pub mod tiers;

@@ -1,7 +1,7 @@
 //! The numbered migrations: embedded, checksummed, rendered and split into statements; nothing here talks to a database.
 //!
 //! To apply them to a database:
-//! 1. `CREATE DATABASE IF NOT EXISTS` it, then run [`RECORD_TABLE`] in it.
+//! 1. `CREATE DATABASE IF NOT EXISTS` it, then run [`Placement::record_table`] in it.
 //! 2. `SELECT Number, Name, Checksum FROM schema_migrations FINAL ORDER BY Number`.
 //! 3. For each of [`MIGRATIONS`] in order: if its number is recorded, its checksum must be the recorded one, or stop: a migration that was
 //!    applied was edited. A recorded number that is not in the list means that a newer version was here: say so and stop. If it
@@ -9,13 +9,27 @@
 //!
 //! There is no transaction and no lock in ClickHouse. Invariant: every statement may be run again (`IF NOT EXISTS`, `OR REPLACE`, `DROP ... IF EXISTS`, `MODIFY`), so two gateways that
 //! start at once, and one that died half-way, both end with the same schema. Forward only: an applied file is never edited.
+//!
+//! On a cluster there are two databases of one content. What the migrations make is in [`local_database`], on every server: replicated
+//! tables, views over them, and materialized views that feed a shard's tables from that shard's own. Everybody else, the gateway
+//! included, sees the database that is configured: it has a `Distributed` table of the same name before each of them. A row's shard follows
+//! from its tenant, so all of a tenant lies on one: what a view groups or joins is together there, and a view is asked shard by shard
+//! like a table. A table without a tenant would break that, and so would a statement that copies rows, which runs on one server only.
 
 use sha2::{Digest, Sha256};
 use std::fmt;
 
-/// The table that records what was applied. Its rows replace each other, so recording twice does no harm.
-pub const RECORD_TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (Number UInt32, Name String, Checksum String, \
-                          AppliedAt DateTime64(3) DEFAULT now64(3)) ENGINE = ReplacingMergeTree ORDER BY Number";
+/// Where a shard's tables stand in Keeper; ClickHouse puts in the server's macro and the names.
+const SHARD_PATH: &str = "/clickhouse/tables/{shard}/{database}/{table}";
+
+/// Where tables stand of which each server of the cluster is a replica.
+const CLUSTER_PATH: &str = "/clickhouse/tables/{database}/{table}";
+
+/// How many inserts a table knows again by their tokens, as the templates have it, and what stands for it where tokens are in Keeper: by
+/// default those are forgotten after an hour, and a block may wait for days in a spill.
+const TOKENS: &str = "non_replicated_deduplication_window = 10000";
+const REPLICATED_TOKENS: &str =
+    "replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800";
 
 /// One numbered file.
 #[derive(Clone, Copy, Debug)]
@@ -59,11 +73,41 @@ pub const MIGRATIONS: &[Migration] = migrations![
 ];
 
 /// Where the schema is to live: what a template's placeholders become.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Placement {
     /// One server, or the embedded engine: plain engines, no `ON CLUSTER`.
     #[default]
     SingleNode,
+    /// The servers of a cluster, each with the macros `shard` and `replica`.
+    Cluster {
+        /// As `system.clusters` has it.
+        name: String,
+        /// The database that everybody sees.
+        database: String,
+    },
+}
+
+/// The database of what migrations make on a cluster's servers, by the one that everybody sees.
+pub fn local_database(database: &str) -> String {
+    format!("{database}_local")
+}
+
+impl Placement {
+    /// The statement for the table that records what was applied, on a cluster one for all of it. Its rows replace each other, so recording
+    /// twice does no harm.
+    pub fn record_table(&self) -> String {
+        let (on_cluster, engine) = match self {
+            Placement::SingleNode => (String::new(), "ReplacingMergeTree".to_owned()),
+            Placement::Cluster { name, .. } => (
+                format!(" ON CLUSTER '{name}'"),
+                format!("ReplicatedReplacingMergeTree('{CLUSTER_PATH}', '{{shard}}-{{replica}}')"),
+            ),
+        };
+        format!(
+            "CREATE TABLE IF NOT EXISTS schema_migrations{on_cluster} (Number UInt32, Name String, Checksum String, \
+             AppliedAt DateTime64(3) DEFAULT now64(3)) ENGINE = {engine} ORDER BY Number"
+        )
+    }
 }
 
 /// A template that cannot be rendered: a fault of the migration file.
@@ -89,35 +133,77 @@ impl Migration {
         Sha256::digest(self.sql).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The statements for a placement, without comments and semicolons.
-    pub fn statements(&self, placement: Placement) -> Result<Vec<String>, TemplateError> {
-        split(self.sql)
-            .into_iter()
-            .map(|statement| render(&statement, placement).map_err(|what| TemplateError { migration: self.name, what }))
-            .collect()
+    /// The statements for a placement, without comments and semicolons. On a cluster they run in [`local_database`].
+    pub fn statements(&self, placement: &Placement) -> Result<Vec<String>, TemplateError> {
+        let mut statements = Vec::new();
+        for template in split(self.sql) {
+            let rendered = render(&template, placement);
+            statements.push(rendered.map_err(|what| TemplateError { migration: self.name, what })?);
+            statements.extend(front(&template, placement));
+        }
+        Ok(statements)
     }
 }
 
+/// On a cluster, what everybody sees of what a statement makes or changes the columns of: made anew, with the columns that there are now.
+fn front(template: &str, placement: &Placement) -> Option<String> {
+    let Placement::Cluster { name: cluster, database } = placement else { return None };
+    let (head, rest) = template.split_once(" ${on_cluster}")?;
+    let (verb, name) = head.rsplit_once(' ')?;
+    let seen = match verb {
+        "CREATE TABLE IF NOT EXISTS" | "CREATE VIEW IF NOT EXISTS" | "CREATE OR REPLACE VIEW" => true,
+        "CREATE MATERIALIZED VIEW IF NOT EXISTS" => !rest.starts_with(" TO "),
+        "ALTER TABLE" => rest.contains(" COLUMN "),
+        _ => false,
+    };
+    let local = local_database(database);
+    seen.then(|| {
+        format!(
+            "CREATE OR REPLACE TABLE `{database}`.{name} ON CLUSTER '{cluster}'\n\
+             ENGINE = Distributed('{cluster}', '{local}', '{name}', cityHash64(TenantId))"
+        )
+    })
+}
+
 /// Replace `${on_cluster}` and `${<Engine>}` or `${<Engine>(<arguments>)}`.
-fn render(template: &str, placement: Placement) -> Result<String, String> {
-    let Placement::SingleNode = placement;
+fn render(template: &str, placement: &Placement) -> Result<String, String> {
+    // What a view makes anew at each refresh cannot be replicated: each server makes its own, of its own rows.
+    let replicated = !template.contains("\nREFRESH ");
     let mut rendered = String::with_capacity(template.len());
     let mut rest = template;
     while let Some((before, after)) = rest.split_once("${") {
         let (name, after) = after.split_once('}').ok_or_else(|| "`${` without `}`".to_owned())?;
-        if name == "on_cluster" {
-            // The blank before it goes too.
-            rendered.push_str(before.trim_end_matches(' '));
-        } else if name.split('(').next().is_some_and(|engine| engine.ends_with("MergeTree")) {
-            rendered.push_str(before);
-            rendered.push_str(name);
-        } else {
-            return Err(format!("unknown placeholder `${{{name}}}`, known are `on_cluster` and the MergeTree engines"));
+        let (engine, arguments) = name.split_once('(').unwrap_or((name, ")"));
+        match placement {
+            Placement::SingleNode if name == "on_cluster" => {
+                // The blank before it goes too.
+                rendered.push_str(before.trim_end_matches(' '));
+            }
+            Placement::Cluster { name: cluster, .. } if name == "on_cluster" => {
+                rendered.push_str(&format!("{before}ON CLUSTER '{cluster}'"));
+            }
+            _ if !engine.ends_with("MergeTree") => {
+                return Err(format!(
+                    "unknown placeholder `${{{name}}}`, known are `on_cluster` and the MergeTree engines"
+                ));
+            }
+            Placement::Cluster { .. } if replicated => {
+                let more = if arguments == ")" { "" } else { ", " };
+                rendered
+                    .push_str(&format!("{before}Replicated{engine}('{SHARD_PATH}', '{{replica}}'{more}{arguments}"));
+            }
+            _ => {
+                rendered.push_str(before);
+                rendered.push_str(name);
+            }
         }
         rest = after;
     }
     rendered.push_str(rest);
-    Ok(rendered)
+    Ok(match placement {
+        Placement::SingleNode => rendered,
+        Placement::Cluster { .. } => rendered.replace(TOKENS, REPLICATED_TOKENS),
+    })
 }
 
 /// Split at semicolons outside of quotes and comments; comments go, empty statements too.
@@ -176,7 +262,7 @@ mod tests {
     fn every_statement_makes_something_new_or_a_view_anew_and_may_be_run_again() {
         let mut names = HashSet::new();
         for migration in MIGRATIONS {
-            for statement in migration.statements(Placement::SingleNode).unwrap() {
+            for statement in migration.statements(&Placement::SingleNode).unwrap() {
                 assert!(
                     !statement.contains('?'),
                     "the clickhouse crate takes a question mark for a parameter: {statement}"
@@ -218,20 +304,80 @@ mod tests {
     /// After an intended change to one that was not: `UPDATE_GOLDEN=1 cargo test -p ollystack-schema --features rows`.
     #[test]
     fn the_ddl_is_the_golden_one() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/single_node.golden.sql");
+        let ddl = ddl(&Placement::SingleNode);
+        compare(&ddl, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/single_node.golden.sql"));
+    }
+
+    /// The same for a cluster.
+    #[test]
+    fn the_ddl_of_a_cluster_is_the_golden_one() {
+        let ddl = format!("{};\n\n{}", cluster().record_table(), ddl(&cluster()));
+        compare(&ddl, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster.golden.sql"));
+    }
+
+    fn cluster() -> Placement {
+        Placement::Cluster { name: "c".to_owned(), database: "ollystack".to_owned() }
+    }
+
+    fn ddl(placement: &Placement) -> String {
         let mut ddl = String::new();
         for migration in MIGRATIONS {
             writeln!(ddl, "-- {} {}", migration.name, migration.checksum()).unwrap();
-            for statement in migration.statements(Placement::SingleNode).unwrap() {
+            for statement in migration.statements(placement).unwrap() {
                 writeln!(ddl, "{statement};\n").unwrap();
             }
         }
+        ddl
+    }
+
+    fn compare(ddl: &str, path: &str) {
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            std::fs::write(path, &ddl).unwrap();
+            std::fs::write(path, ddl).unwrap();
         }
         let golden = std::fs::read_to_string(path).unwrap();
         let differs = ddl.lines().zip(golden.lines()).find(|(now, then)| now != then);
         assert!(ddl == golden, "the first line that differs (now, golden): {differs:?}");
+    }
+
+    /// All of a tenant lies on one shard only if every table knows whose its rows are.
+    #[test]
+    fn every_table_begins_with_the_tenant_in_columns_and_key() {
+        for migration in MIGRATIONS {
+            for table in split(migration.sql).iter().filter(|statement| statement.starts_with("CREATE TABLE")) {
+                assert!(table.contains("(\n    TenantId "), "{table}");
+                assert!(table.contains("\nORDER BY (TenantId, "), "{table}");
+            }
+        }
+    }
+
+    /// A cluster that has rows began with migration 20: a later one that copies rows would copy those of one server.
+    #[test]
+    fn nothing_but_on_cluster_runs_on_a_cluster() {
+        for migration in MIGRATIONS {
+            for statement in migration.statements(&cluster()).unwrap() {
+                let head = statement.lines().next().unwrap();
+                let copies = migration.number <= 20 && head == "INSERT INTO log_templates";
+                assert!(copies || head.contains(" ON CLUSTER 'c'"), "{}: {head}", migration.name);
+                assert!(!statement.contains("non_replicated_"), "{}: {statement}", migration.name);
+            }
+        }
+    }
+
+    #[test]
+    fn everybody_sees_every_table_and_view_of_a_cluster_and_none_that_only_feeds_others() {
+        let (mut made, mut seen) = (HashSet::new(), HashSet::new());
+        for statement in MIGRATIONS.iter().flat_map(|migration| migration.statements(&cluster()).unwrap()) {
+            let (head, rest) = statement.split_once(" ON CLUSTER 'c'").unwrap_or_default();
+            let name = head.rsplit([' ', '.']).next().unwrap().to_owned();
+            match head {
+                _ if head.starts_with("CREATE OR REPLACE TABLE `ollystack`.") => seen.insert(name),
+                _ if head.starts_with("CREATE ") && !rest.starts_with(" TO ") => made.insert(name),
+                _ if head.starts_with("DROP ") => made.remove(&name),
+                _ => false,
+            };
+        }
+        assert_eq!(made, seen);
+        assert!(seen.contains("logs_raw") && seen.contains("metric_anomalies") && seen.contains("otel_logs"));
     }
 
     #[test]
@@ -292,10 +438,21 @@ mod tests {
 
     #[test]
     fn placeholders_are_rendered_and_unknown_ones_refused() {
-        let render = |template| render(template, Placement::SingleNode);
+        let render = |template| render(template, &Placement::SingleNode);
         let template = "CREATE TABLE a ${on_cluster} (x Int8) ENGINE = ${ReplacingMergeTree(x)}";
         assert_eq!(render(template).unwrap(), "CREATE TABLE a (x Int8) ENGINE = ReplacingMergeTree(x)");
         assert!(render("${cluster}").unwrap_err().contains("`${cluster}`"));
         assert!(render("ENGINE = ${MergeTree").is_err());
+    }
+
+    #[test]
+    fn on_a_cluster_tables_are_replicated_and_what_a_view_makes_anew_is_not() {
+        let rendered =
+            super::render("CREATE TABLE a ${on_cluster} (x Int8) ENGINE = ${ReplacingMergeTree(x)}", &cluster());
+        let replicated =
+            "ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/{table}', '{replica}', x)";
+        assert_eq!(rendered.unwrap(), format!("CREATE TABLE a ON CLUSTER 'c' (x Int8) ENGINE = {replicated}"));
+        let refreshed = "CREATE MATERIALIZED VIEW a ${on_cluster}\nREFRESH EVERY 1 MINUTE ENGINE = ${MergeTree}";
+        assert!(super::render(refreshed, &cluster()).unwrap().ends_with(" ENGINE = MergeTree"));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! All share one store process, each has a database of its own. A failure shows the ends of all logs of its processes.
 
+mod cluster;
 mod configuration;
 mod coverage;
 mod ebpf;
@@ -30,6 +31,7 @@ mod service_map;
 mod sparing;
 mod stop;
 mod tenants;
+mod tiers;
 mod treatment;
 mod usage;
 
@@ -57,6 +59,7 @@ const PROPERTIES: &[(&str, Property)] = properties![
     outage::loses_and_doubles_nothing,
     offline::keeps_and_delivers_once,
     once::through_another_gateway_and_over_an_outage,
+    once::through_a_clusters_tables,
     log_traces::are_those_of_the_requests_that_the_lines_are_about,
     restart::kills_in_a_row_double_nothing_and_no_loss_is_silent,
     restart::a_stop_goes_on_where_levels_and_totals_were,
@@ -91,6 +94,9 @@ const PROPERTIES: &[(&str, Property)] = properties![
     treatment::samples_for_senders_that_do_not_and_the_ledger_and_the_weights_say_so,
     treatment::takes_out_and_hides_attributes_of_one_tenant_wherever_they_are,
     migrations::a_second_run_changes_nothing,
+    tiers::hold_rows_by_age_and_let_them_expire,
+    tiers::are_refused_without_the_policy_or_a_volume,
+    cluster::is_refused_where_it_cannot_be_or_would_replace_tables,
     patterns_command::of_files_and_streams_are_the_same_and_every_line_has_one,
     configuration::an_unknown_key_is_refused_by_name,
 ];

@@ -1,13 +1,29 @@
 //! An agent's batch is in ClickHouse once whichever gateways it goes through: also where the first one took it, died before its answer came, and
-//! another answers the repetition. While ClickHouse is away the agent keeps what it has, and no gateway spills it.
+//! another answers the repetition. While ClickHouse is away the agent keeps what it has, and no gateway spills it. On one server, and through
+//! a cluster's tables.
 
+use crate::cluster;
 use crate::numbered::{ALL, are_there_once, arrives, send};
 use anyhow::{Result, ensure};
-use ollystack_tests::{Link, Outcome, World, until};
+use ollystack_tests::{GatewayConfig, Link, Outcome, World, until};
 
 pub(crate) fn through_another_gateway_and_over_an_outage(world: &World) -> Result<Outcome> {
     let to_store = world.link_to_store()?;
     let config = world.gateway_behind(&format!("http://127.0.0.1:{}", to_store.port()))?;
+    over_an_outage(world, &to_store, &config)
+}
+
+pub(crate) fn through_a_clusters_tables(world: &World) -> Result<Outcome> {
+    let to_store = world.link_to_store()?;
+    let config = world.gateway_behind(&format!("http://127.0.0.1:{}", to_store.port()))?;
+    let config = cluster::lay_out(world, config.set("tiers.policy", "\"ollystack\""))?;
+    let held = over_an_outage(world, &to_store, &config)?;
+    cluster::rows_are_on_the_shard(world)?;
+    cluster::a_block_counts_once(world)?;
+    Ok(held)
+}
+
+fn over_an_outage(world: &World, to_store: &Link, config: &GatewayConfig) -> Result<Outcome> {
     let mut first = config.start(world.binaries())?;
     first.wait_until_the_schema_is_there()?;
     let key = first.new_key("acme")?;

@@ -27,6 +27,6 @@ pub use link::Link;
 pub use memory::{MemoryWatch, resident_bytes};
 pub use port::{free_port, port_or_free};
 pub use process::{Binaries, Process, SmallDisk, cpu_seconds, cpu_seconds_of_the_ended, through};
-pub use store::{Store, StoreConfig};
+pub use store::{CLUSTER, Store, StoreConfig};
 pub use wait::{until, within};
 pub use world::{Outcome, World};

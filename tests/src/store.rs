@@ -8,6 +8,35 @@ use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// The name of a cluster of one, the store itself, to tables of which rows go without a network.
+pub const CLUSTER: &str = "ollystack";
+
+/// Laid beside the engine's own configuration: the cluster; and the disks of a policy of storage tiers, and of one that lacks a volume.
+fn more_xml(disks: &Path) -> String {
+    let disk = |name: &str| format!("<{name}><path>{}/{name}/</path></{name}>", disks.display());
+    let volume = |name: &str| format!("<{name}><disk>{name}</disk></{name}>");
+    let [default, warm, cold] = ["default", "warm", "cold"].map(volume);
+    format!(
+        "<clickhouse>
+    <tcp_port>9000</tcp_port>
+    <remote_servers><{CLUSTER}><shard>
+        <internal_replication>true</internal_replication>
+        <replica><host>localhost</host><port>9000</port></replica>
+    </shard></{CLUSTER}></remote_servers>
+    <storage_configuration>
+        <disks>{}{}</disks>
+        <policies>
+            <ollystack><volumes>{default}{warm}{cold}</volumes><move_factor>0</move_factor></ollystack>
+            <no_cold><volumes>{default}{warm}</volumes></no_cold>
+        </policies>
+    </storage_configuration>
+</clickhouse>
+",
+        disk("warm"),
+        disk("cold")
+    )
+}
+
 /// Loading half a gigabyte of engine from a cold disk takes its time.
 const START: Duration = Duration::from_secs(180);
 
@@ -38,6 +67,10 @@ impl StoreConfig {
 
     fn run(&self, binaries: &Binaries) -> Result<Process> {
         std::fs::create_dir_all(&self.folder).with_context(|| format!("make {}", self.folder.display()))?;
+        let more = self.folder.join("data/ollystack/config.d");
+        let written =
+            std::fs::create_dir_all(&more).and_then(|()| std::fs::write(more.join("more.xml"), more_xml(&self.folder)));
+        written.with_context(|| format!("write {}", more.display()))?;
         let mut command = binaries.command("ollystack-gateway")?;
         // Half a gigabyte of engine must not be left behind when this process is killed.
         command.args(["store", "--until-stdin-ends"]).arg("--listen").arg(format!("127.0.0.1:{}", self.port));
@@ -98,7 +131,12 @@ impl Store {
 
     /// Runs one statement; the answer as text, tab-separated, without the last line's end.
     pub fn sql(&self, statement: &str) -> Result<String> {
-        let answer = post(&format!("{}/", self.url()), &[], statement.as_bytes())?;
+        self.sql_in("default", statement)
+    }
+
+    /// The same in another database than the default one.
+    pub fn sql_in(&self, database: &str, statement: &str) -> Result<String> {
+        let answer = post(&format!("{}/?database={database}", self.url()), &[], statement.as_bytes())?;
         if answer.status != 200 {
             bail!("ClickHouse answered {} to `{statement}`: {}", answer.status, answer.text());
         }

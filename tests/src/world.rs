@@ -157,5 +157,7 @@ impl Drop for World<'_> {
         self.each_log(crate::keys::look);
         // Without SYNC: waiting for the last reader of a table would hold one of the store's few query threads.
         let _ = self.sql("DROP DATABASE IF EXISTS {db}");
+        // Of a test that lays out a cluster.
+        let _ = self.sql("DROP DATABASE IF EXISTS {db}_local");
     }
 }

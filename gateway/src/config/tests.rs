@@ -77,6 +77,29 @@ fn wrong_values_name_the_key_what_was_found_and_what_is_allowed() {
             "[clickhouse]\ndatabase = \"a`b\"",
             "clickhouse.database is a`b: 1 to 64 letters, digits and underscores are allowed",
         ),
+        (
+            "[clickhouse]\ncluster = \"a b\"",
+            "clickhouse.cluster is a b: up to 64 letters, digits and _ - . are allowed",
+        ),
+        (
+            "store.mode = \"embedded\"\nclickhouse.cluster = \"c\"",
+            "clickhouse.cluster is c: with store.mode = \"embedded\" it must be empty",
+        ),
+        (
+            "[clickhouse]\ninsert_quorum = \"1\"",
+            "clickhouse.insert_quorum is 1: \"auto\", \"0\" and numbers of replicas",
+        ),
+        ("[clickhouse]\ninsert_quorum = \"auto\"", "clickhouse.insert_quorum is auto: only \"0\" is allowed where"),
+        ("[tiers]\npolicy = \"a'b\"", "tiers.policy is a'b: up to 64 letters, digits and _ - . are allowed"),
+        (
+            "[tiers]\nwarm_after_days = 14",
+            "tiers.cold_after_days is 14: 0, or more than tiers.warm_after_days, is allowed",
+        ),
+        ("[tiers]\ncold_after_days = 36501", "tiers.cold_after_days is 36501: 0 to 36500 is allowed"),
+        (
+            "[tiers]\npolicy = \"p\"\nwarm_after_days = 0\ncold_after_days = 0",
+            "tiers.policy is p: set tiers.warm_after_days or tiers.cold_after_days",
+        ),
         ("[kafka]\nbrokers = \"k1:9092, k2\"", "kafka.brokers is k2: HOST:PORT is allowed"),
         ("[kafka]\ngroup = \"a b\"", "kafka.group is a b: 1 to 200 of A-Z a-z 0-9 . _ - are allowed"),
         ("[kafka]\nproduce_timeout_ms = 21000", "kafka.produce_timeout_ms is 21000: 1000 to 20000 is allowed"),
@@ -95,6 +118,13 @@ fn wrong_values_name_the_key_what_was_found_and_what_is_allowed() {
     assert!(listen.contains("grpc_listen") && listen.contains("socket address"), "{listen}");
     let mode = error("[store]\nmode = \"cloud\"");
     assert!(mode.contains("mode") && mode.contains("embedded"), "{mode}");
+}
+
+#[test]
+fn on_a_cluster_an_attempt_is_over_when_the_shard_had_its_time_too() {
+    let within = |file: &str| layers(file, &[], &[]).unwrap().config().unwrap().terms().insert_within;
+    assert_eq!(within(""), Duration::from_secs(2 + 10));
+    assert_eq!(within("[clickhouse]\ncluster = \"c\"\ninsert_quorum = \"auto\""), Duration::from_secs(2 + 2 * 10));
 }
 
 #[test]

@@ -11,13 +11,13 @@ use crate::delivered::{Identity, UnderWay};
 use crate::kafka::message::Head as MessageHead;
 use bytes::Bytes;
 use clickhouse::error::Error as ClientError;
-#[cfg(feature = "kafka")]
 use clickhouse::query::Query;
 use clickhouse::{Client, Compression};
 use hyper_rustls::{ConfigBuilderExt, HttpsConnectorBuilder};
 use hyper_util::client::legacy::{Client as HyperClient, Error as HyperError, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use ollystack_receive::Signal;
+use ollystack_schema::migrations::{Placement, local_database};
 use ollystack_schema::rows::{LogRow, MetricRow, SpanRow, Table};
 use ollystack_store::blocks::Encoder;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -33,6 +33,9 @@ const FIRST_PIECE_BYTES: usize = 1;
 
 /// Statements of migrations and health checks. A statement that is still running then goes on in ClickHouse.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What ClickHouse says of servers that did not run a statement for the cluster in time comes before our own limit.
+const CLUSTER_STATEMENT_SECONDS: &str = "50";
 
 /// A look-up by primary key. A sender waits for it.
 const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -54,6 +57,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct ClickHouse {
     client: Client,
     database: String,
+    cluster: Option<String>,
     insert_timeout: Duration,
 }
 
@@ -149,7 +153,16 @@ impl ClickHouse {
         if !config.password.is_empty() {
             client = client.with_password(config.password.expose());
         }
-        Ok(ClickHouse { client, database: config.database.clone(), insert_timeout: config.insert_timeout() })
+        let cluster = config.cluster().map(str::to_owned);
+        if cluster.is_some() {
+            client = client
+                // The answer comes when the rows are on their shards, not when they are on their way.
+                .with_setting("distributed_foreground_insert", "1")
+                .with_setting("insert_quorum", &config.insert_quorum)
+                .with_setting("insert_quorum_timeout", config.insert_timeout().as_millis().to_string())
+                .with_setting("distributed_ddl_task_timeout", CLUSTER_STATEMENT_SECONDS);
+        }
+        Ok(ClickHouse { client, database: config.database.clone(), cluster, insert_timeout: config.insert_timeout() })
     }
 
     /// Insert a block. With `begin_by` it begins by then or not at all, and ends in time here and, by the limit it is sent with, in
@@ -215,9 +228,9 @@ impl ClickHouse {
         within(STATEMENT_TIMEOUT, sending).await
     }
 
-    /// Run a statement in our database.
+    /// Run a statement in the database of what migrations make.
     pub(crate) async fn run(&self, statement: &str) -> Result<(), Error> {
-        let query = self.client.clone().with_database(&self.database).query_raw(statement);
+        let query = self.client.clone().with_database(self.home()).query_raw(statement);
         within(STATEMENT_TIMEOUT, query.execute()).await
     }
 
@@ -228,7 +241,15 @@ impl ClickHouse {
 
     /// The answer to a query as tab-separated lines.
     pub(crate) async fn lines(&self, query: &str) -> Result<Vec<Vec<String>>, Error> {
-        let query = self.client.clone().with_database(&self.database).query_raw(query);
+        Self::lines_of(self.client.clone().with_database(&self.database).query_raw(query)).await
+    }
+
+    /// The same outside of our database, for the time before it exists.
+    pub(crate) async fn lines_outside(&self, query: &str) -> Result<Vec<Vec<String>>, Error> {
+        Self::lines_of(self.client.query_raw(query)).await
+    }
+
+    async fn lines_of(query: Query) -> Result<Vec<Vec<String>>, Error> {
         let text = within(STATEMENT_TIMEOUT, async { query.fetch_bytes("TabSeparated")?.collect().await }).await?;
         let text = String::from_utf8_lossy(&text);
         Ok(text.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect())
@@ -236,10 +257,12 @@ impl ClickHouse {
 
     /// Whether rows of a delivery have arrived whose last attempt was sent `age` ago.
     pub(crate) async fn has(&self, identity: &Identity, age: Duration) -> Result<bool, Error> {
-        const QUERY: &str = "SELECT toUInt64(sum(Rows)) FROM ingested_batches \
-                             WHERE TenantId = ? AND AgentId = ? AND BatchSequence = ? AND Signal = ?";
-        let client = self.client.clone().with_database(&self.database);
-        let query = client.query(QUERY).bind(&*identity.tenant).bind(&*identity.agent).bind(identity.sequence);
+        let query = format!(
+            "SELECT toUInt64(sum(Rows)) FROM {} WHERE TenantId = ? AND AgentId = ? AND BatchSequence = ? AND Signal = ?",
+            self.everywhere("ingested_batches")
+        );
+        let client = self.client.clone().with_database(self.home());
+        let query = client.query(&query).bind(&*identity.tenant).bind(&*identity.agent).bind(identity.sequence);
         let rows: u64 = within(LOOK_UP_TIMEOUT, query.bind(identity.signal.name()).fetch_one()).await?;
         if rows > 0 {
             return Ok(true);
@@ -248,10 +271,10 @@ impl ClickHouse {
         let then = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(age);
         let (from, to) = (then.saturating_sub(CLOCKS_APART).as_secs(), (then + CLOCKS_APART).as_secs());
         let query = format!(
-            "SELECT count() FROM `{}` WHERE TenantId = ? AND AgentId = ? AND BatchSequence = ? \
+            "SELECT count() FROM {} WHERE TenantId = ? AND AgentId = ? AND BatchSequence = ? \
              AND cityHash64(AgentId, BatchSequence) = cityHash64(?, toUInt64(?)) \
              AND IngestedAt BETWEEN toDateTime(?) AND toDateTime(?)",
-            table_of(identity.signal)
+            self.everywhere(table_of(identity.signal))
         );
         let query = client.query(&query).bind(&*identity.tenant).bind(&*identity.agent).bind(identity.sequence);
         // Once more, as the index has them.
@@ -262,19 +285,28 @@ impl ClickHouse {
     /// How many rows there are of one service of a delivery: of the resource whose name it is, whatever points say of themselves.
     #[cfg(feature = "kafka")]
     pub(crate) async fn rows_of(&self, signal: Signal, head: &MessageHead) -> Result<u64, Error> {
-        let client = self.client.clone().with_database(&self.database);
+        let client = self.client.clone().with_database(self.home());
         let (mut from, mut to) = (head.ingested_at, head.ingested_at);
         if !head.agent.is_empty() {
             // An earlier attempt may have come at any time.
-            const WHEN: &str = "SELECT toUInt32(toDateTime(min(IngestedOn))), toUInt32(max(IngestedAt)) FROM ingested_batches \
-                                WHERE TenantId = ? AND AgentId = ? AND BatchSequence = ? AND Signal = ?";
-            let query = client.query(WHEN).bind(&head.tenant).bind(&head.agent).bind(head.sequence);
+            let when = format!(
+                "SELECT toUInt32(toDateTime(min(IngestedOn))), toUInt32(max(IngestedAt)) FROM {} \
+                 WHERE TenantId = ? AND AgentId = ? AND BatchSequence = ? AND Signal = ?",
+                self.everywhere("ingested_batches")
+            );
+            let query = client.query(&when).bind(&head.tenant).bind(&head.agent).bind(head.sequence);
             (from, to) = within(LOOK_UP_TIMEOUT, query.bind(signal.name()).fetch_one::<(u32, u32)>()).await?;
             if to == 0 {
                 return Ok(0);
             }
         }
-        let table = table_of(signal);
+        let (home, table, everywhere) = (self.home(), table_of(signal), self.everywhere(table_of(signal)));
+        // A replica that has fewer rows lags.
+        let most = |of: &str| {
+            format!(
+                "SELECT max(n) FROM (SELECT count() AS n FROM {everywhere} WHERE {of} GROUP BY hostName(), tcpPort())"
+            )
+        };
         // Of the delivery: seven values.
         const DELIVERY: &str = "TenantId = ? AND AgentId = ? AND BatchSequence = ? \
                                 AND cityHash64(AgentId, BatchSequence) = cityHash64(?, toUInt64(?)) \
@@ -285,15 +317,15 @@ impl ClickHouse {
         };
         let query = match signal {
             Signal::Logs | Signal::Traces => {
-                let query = format!("SELECT count() FROM `{table}` WHERE {DELIVERY} AND ServiceName = ?");
-                of_delivery(client.query(&query)).bind(&head.service)
+                of_delivery(client.query(&most(&format!("{DELIVERY} AND ServiceName = ?")))).bind(&head.service)
             }
             Signal::Metrics => {
-                let query = format!(
-                    "SELECT count() FROM `{table}` WHERE {DELIVERY} AND (MetricName, SeriesHash) IN \
-                     (SELECT MetricName, SeriesHash FROM metrics_series WHERE TenantId = ? AND (MetricName, SeriesHash) IN \
-                     (SELECT MetricName, SeriesHash FROM `{table}` WHERE {DELIVERY}) AND ResourceAttributes['service.name'] = ?)"
-                );
+                // Each server asks itself for labels: they are where the points are.
+                let query = most(&format!(
+                    "{DELIVERY} AND (MetricName, SeriesHash) IN (SELECT MetricName, SeriesHash FROM `{home}`.metrics_series \
+                     WHERE TenantId = ? AND (MetricName, SeriesHash) IN \
+                     (SELECT MetricName, SeriesHash FROM `{home}`.`{table}` WHERE {DELIVERY}) AND ResourceAttributes['service.name'] = ?)"
+                ));
                 let query = of_delivery(client.query(&query)).bind(&head.tenant);
                 of_delivery(query).bind(&head.service)
             }
@@ -311,11 +343,11 @@ impl ClickHouse {
             .map(|(of, since)| (&*of.tenant, &*of.agent, of.sequence, since))
             .collect();
         let query = format!(
-            "SELECT uniqExact(TenantId, AgentId, BatchSequence) FROM `{}` WHERE IngestedAt >= toDateTime(?) \
+            "SELECT uniqExact(TenantId, AgentId, BatchSequence) FROM {} WHERE IngestedAt >= toDateTime(?) \
              AND (TenantId, AgentId, BatchSequence, toUnixTimestamp(IngestedAt)) IN ?",
-            table_of(first.identity().signal)
+            self.everywhere(table_of(first.identity().signal))
         );
-        let client = self.client.clone().with_database(&self.database);
+        let client = self.client.clone().with_database(self.home());
         let query = client.query(&query).with_setting("max_query_size", LOOK_UP_BYTES_MAX).bind(since).bind(keys);
         let there: u64 = within(LOOK_UP_TIMEOUT, query.fetch_one()).await?;
         Ok(usize::try_from(there).unwrap_or(usize::MAX))
@@ -324,6 +356,42 @@ impl ClickHouse {
     /// Our database.
     pub(crate) fn database(&self) -> &str {
         &self.database
+    }
+
+    /// The cluster, if it is one.
+    pub(crate) fn cluster(&self) -> Option<&str> {
+        self.cluster.as_deref()
+    }
+
+    /// What a statement needs to run on all servers, behind the name of what it makes or changes.
+    pub(crate) fn on_cluster(&self) -> String {
+        self.cluster.as_ref().map(|name| format!(" ON CLUSTER '{name}'")).unwrap_or_default()
+    }
+
+    /// How migrations are rendered.
+    pub(crate) fn placement(&self) -> Placement {
+        match &self.cluster {
+            None => Placement::SingleNode,
+            Some(name) => Placement::Cluster { name: name.clone(), database: self.database.clone() },
+        }
+    }
+
+    /// The database of what migrations make: on a cluster one of its own.
+    pub(crate) fn home(&self) -> String {
+        match self.cluster {
+            None => self.database.clone(),
+            Some(_) => local_database(&self.database),
+        }
+    }
+
+    /// A table of ours as it is asked for what has arrived. On a cluster on every replica, as one that lags does not know yet, and one
+    /// that is away makes the question fail: that rows are not there is said by all or by none.
+    pub(crate) fn everywhere(&self, table: &str) -> String {
+        let table = format!("`{}`.`{table}`", self.home());
+        match &self.cluster {
+            None => table,
+            Some(name) => format!("clusterAllReplicas('{name}', {table})"),
+        }
     }
 }
 

@@ -58,10 +58,10 @@ impl Writer {
         let over = over.passed();
         match self.clickhouse.in_table(&deliveries).await.ok()? {
             0 if over => Some(Fate::Doubtful),
-            0 if begin_by.passed() => None,
-            0 => insert(Some(begin_by)).await,
             all if all == deliveries.len() => insert(None).await,
-            // A block of several partitions of which some were written.
+            // Also where of several partitions or shards some were written: those know their part by the token, and their views may lack it.
+            _ if !begin_by.passed() => insert(Some(begin_by)).await,
+            0 => None,
             _ => Some(Fate::Doubtful),
         }
     }

@@ -384,6 +384,20 @@ async fn an_insert_that_came_past_the_table_is_completed_under_its_token() {
 }
 
 #[tokio::test]
+async fn an_insert_of_which_some_shards_took_their_part_is_made_again_while_there_is_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut played = play(BROKEN_OFF).await;
+    // Neither none of the deliveries nor all.
+    played.there.store(2, Relaxed);
+    let rig = rig(&directory, &played.url, true);
+    let verdict = rig.add_kept(b"one".to_vec(), HOUR).await;
+    assert!(!played.arrived.recv().await.unwrap().taken);
+    played.mood.send_replace(Mood::Takes);
+    assert!(verdict.safe().await);
+    rig.end().await;
+}
+
+#[tokio::test]
 async fn an_insert_that_did_not_come_to_the_table_in_its_time_is_ended_and_to_be_looked_up_again() {
     let directory = tempfile::tempdir().unwrap();
     let mut played = play(BROKEN_OFF).await;

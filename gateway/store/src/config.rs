@@ -1,6 +1,7 @@
 //! The engine's configuration files: what a server has by default and the library has not.
 //!
-//! Written to `<data>/ollystack/` at each start, from the options. Invariant: a statement cannot reach files or programs of this host: the
+//! Written to `<data>/ollystack/` at each start, from the options. Files in `config.d` beside them are the user's, for disks and storage policies:
+//! the engine lays them over, as a server does. Invariant: a statement cannot reach files or programs of this host: the
 //! library lets its user do both (`file()`, dictionaries that run a command), a server does not.
 
 use crate::options::Options;

@@ -40,7 +40,20 @@ async fn every_migration_applies_and_applies_again() {
     ] {
         assert!(first.iter().any(|table| table == name), "{name} is missing");
     }
-    assert!(MIGRATIONS.iter().all(|migration| migration.statements(Placement::SingleNode).is_ok()));
+    assert!(MIGRATIONS.iter().all(|migration| migration.statements(&Placement::SingleNode).is_ok()));
+}
+
+#[tokio::test]
+async fn every_statement_for_a_cluster_is_one_that_clickhouse_reads() {
+    let store = Store::get();
+    let client = store.client("cluster_statements").await;
+    let cluster = Placement::Cluster { name: "a-b.c".to_owned(), database: "ollystack".to_owned() };
+    let statements = MIGRATIONS.iter().flat_map(|migration| migration.statements(&cluster).unwrap());
+    for statement in statements.chain([cluster.record_table()]) {
+        let read = client.query(&format!("EXPLAIN AST {statement}")).fetch_all::<String>().await;
+        let read = read.unwrap_or_else(|error| panic!("{error}\n{statement}"));
+        assert!(!read.is_empty(), "{statement}");
+    }
 }
 
 #[tokio::test]

@@ -77,7 +77,7 @@ async fn what_any_earlier_version_stored_is_kept_whole_and_found() {
     let client = store.client("versions").await;
     let mut stored = Vec::new();
     for migration in MIGRATIONS {
-        for statement in migration.statements(Placement::SingleNode).unwrap() {
+        for statement in migration.statements(&Placement::SingleNode).unwrap() {
             let done = client.query(&statement).execute().await;
             done.unwrap_or_else(|error| panic!("{}: {error}\n{statement}", migration.name));
         }

@@ -111,7 +111,7 @@ impl Store {
     pub(crate) async fn with_schema(&self, database: &str) -> Client {
         let client = self.client(database).await;
         for migration in MIGRATIONS {
-            for statement in migration.statements(Placement::SingleNode).unwrap() {
+            for statement in migration.statements(&Placement::SingleNode).unwrap() {
                 let done = client.query(&statement).execute().await;
                 done.unwrap_or_else(|error| panic!("{}: {error}\n{statement}", migration.name));
             }

@@ -452,7 +452,7 @@ fn pgbench(port: u16, seconds: u64) -> Asked {
             &time,
         ],
     )
-    .expect("pgbench ran");
+    .unwrap();
     let field = |name: &str| -> f64 {
         let rest = text.split_once(name).unwrap().1.trim_start();
         rest[..rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len())].parse().unwrap()

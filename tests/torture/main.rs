@@ -169,7 +169,8 @@ const TORTURES: &[Torture] = &[
     Torture {
         name: "brokers",
         shows: "Kafka's brokers killed and stopped one after the other, under load: what was acknowledged is there once, in tables and views",
-        short: 2,
+        // A cluster takes its time to start.
+        short: 1,
         full: 60,
         run: brokers::run,
     },

@@ -2,6 +2,7 @@
 
 use crate::config::Kafka;
 use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
 use std::path::Path;
 
 fn client(config: &Kafka) -> ClientConfig {
@@ -13,7 +14,9 @@ fn client(config: &Kafka) -> ClientConfig {
         // A cluster that comes back is noticed soon; a topic that is made, too.
         .set("reconnect.backoff.max.ms", "2000")
         .set("topic.metadata.refresh.interval.ms", "10000")
-        .set("allow.auto.create.topics", "true");
+        .set("allow.auto.create.topics", "true")
+        // What its connections ended with is told at this level.
+        .set_log_level(RDKafkaLogLevel::Info);
     let sasl = !config.sasl_mechanism.is_empty();
     let protocol = match (config.tls, sasl) {
         (false, false) => "plaintext",

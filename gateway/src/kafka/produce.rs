@@ -304,6 +304,12 @@ impl Producer {
             let metadata = client.client().fetch_metadata(Some(topic), LOOK_TIMEOUT);
             let metadata = metadata.map_err(|error| error.to_string())?;
             let found = metadata.topics().iter().find(|found| found.name() == topic);
+            let error = found.and_then(|topic| topic.error()).map(RDKafkaErrorCode::from);
+            if error == Some(RDKafkaErrorCode::TopicAuthorizationFailed) {
+                return Err(format!(
+                    "kafka.sasl_user may not use topic {topic}; let it describe, write and make the topics"
+                ));
+            }
             let partitions = found.filter(|topic| topic.error().is_none()).map(|topic| topic.partitions());
             let Some(partitions) = partitions.filter(|partitions| !partitions.is_empty()) else {
                 return Err(format!("topic {topic} is not there; make it, or let the brokers make topics"));

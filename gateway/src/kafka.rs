@@ -40,6 +40,7 @@ use ollystack_receive::Signal;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
@@ -63,21 +64,37 @@ pub(crate) struct Health(Arc<State>);
 #[derive(Debug)]
 struct State {
     reached: watch::Sender<bool>,
-    /// What is wrong, and since when it was logged.
+    was_reached: AtomicBool,
+    /// What is wrong.
     trouble: Mutex<Option<String>>,
+    /// Why a broker did not let us in, and what to do about it: it says more than what fails for it afterwards.
+    barred: Mutex<Option<Barred>>,
+}
+
+#[derive(Debug)]
+struct Barred {
+    reason: String,
+    next_step: &'static str,
 }
 
 impl Health {
     pub(crate) fn new() -> Health {
         Health(Arc::new(State {
             reached: watch::Sender::new(false),
+            was_reached: AtomicBool::new(false),
             trouble: Mutex::new(Some("not reached yet".to_owned())),
+            barred: Mutex::new(None),
         }))
     }
 
     /// Whether the cluster takes messages, as far as is known.
     pub(crate) fn is_reached(&self) -> bool {
         *self.0.reached.borrow()
+    }
+
+    /// Whether it ever did.
+    pub(crate) fn was_reached(&self) -> bool {
+        self.0.was_reached.load(Relaxed)
     }
 
     /// Wait until it is so.
@@ -91,7 +108,23 @@ impl Health {
         self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// A broker does not let us in; another one may.
+    fn bar(&self, reason: &str, next_step: &'static str) {
+        let mut barred = self.0.barred.lock().unwrap_or_else(PoisonError::into_inner);
+        if barred.as_ref().is_none_or(|known| known.next_step != next_step) {
+            tracing::warn!(reason, "a Kafka broker does not let this client in; {next_step}");
+        }
+        *barred = Some(Barred { reason: reason.to_owned(), next_step });
+    }
+
     fn set(&self, problem: Option<String>) {
+        let mut barred = self.0.barred.lock().unwrap_or_else(PoisonError::into_inner);
+        if problem.is_none() {
+            *barred = None;
+            self.0.was_reached.store(true, Relaxed);
+        }
+        let told = barred.as_ref().map(|Barred { reason, next_step }| format!("{reason}; {next_step}"));
+        let problem = problem.map(|problem| told.unwrap_or(problem));
         let mut trouble = self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         match (self.is_reached(), &problem) {
             (true, Some(problem)) => tracing::warn!(problem, "Kafka is away"),
@@ -111,11 +144,19 @@ pub(crate) struct Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        // Connections end for other reasons, too: of a cluster that was reached the configuration is right.
+        if facility == "FAIL" && is_of_another_kind(text) && !self.health.was_reached() {
+            self.health
+                .bar(text, "check kafka.tls and kafka.sasl_mechanism against what the brokers' listener asks for");
+        }
         log(level, facility, text);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.metrics.kafka.failure("client", reason_of(&error));
+        if let Some(next_step) = next_step(&error) {
+            self.health.bar(reason, next_step);
+        }
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
             self.health.set(Some(reason.to_owned()));
         }
@@ -132,6 +173,26 @@ fn log(level: RDKafkaLogLevel, facility: &str, text: &str) {
     }
 }
 
+/// What to do where a broker does not let us in. The client's own words name its settings, not ours.
+fn next_step(error: &KafkaError) -> Option<&'static str> {
+    match error.rdkafka_error_code()? {
+        RDKafkaErrorCode::SSL => Some(
+            "check that kafka.tls_ca_file holds who signed the brokers' certificates, that kafka.brokers and the brokers' advertised \
+             listeners have the names that are in them, and kafka.tls_cert_file where brokers ask for one",
+        ),
+        RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed => {
+            Some("check kafka.sasl_mechanism, kafka.sasl_user and kafka.sasl_password against what the brokers know")
+        }
+        _ => None,
+    }
+}
+
+/// Whether a listener seems to ask for TLS or a user where the client has none, or the other way round. Brokers cannot say it: they end the
+/// connection that they have just taken, or answer in TLS, whose alert is read as a length.
+fn is_of_another_kind(text: &str) -> bool {
+    ["Disconnected", "Invalid response size"].iter().any(|sign| text.contains(sign))
+}
+
 /// A reason for counters: one of ours, so that there are few.
 fn reason_of(error: &KafkaError) -> &'static str {
     use RDKafkaErrorCode as Code;
@@ -145,7 +206,8 @@ fn reason_of(error: &KafkaError) -> &'static str {
             | Code::GroupAuthorizationFailed
             | Code::ClusterAuthorizationFailed
             | Code::SaslAuthenticationFailed
-            | Code::Authentication,
+            | Code::Authentication
+            | Code::SSL,
         ) => "access",
         Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => "topic",
         Some(Code::NotEnoughReplicas | Code::NotEnoughReplicasAfterAppend) => "replicas",
@@ -158,5 +220,36 @@ fn reason_of(error: &KafkaError) -> &'static str {
         ) => "rebalance",
         Some(Code::Fatal) => "fatal",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::metrics::Metrics;
+
+    #[test]
+    fn what_bars_a_client_is_told_with_a_next_step_until_the_cluster_is_reached() {
+        let health = Health::new();
+        let context = Context { health: health.clone(), metrics: Arc::new(Metrics::new()) };
+        let failed = |code| context.error(KafkaError::Global(code), "k1:9092: no");
+        let told = || {
+            // What fails behind it says less.
+            health.set(Some("timed out".to_owned()));
+            health.trouble().unwrap_or_default()
+        };
+        assert_eq!(told(), "timed out");
+        for (code, key) in
+            [(RDKafkaErrorCode::SSL, "kafka.tls_ca_file"), (RDKafkaErrorCode::Authentication, "kafka.sasl_password")]
+        {
+            failed(code);
+            assert!(told().starts_with("k1:9092: no; check ") && told().contains(key), "{}", told());
+        }
+        context.log(RDKafkaLogLevel::Info, "FAIL", "k1:9092: Disconnected: connection closed by peer");
+        assert!(told().contains("kafka.tls and kafka.sasl_mechanism"), "{}", told());
+        health.set(None);
+        assert_eq!((health.trouble(), told().as_str()), (None, "timed out"));
+        context.log(RDKafkaLogLevel::Info, "FAIL", "k1:9092: Disconnected: connection closed by peer");
+        assert_eq!(told(), "timed out", "connections of a cluster that was reached end for other reasons");
     }
 }

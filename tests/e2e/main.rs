@@ -10,6 +10,7 @@ mod full_disk;
 mod host;
 mod hostile;
 mod kafka;
+mod kafka_access;
 mod keys;
 mod ledger;
 mod log_files;
@@ -56,6 +57,8 @@ const PROPERTIES: &[(&str, Property)] = properties![
     full_disk::of_the_agent_is_refused_work_and_no_loss,
     ebpf::sees_each_http_request_once,
     kafka::keeps_each_record_once_whoever_is_killed,
+    kafka_access::by_tls_and_scram_is_named_when_it_is_wrong_and_loses_nothing,
+    kafka_access::by_a_password_is_named_when_it_is_wrong_and_loses_nothing,
     outage::loses_and_doubles_nothing,
     offline::keeps_and_delivers_once,
     once::through_another_gateway_and_over_an_outage,

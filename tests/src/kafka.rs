@@ -1,4 +1,10 @@
-//! A broker of Kafka that is its own controller, from the libraries that `cargo xtask setup` keeps, and the consumer role of a gateway.
+//! Brokers of Kafka that are their own controllers, from the libraries that `cargo xtask setup` keeps, and the consumer role of a gateway.
+
+mod cluster;
+mod security;
+
+pub use cluster::Cluster;
+pub use security::{Mechanism, PASSWORD, Security, USER};
 
 use crate::port::free_port;
 use crate::process::{Binaries, Process};
@@ -8,7 +14,11 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 use tempfile::TempDir;
+
+/// A broker that its controller has not heard of for so long leads nothing any more.
+const SESSION: Duration = Duration::from_secs(3);
 
 /// Who makes topics.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +39,13 @@ pub struct BrokerConfig {
     libraries: PathBuf,
 }
 
+/// A place for a broker and its controller.
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    address: SocketAddr,
+    controller: SocketAddr,
+}
+
 /// A running broker.
 #[derive(Debug)]
 pub struct Broker {
@@ -47,30 +64,55 @@ impl BrokerConfig {
         (!there).then(|| "no libraries of Kafka: `cargo xtask setup --servers`".to_owned())
     }
 
-    /// On free ports, formatted; settings and log lie in a folder.
+    /// One alone, on free ports, formatted; settings and log lie in a folder.
     pub fn new(folder: &Path, topics: Topics) -> Result<Self> {
-        let [address, controller] =
-            [free_port()?, free_port()?].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        Self::one(folder, topics, None)
+    }
+
+    /// One that lets in whom `security` lets in, at [`Security::address`].
+    pub fn secured(folder: &Path, topics: Topics, security: &Security) -> Result<Self> {
+        Self::one(folder, topics, Some(security))
+    }
+
+    fn one(folder: &Path, topics: Topics, security: Option<&Security>) -> Result<Self> {
+        let nodes = [Node::new()?];
+        Self::node(folder, &nodes, 0, topics, security)
+    }
+
+    /// One of the nodes of a cluster, in which a record is on up to three of them.
+    fn node(folder: &Path, nodes: &[Node], of: usize, topics: Topics, security: Option<&Security>) -> Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
         let data = Arc::new(
             tempfile::Builder::new().prefix("ollystack-test-kafka-").tempdir().context("no temporary folder")?,
         );
+        let Node { address, controller } = nodes[of];
         let config = Self { folder: folder.to_owned(), data, address, libraries: cache::kafka()?.join("*") };
         let topics = match topics {
             Topics::OnRequest => "auto.create.topics.enable=false".to_owned(),
             Topics::ByThemselves(partitions) => format!("auto.create.topics.enable=true\nnum.partitions={partitions}"),
         };
+        let voters: Vec<String> =
+            nodes.iter().zip(1..).map(|(node, number)| format!("{number}@{}", node.controller)).collect();
+        let (replicas, in_sync) = (nodes.len().min(3), nodes.len().min(2));
+        let (further, secured) =
+            security.map(|security| (security.listener(), security.settings())).unwrap_or_default();
         let text = format!(
-            "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@{controller}\n\
-             listeners=PLAINTEXT://{address},CONTROLLER://{controller}\nadvertised.listeners=PLAINTEXT://{address}\n\
+            "process.roles=broker,controller\nnode.id={}\ncontroller.quorum.voters={}\n\
+             listeners=PLAINTEXT://{address},CONTROLLER://{controller}{further}\nadvertised.listeners=PLAINTEXT://{address}{further}\n\
              controller.listener.names=CONTROLLER\nlog.dirs={}\n{topics}\n\
-             offsets.topic.replication.factor=1\noffsets.topic.num.partitions=1\ngroup.initial.rebalance.delay.ms=0\n\
-             transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n",
-            config.data.path().join("data").display()
+             default.replication.factor={replicas}\nmin.insync.replicas={in_sync}\nunclean.leader.election.enable=false\n\
+             offsets.topic.replication.factor={replicas}\noffsets.topic.num.partitions=1\ngroup.initial.rebalance.delay.ms=0\n\
+             transaction.state.log.replication.factor={replicas}\ntransaction.state.log.min.isr={in_sync}\n\
+             broker.session.timeout.ms={}\nbroker.heartbeat.interval.ms=500\n{secured}",
+            of + 1,
+            voters.join(","),
+            config.data.path().join("data").display(),
+            SESSION.as_millis()
         );
         std::fs::write(config.settings(), text)?;
         let mut format = config.java("kafka.tools.StorageTool");
         format.args(["format", "--cluster-id", "AAAAAAAAAAAAAAAAAAAAAQ", "--config"]).arg(config.settings());
+        format.args(security.map(Security::users).unwrap_or_default());
         let output = format.output()?;
         ensure!(output.status.success(), "{format:?}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(config)
@@ -90,16 +132,17 @@ impl BrokerConfig {
 
     /// Starts it and waits until it accepts connections.
     pub fn start(&self) -> Result<Broker> {
-        let mut process = Process::start("kafka", self.command(), &self.folder.join("kafka.log"))?;
-        self.wait(&mut process)?;
-        Ok(Broker { config: self.clone(), process })
+        let mut broker = self.spawn()?;
+        broker.wait()?;
+        Ok(broker)
     }
 
-    fn wait(&self, process: &mut Process) -> Result<()> {
-        until("the broker listens", || {
-            process.must_run()?;
-            Ok(TcpStream::connect(self.address).is_ok().then_some(()))
-        })
+    fn spawn(&self) -> Result<Broker> {
+        Ok(Broker { config: self.clone(), process: self.run()? })
+    }
+
+    fn run(&self) -> Result<Process> {
+        Process::start("kafka", self.command(), &self.folder.join("kafka.log"))
     }
 
     fn settings(&self) -> PathBuf {
@@ -109,7 +152,10 @@ impl BrokerConfig {
     fn java(&self, class: &str) -> Command {
         let mut java = Command::new("java");
         // It lives too short to be worth compiling well.
-        java.args(["-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp"]).arg(&self.libraries).arg(class).stdin(Stdio::null());
+        java.args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"])
+            .arg(&self.libraries)
+            .arg(class)
+            .stdin(Stdio::null());
         java
     }
 }
@@ -118,6 +164,18 @@ impl Broker {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.config.address
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        until("the broker listens", || {
+            self.process.must_run()?;
+            Ok(TcpStream::connect(self.config.address).is_ok().then_some(()))
+        })
+    }
+
+    /// The process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
     }
 
     /// SIGKILL, and the end.
@@ -130,8 +188,16 @@ impl Broker {
         if self.process.try_wait()?.is_none() {
             bail!("the broker still runs: kill it before a restart");
         }
-        self.process = Process::start("kafka", self.config.command(), &self.config.folder.join("kafka.log"))?;
-        self.config.wait(&mut self.process)
+        self.process = self.config.run()?;
+        self.wait()
+    }
+}
+
+impl Node {
+    fn new() -> Result<Node> {
+        let [address, controller] =
+            [free_port()?, free_port()?].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        Ok(Node { address, controller })
     }
 }
 

@@ -318,7 +318,7 @@ fn serving_again(name: &str, begin: Instant, report: &mut Report) {
 }
 
 /// Waits until the agent holds nothing any more but what its windows do.
-fn drained(agent: &Agent) -> Result<()> {
+pub(crate) fn drained(agent: &Agent) -> Result<()> {
     within(DRAIN, "the agent has sent all it has", || {
         let waiting = |signal| -> Result<i64> {
             let waiting = agent.account(signal)?["waiting"].clone();
@@ -339,7 +339,7 @@ fn stored_lines(world: &World<'_>) -> Result<((u64, u64), u64)> {
 }
 
 /// A view counts what is in the table, and each once; of what was never acknowledged the table may have more.
-fn views_agree(world: &World<'_>, report: &mut Report) -> Result<()> {
+pub(crate) fn views_agree(world: &World<'_>, report: &mut Report) -> Result<()> {
     let view = world.count("SELECT toUInt64(sum(Errors)) FROM {db}.error_aggregates")?;
     let table = world.count("SELECT sum(LineCount) FROM {db}.logs_raw WHERE SeverityNumber >= 17")?
         + world.count("SELECT toUInt64(sum(SampleWeight)) FROM {db}.traces_raw WHERE StatusCode = 'Error'")?;

@@ -4,6 +4,7 @@
 //! is one command away. Without a name all run, as briefly as the gate does; `cargo xtask torture` runs them in release.
 
 mod bombs;
+mod brokers;
 mod cardinality;
 mod client;
 mod clock;
@@ -164,6 +165,14 @@ const TORTURES: &[Torture] = &[
         short: 3,
         full: 1_000,
         run: kill::run,
+    },
+    Torture {
+        name: "brokers",
+        shows: "Kafka's brokers killed and stopped one after the other, under load: what was acknowledged is there once, in tables and views",
+        // A cluster takes its time to start.
+        short: 1,
+        full: 60,
+        run: brokers::run,
     },
     Torture {
         name: "outage",

@@ -19,7 +19,6 @@ use ollystack_buffer::{Buffer, EntryId, Loss, Observer, Stored};
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -46,8 +45,6 @@ pub(crate) struct Producer {
     topics: [String; 3],
     message_bytes_max: usize,
     health: Health,
-    /// Once; a gateway stays ready then, as the spill bridges an outage.
-    was_reached: AtomicBool,
     spill: Buffer,
     spill_trouble: Mutex<Option<String>>,
     metrics: SharedMetrics,
@@ -93,7 +90,6 @@ impl Producer {
             topics: topics(&config.topic_prefix),
             message_bytes_max: config.message_bytes_max,
             health,
-            was_reached: AtomicBool::new(false),
             spill,
             spill_trouble: Mutex::default(),
             metrics,
@@ -259,11 +255,15 @@ impl Producer {
     /// What a failure says of the cluster, or of the client.
     fn failed(&self, client: &Client, error: &KafkaError) {
         if let Some((_, why)) = client.client().fatal_error() {
-            tracing::warn!(why, "the Kafka client cannot go on; a new one takes its place");
-            let context = Context { health: self.health.clone(), metrics: self.metrics.clone() };
-            match self.settings.create_with_context(context) {
-                Ok(fresh) => *self.client.lock().unwrap_or_else(PoisonError::into_inner) = fresh,
-                Err(error) => tracing::error!(%error, "no new Kafka client can be made; restart the gateway"),
+            let mut current = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+            // All that was under way fails with it: the first of them replaces it.
+            if std::ptr::eq(current.client(), client.client()) {
+                tracing::warn!(why, "the Kafka client cannot go on; a new one takes its place");
+                let context = Context { health: self.health.clone(), metrics: self.metrics.clone() };
+                match self.settings.create_with_context(context) {
+                    Ok(fresh) => *current = fresh,
+                    Err(error) => tracing::error!(%error, "no new Kafka client can be made; restart the gateway"),
+                }
             }
         }
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
@@ -288,9 +288,8 @@ impl Producer {
                 let producer = Arc::clone(&self);
                 let looked = tokio::task::spawn_blocking(move || producer.look()).await;
                 let problem = looked.map_err(|error| error.to_string()).and_then(|look| look).err();
-                match &problem {
-                    None => self.was_reached.store(true, Relaxed),
-                    Some(_) => sleep(LOOK_PAUSE).await,
+                if problem.is_some() {
+                    sleep(LOOK_PAUSE).await;
                 }
                 self.health.set(problem);
             }
@@ -305,6 +304,12 @@ impl Producer {
             let metadata = client.client().fetch_metadata(Some(topic), LOOK_TIMEOUT);
             let metadata = metadata.map_err(|error| error.to_string())?;
             let found = metadata.topics().iter().find(|found| found.name() == topic);
+            let error = found.and_then(|topic| topic.error()).map(RDKafkaErrorCode::from);
+            if error == Some(RDKafkaErrorCode::TopicAuthorizationFailed) {
+                return Err(format!(
+                    "kafka.sasl_user may not use topic {topic}; let it describe, write and make the topics"
+                ));
+            }
             let partitions = found.filter(|topic| topic.error().is_none()).map(|topic| topic.partitions());
             let Some(partitions) = partitions.filter(|partitions| !partitions.is_empty()) else {
                 return Err(format!("topic {topic} is not there; make it, or let the brokers make topics"));
@@ -434,7 +439,8 @@ impl Broker for Producer {
 
     fn report(&self) -> (bool, Vec<String>) {
         let (trouble, spill) = (self.health.trouble(), self.spill_trouble());
-        let ready = self.was_reached.load(Relaxed) && spill.is_none();
+        // Once reached it stays ready, as the spill bridges an outage.
+        let ready = self.health.was_reached() && spill.is_none();
         let notes = [("kafka", trouble), ("spill", spill)].into_iter();
         let notes = notes.filter_map(|(name, problem)| Some(format!("{name}: {}", problem?)));
         (ready, notes.collect())

@@ -2,9 +2,13 @@
 
 use crate::config::Kafka;
 use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
 use std::path::Path;
+use std::time::Duration;
 
-fn client(config: &Kafka) -> ClientConfig {
+/// `silence`: a broker that has a request for so long and says nothing is left, and another one is asked. The client's own minute would be the
+/// time for which a broker that stands still keeps what others could tell by then.
+fn client(config: &Kafka, silence: Duration) -> ClientConfig {
     let mut client = ClientConfig::new();
     client
         .set("bootstrap.servers", &config.brokers)
@@ -12,8 +16,12 @@ fn client(config: &Kafka) -> ClientConfig {
         .set("socket.keepalive.enable", "true")
         // A cluster that comes back is noticed soon; a topic that is made, too.
         .set("reconnect.backoff.max.ms", "2000")
-        .set("topic.metadata.refresh.interval.ms", "10000")
-        .set("allow.auto.create.topics", "true");
+        // So is another leader, where the one before stands still.
+        .set("topic.metadata.refresh.interval.ms", "5000")
+        .set("socket.timeout.ms", silence.as_millis().to_string())
+        .set("allow.auto.create.topics", "true")
+        // What its connections ended with is told at this level.
+        .set_log_level(RDKafkaLogLevel::Info);
     let sasl = !config.sasl_mechanism.is_empty();
     let protocol = match (config.tls, sasl) {
         (false, false) => "plaintext",
@@ -43,7 +51,7 @@ fn client(config: &Kafka) -> ClientConfig {
 const MESSAGE_HEAD_BYTES: usize = 64 << 10;
 
 pub(super) fn producer(config: &Kafka) -> ClientConfig {
-    let mut client = client(config);
+    let mut client = client(config, config.produce_timeout());
     client
         .set("acks", "all")
         .set("enable.idempotence", "true")
@@ -60,7 +68,7 @@ pub(super) fn producer(config: &Kafka) -> ClientConfig {
 }
 
 pub(super) fn consumer(config: &Kafka) -> ClientConfig {
-    let mut client = client(config);
+    let mut client = client(config, Duration::from_millis(config.session_timeout_ms));
     client
         .set("group.id", &config.group)
         .set("enable.auto.commit", "false")

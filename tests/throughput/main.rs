@@ -267,7 +267,13 @@ impl Sink {
             return Ok(Sink::Null(Null::start(false).await?));
         }
         let (config, binaries) = (StoreConfig::new(&folder.join("store"))?, options.binaries.clone());
-        Ok(Sink::Store(tokio::task::spawn_blocking(move || config.start(&binaries)).await??))
+        let start = move || {
+            let store = config.start(&binaries)?;
+            // Some peers come to no database that they have to make.
+            store.sql(&format!("CREATE DATABASE IF NOT EXISTS {DATABASE}"))?;
+            anyhow::Ok(store)
+        };
+        Ok(Sink::Store(tokio::task::spawn_blocking(start).await??))
     }
 
     fn url(&self) -> String {

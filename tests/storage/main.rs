@@ -21,6 +21,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 const AGENT: &str = "5c1d0a6e-0000-4000-8000-000000000001";
 /// Requests at a time.
 const IN_FLIGHT: usize = 256;
+/// For the copying, which takes in millions of rows at once; a server has as much.
+const MEMORY_BYTES: u64 = 8 << 30;
 /// Where the copies go.
 const DATABASE: &str = "storage";
 
@@ -100,7 +102,8 @@ fn main() -> Result<()> {
     // Beside the binaries: a real disk, where a temporary folder may be memory.
     let folder =
         tempfile::Builder::new().prefix("storage-").tempdir_in(std::env::current_exe()?.parent().context("folder")?)?;
-    let store = StoreConfig::new(&folder.path().join("store"))?.start(&binaries)?;
+    let config = StoreConfig { memory_bytes: Some(MEMORY_BYTES), ..StoreConfig::new(&folder.path().join("store"))? };
+    let store = config.start(&binaries)?;
     let mut report = Report::default();
     for case in CASES {
         let replay = (case.replay)(&data).context(case.name)?;

@@ -10,6 +10,8 @@ use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsPartialSuccess, ExportLogsServiceResponse};
+use prost::Message as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -174,7 +176,14 @@ impl Sender {
         let status = body.trailers().and_then(|trailers| trailers.get("grpc-status").cloned()).or(of_headers);
         let message = body.to_bytes();
         ensure!(status.as_ref().is_some_and(|status| status == "0"), "a request was refused: gRPC status {status:?}");
-        ensure!(message.len() <= 5, "records were refused: {}", String::from_utf8_lossy(&message));
+        // A flag and a length come first. Whoever is sent zstd may answer in it.
+        let answer = match (message.first(), message.get(5..).unwrap_or_default()) {
+            (Some(1), packed) => zstd::bulk::decompress(packed, 1 << 20).context("an answer is no zstd")?,
+            (_, plain) => plain.to_vec(),
+        };
+        // Of every signal it has the same form.
+        let partial = ExportLogsServiceResponse::decode(&answer[..])?.partial_success.unwrap_or_default();
+        ensure!(partial == ExportLogsPartialSuccess::default(), "records were refused: {partial:?}");
         Ok(())
     }
 }

@@ -7,7 +7,7 @@
 //! under callgrind, one the longer: their difference has no start in it). `--formats` has ClickHouse take the gateway's own blocks in other
 //! formats, too (see [`formats`]). `--peer` has another program on the gateway's core take the
 //! same load: a shell command that listens for OTLP/gRPC at `$OTLP_ADDRESS` and writes to `$CLICKHOUSE_URL`, database
-//! `$CLICKHOUSE_DATABASE`. `cargo xtask bench gateway` builds what it needs and prints the report.
+//! `$CLICKHOUSE_DATABASE`; `collector.yaml` is one for the OpenTelemetry Collector. `cargo xtask bench gateway` builds what it needs and prints the report.
 
 mod formats;
 mod load;

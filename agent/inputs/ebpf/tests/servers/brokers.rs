@@ -22,7 +22,7 @@ pub(crate) fn kafka(folder: &Path) -> Result<Case, Failed> {
     const CLIENT: &str = include_str!("kafka_client.py");
     let broker = BrokerConfig::new(folder, Topics::OnRequest).map_err(|error| format!("{error:#}"))?;
     let address = broker.address();
-    let server = serve(broker.command(), address)?;
+    let server = serve(broker.command(), address)?.keeping(broker);
     let client = command("python3", ["-c", CLIENT, &address.port().to_string()])?;
     let mut expected = vec![fine("publish orders"); 20];
     expected.extend(

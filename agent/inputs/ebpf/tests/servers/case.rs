@@ -2,6 +2,7 @@
 
 use libtest_mimic::Failed;
 use ollystack_tests::cache;
+use std::any::Any;
 use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -88,9 +89,18 @@ pub(crate) struct Running {
     child: Child,
     /// Where it tells its process, if that is not the child: some start themselves anew as another user.
     pid_file: Option<PathBuf>,
+    /// Folders that are gone with it.
+    keeps: Option<Box<dyn Any + Send>>,
 }
 
 impl Running {
+    /// What it works in stays as long as it runs.
+    pub(crate) fn keeping(self, what: impl Any + Send) -> Running {
+        let mut running = self;
+        running.keeps = Some(Box::new(what));
+        running
+    }
+
     pub(crate) fn told_in(self, pid_file: PathBuf) -> Running {
         let mut running = self;
         running.pid_file = Some(pid_file);
@@ -178,7 +188,8 @@ pub(crate) fn prepare(mut command: Command) -> Result<(), Failed> {
 
 /// Start a server and wait until it accepts connections.
 pub(crate) fn serve(mut command: Command, address: SocketAddr) -> Result<Running, Failed> {
-    let mut server = Running { child: command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?, pid_file: None };
+    let mut server =
+        Running { child: command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?, pid_file: None, keeps: None };
     let deadline = Instant::now() + START;
     while TcpStream::connect(address).is_err() {
         if let Some(status) = server.child.try_wait()? {

@@ -5,9 +5,9 @@
 //! CPU is what the kernel counts for the process, so that whoever else uses the host spoils little. First as fast as it answers, then
 //! at 10,000 records a second, as an agent's region has it. `--instructions` counts what the gateway executes for a record instead (two runs
 //! under callgrind, one the longer: their difference has no start in it). `--formats` has ClickHouse take the gateway's own blocks in other
-//! formats, too (see [`formats`]). `--peer` has another program on the gateway's core take the
-//! same load: a shell command that listens for OTLP/gRPC at `$OTLP_ADDRESS` and writes to `$CLICKHOUSE_URL`, database
-//! `$CLICKHOUSE_DATABASE`; `collector.yaml` is one for the OpenTelemetry Collector. `cargo xtask bench gateway` builds what it needs and prints the report.
+//! formats, too (see [`formats`]). `--peer` has another program on the gateway's core take the same load: a shell command that listens for
+//! OTLP/gRPC at `$OTLP_ADDRESS` and writes to `$CLICKHOUSE_URL`, database `$CLICKHOUSE_DATABASE`; `collector.yaml` is one for the
+//! OpenTelemetry Collector. `cargo xtask bench gateway` builds what it needs and prints the report.
 
 mod formats;
 mod load;

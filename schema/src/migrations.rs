@@ -70,6 +70,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     18 "0018_rollups",
     19 "0019_otel_tools",
     20 "0020_by_time",
+    21 "0021_service_edges",
 ];
 
 /// Where the schema is to live: what a template's placeholders become.

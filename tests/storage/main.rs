@@ -115,10 +115,10 @@ fn main() -> Result<()> {
     if rows > 0 {
         gateway(folder.path(), &store, &binaries, DATABASE)?.stop()?;
         eprintln!("copying to {rows} rows of each signal");
-        fill::fill(&store, DATABASE, rows)?;
+        let end = fill::fill(&store, DATABASE, rows)?;
         report.filled(&store, rows)?;
         for question in QUESTIONS {
-            report.answered(question, &questions::ask(&store, DATABASE, question)?);
+            report.answered(question, &questions::ask(&store, DATABASE, question, end)?);
         }
     }
     println!("{}", report.json(rows));

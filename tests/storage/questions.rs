@@ -1,6 +1,7 @@
 //! Ten questions that people ask such a store, and how long it takes to answer.
 //!
-//! Each is asked as a dashboard would: one tenant, a span of time, a limit; in the database that is filled. Invariant: a question that
+//! Each is asked as a dashboard would: one tenant, a span of time before `{now}`, which is when the last rows are, a limit; in the database
+//! that is filled. Invariant: a question that
 //! finds nothing is an error, as its time would say nothing.
 
 use anyhow::{Context, Result, ensure};
@@ -32,25 +33,25 @@ pub(crate) const QUESTIONS: &[Question] = &[
         name: "p99 and errors by service, last hour",
         figure: "red",
         sql: "SELECT ServiceName, sum(Requests), sum(Errors), max(DurationP99) FROM service_metrics_1m \
-              WHERE TenantId = 'bench' AND Time >= now() - INTERVAL 1 HOUR AND SpanKind = 'Server' GROUP BY ServiceName ORDER BY 2 DESC",
+              WHERE TenantId = 'bench' AND Time >= {now} - INTERVAL 1 HOUR AND SpanKind = 'Server' GROUP BY ServiceName ORDER BY 2 DESC",
     },
     Question {
         name: "error logs with a word, last 24 hours",
         figure: "error_logs",
-        sql: "SELECT Timestamp, ServiceName, Body FROM logs_raw WHERE TenantId = 'bench' AND Timestamp >= now() - INTERVAL 24 HOUR \
+        sql: "SELECT Timestamp, ServiceName, Body FROM logs_raw WHERE TenantId = 'bench' AND Timestamp >= {now} - INTERVAL 24 HOUR \
               AND SeverityNumber >= 17 AND hasToken(Body, 'failed') ORDER BY Timestamp DESC LIMIT 100",
     },
     Question {
         name: "log lines with a rare word, last 24 hours",
         figure: "rare_word",
-        sql: "SELECT Timestamp, ServiceName, Body FROM logs_raw WHERE TenantId = 'bench' AND Timestamp >= now() - INTERVAL 24 HOUR \
+        sql: "SELECT Timestamp, ServiceName, Body FROM logs_raw WHERE TenantId = 'bench' AND Timestamp >= {now} - INTERVAL 24 HOUR \
               AND hasToken(Body, 'BREAK') ORDER BY Timestamp DESC LIMIT 100",
     },
     Question {
         name: "log lines by minute and severity, last hour",
         figure: "log_volume",
         sql: "SELECT toStartOfMinute(Timestamp) AS t, SeverityText, sum(LineCount) FROM logs_raw WHERE TenantId = 'bench' \
-              AND Timestamp >= now() - INTERVAL 1 HOUR GROUP BY t, SeverityText ORDER BY t",
+              AND Timestamp >= {now} - INTERVAL 1 HOUR GROUP BY t, SeverityText ORDER BY t",
     },
     Question {
         name: "one trace by its id",
@@ -64,38 +65,39 @@ pub(crate) const QUESTIONS: &[Question] = &[
         name: "slowest requests of a service, last hour",
         figure: "slowest",
         sql: "SELECT TraceId, SpanName, Duration FROM traces_raw WHERE TenantId = 'bench' AND ServiceName = {service} \
-              AND Timestamp >= now() - INTERVAL 1 HOUR ORDER BY Duration DESC LIMIT 50",
+              AND Timestamp >= {now} - INTERVAL 1 HOUR ORDER BY Duration DESC LIMIT 50",
     },
     Question {
         name: "service map, last hour",
         figure: "service_map",
         sql: "SELECT Source, Target, Protocol, sum(Calls), sum(Errors) FROM service_topology WHERE TenantId = 'bench' \
-              AND Time >= now() - INTERVAL 1 HOUR GROUP BY Source, Target, Protocol ORDER BY 4 DESC",
+              AND Time >= {now} - INTERVAL 1 HOUR GROUP BY Source, Target, Protocol ORDER BY 4 DESC",
     },
     Question {
         name: "top patterns of log lines, last 24 hours",
         figure: "patterns",
         sql: "SELECT PatternId, argMax(Template, Lines), sum(Lines) AS n FROM log_patterns_1h WHERE TenantId = 'bench' \
-              AND Time >= now() - INTERVAL 24 HOUR GROUP BY PatternId ORDER BY n DESC LIMIT 20",
+              AND Time >= {now} - INTERVAL 24 HOUR GROUP BY PatternId ORDER BY n DESC LIMIT 20",
     },
     Question {
         name: "errors by message, last 24 hours",
         figure: "errors",
         sql: "SELECT ServiceName, Message, sum(Errors) AS n, any(Example) FROM error_aggregates WHERE TenantId = 'bench' \
-              AND Time >= now() - INTERVAL 24 HOUR GROUP BY ServiceName, Message ORDER BY n DESC LIMIT 20",
+              AND Time >= {now} - INTERVAL 24 HOUR GROUP BY ServiceName, Message ORDER BY n DESC LIMIT 20",
     },
     Question {
         name: "CPU by host and day, a month",
         figure: "cpu_month",
         sql: "SELECT toDate(m.Time) AS day, s.HostName, sum(m.Sum) / sum(m.Count) FROM metrics_1h AS m INNER JOIN metrics_series AS s \
               ON m.TenantId = s.TenantId AND m.MetricName = s.MetricName AND m.SeriesHash = s.SeriesHash \
-              WHERE m.TenantId = 'bench' AND m.MetricName = 'system.cpu.utilization' AND m.Time >= now() - INTERVAL 30 DAY \
+              WHERE m.TenantId = 'bench' AND m.MetricName = 'system.cpu.utilization' AND m.Time >= {now} - INTERVAL 30 DAY \
               AND s.MetricName = 'system.cpu.utilization' AND s.Attributes['cpu.mode'] = 'user' GROUP BY day, s.HostName ORDER BY day",
     },
 ];
 
-/// Ask one, often.
-pub(crate) fn ask(store: &Store, database: &str, question: &Question) -> Result<Answered> {
+/// Ask one, often, as of `now` in Unix nanoseconds.
+pub(crate) fn ask(store: &Store, database: &str, question: &Question, now: i64) -> Result<Answered> {
+    let now = format!("toDateTime({})", now / 1_000_000_000);
     let one = |sql: &str| -> Result<String> {
         let text = store.sql(sql)?;
         Ok(format!("'{}'", text.replace('\'', "\\'")))
@@ -110,10 +112,10 @@ pub(crate) fn ask(store: &Store, database: &str, question: &Question) -> Result<
         };
         let service = || {
             one(&format!(
-                "SELECT ServiceName FROM {database}.traces_raw WHERE Timestamp >= now() - INTERVAL 1 HOUR GROUP BY ServiceName ORDER BY cityHash64(ServiceName, {at}) LIMIT 1"
+                "SELECT ServiceName FROM {database}.traces_raw WHERE Timestamp >= {now} - INTERVAL 1 HOUR GROUP BY ServiceName ORDER BY cityHash64(ServiceName, {at}) LIMIT 1"
             ))
         };
-        let mut sql = question.sql.to_owned();
+        let mut sql = question.sql.replace("{now}", &now);
         for (name, value) in [("{trace}", &trace as &dyn Fn() -> Result<String>), ("{service}", &service)] {
             if sql.contains(name) {
                 sql = sql.replace(name, &value()?);

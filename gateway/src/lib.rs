@@ -24,6 +24,7 @@ mod kafka;
 mod keys;
 mod migrate;
 mod run;
+mod runtime;
 mod signals;
 mod telemetry;
 mod tenants;
@@ -36,7 +37,6 @@ use clap::Parser;
 use cli::{Cli, Command, Configured};
 use config::{Config, Layers, StoreMode};
 use ollystack_schema::migrations::MIGRATIONS;
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -44,20 +44,13 @@ use write::clickhouse::ClickHouse;
 
 /// Read the command line, do what it says, and exit as it went.
 pub fn main() -> ExitCode {
-    shield_memory();
+    runtime::shield_memory();
     match dispatch(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("ollystack-gateway: {error}");
             ExitCode::FAILURE
         }
-    }
-}
-
-/// No core dump, and no debugger of another process of this user: both would show keys and tenants' data.
-fn shield_memory() {
-    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        eprintln!("ollystack-gateway: core dumps stay possible: {error}");
     }
 }
 
@@ -69,7 +62,8 @@ fn dispatch(command: Command) -> Result<(), Box<dyn Error>> {
             for name in layers.strangers() {
                 tracing::warn!(name, "this environment variable names no key and has no effect");
             }
-            runtime()?.block_on(run::run(config))?;
+            runtime::keep_memory();
+            runtime::build()?.block_on(run::run(config))?;
         }
         #[cfg(feature = "kafka")]
         Command::Consume(configured) => {
@@ -79,18 +73,19 @@ fn dispatch(command: Command) -> Result<(), Box<dyn Error>> {
             for name in layers.strangers() {
                 tracing::warn!(name, "this environment variable names no key and has no effect");
             }
-            runtime()?.block_on(consume::run(config))?;
+            runtime::keep_memory();
+            runtime::build()?.block_on(consume::run(config))?;
         }
         Command::Migrate { configured, plan } => {
             let (config, _) = load(&configured)?;
             telemetry::start_logging(&config.log)?;
-            runtime()?.block_on(migrate(&config, plan))?;
+            runtime::build()?.block_on(migrate(&config, plan))?;
         }
         Command::Keys { command } => administer::keys(command)?,
         Command::Tenants { command } => administer::tenants(command)?,
         Command::Store { options, until_stdin_ends } => {
             telemetry::start_logging(&config::default_log()?)?;
-            runtime()?.block_on(engine::serve(*options, until_stdin_ends))?;
+            runtime::build()?.block_on(engine::serve(*options, until_stdin_ends))?;
         }
         Command::Config { command: cli::Config::Print { configured } } => {
             let (_, layers) = load(&configured)?;
@@ -109,10 +104,6 @@ fn dispatch(command: Command) -> Result<(), Box<dyn Error>> {
 
 fn load(configured: &Configured) -> Result<(Config, Layers), config::Error> {
     config::load(&configured.flags())
-}
-
-fn runtime() -> io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
 async fn migrate(config: &Config, plan: bool) -> Result<(), Box<dyn Error>> {
@@ -177,14 +168,6 @@ fn table<const N: usize>(rows: Vec<[String; N]>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use rustix::process::{DumpableBehavior, dumpable_behavior};
-
-    #[test]
-    fn nobody_gets_a_core_dump() {
-        super::shield_memory();
-        assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
-    }
-
     #[test]
     fn a_table_lines_up() {
         let rows = vec![["A", "BB"], ["ccc", ""]].into_iter().map(|row| row.map(str::to_owned)).collect();

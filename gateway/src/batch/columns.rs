@@ -112,10 +112,14 @@ impl Data {
     }
 
     /// Bytes as text: lower-case hexadecimal.
+    #[inline]
     pub(crate) fn hex(&mut self, bytes: &[u8]) {
         put_length(&mut self.bytes, bytes.len() * 2);
-        self.bytes
-            .extend(bytes.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]));
+        let (eights, rest) = bytes.as_chunks::<8>();
+        for eight in eights {
+            self.bytes.extend_from_slice(eight.map(digits).as_flattened());
+        }
+        self.bytes.extend(rest.iter().flat_map(|byte| digits(*byte)));
     }
 
     /// Have `write` add one value, and have it there so many times. None of a list.
@@ -146,7 +150,11 @@ impl Data {
     }
 }
 
-const DIGITS: &[u8; 16] = b"0123456789abcdef";
+/// A byte in hexadecimal.
+#[inline(always)]
+fn digits(byte: u8) -> [u8; 2] {
+    [byte >> 4, byte & 15].map(|digit| digit + if digit < 10 { b'0' } else { b'a' - 10 })
+}
 
 /// Add what follows `start` so many times again, by ever longer pieces.
 fn again<T: Copy>(values: &mut Vec<T>, start: usize, times: usize) {

@@ -14,7 +14,7 @@ use opentelemetry_proto::tonic::metrics::v1::{
     AggregationTemporality, Exemplar, ExponentialHistogramDataPoint, HistogramDataPoint, Metric, NumberDataPoint,
     SummaryDataPoint, exemplar, metric::Data, number_data_point,
 };
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// OTLP data point flag: the series has no value here any more.
 pub(super) const NO_RECORDED_VALUE: u32 = 1;
@@ -243,7 +243,7 @@ impl<S: Push> Destination<'_, S> {
 
     /// Write the labels of a series that has not had them written lately.
     fn describe(&mut self, row: &MetricRow, attributes: Attributes) -> Result<(), Overflow> {
-        let series = described_key(&self.delivery.tenant, row.series_hash, &self.metric.description);
+        let series = described_key(&self.delivery.tenant, row.series_hash, !self.metric.description.is_empty());
         let now = self.delivery.ingested_at;
         if self.seen.contains(series, now) || !self.outcome.described.insert(series) {
             return Ok(());
@@ -282,9 +282,8 @@ impl<S: Push> Destination<'_, S> {
 
 /// What a series' labels are remembered by. An agent describes a metric now and then, with one series or another: the description is news by
 /// itself.
-pub(super) fn described_key(tenant: &str, series_hash: u64, description: &str) -> u64 {
-    let described = [u8::from(!description.is_empty())];
-    xxh3_64(&[tenant.as_bytes(), &series_hash.to_le_bytes(), &described].concat())
+pub(super) fn described_key(tenant: &str, series_hash: u64, described: bool) -> u64 {
+    xxh3_64_with_seed(&series_hash.to_le_bytes(), xxh3_64(tenant.as_bytes()) ^ u64::from(described))
 }
 
 fn origin_hash(resource: &Origin, scope: &Origin) -> u64 {

@@ -98,7 +98,7 @@ pub(super) fn service(resource: &[u8]) -> Result<String, Unusual> {
 struct Group<'a> {
     /// The resource or the scope.
     of: &'a [u8],
-    schema_url: &'a str,
+    schema_url: &'a [u8],
     /// Where the items lie, in field 2.
     items: Fields<'a>,
 }
@@ -106,7 +106,7 @@ struct Group<'a> {
 impl<'a> Group<'a> {
     fn of(message: &'a [u8]) -> Result<Group<'a>, Unusual> {
         let items = Fields::of(message);
-        let (mut of, mut schema_url, mut fields) = (None, "", items);
+        let (mut of, mut schema_url, mut fields): (_, &[u8], _) = (None, b"", items);
         while let Some((number, content)) = fields.next()? {
             match number {
                 1 => content.once(&mut of)?,
@@ -121,8 +121,8 @@ impl<'a> Group<'a> {
 /// A resource or a scope.
 struct Origin<'a> {
     name: Vec<u8>,
-    version: &'a str,
-    schema_url: &'a str,
+    version: &'a [u8],
+    schema_url: &'a [u8],
     attributes: Pairs<'a>,
 }
 
@@ -141,11 +141,11 @@ impl<'a> Origin<'a> {
         }
         attributes.sort()?;
         let name = attributes.get(SERVICE_NAME).unwrap_or_default().to_vec();
-        Ok(Origin { name, version: "", schema_url: group.schema_url, attributes })
+        Ok(Origin { name, version: b"", schema_url: group.schema_url, attributes })
     }
 
     fn scope(group: &Group<'a>) -> Result<Origin<'a>, Unusual> {
-        let (mut name, mut version, mut attributes) = ("", "", Pairs::default());
+        let (mut name, mut version, mut attributes): (&[u8], &[u8], _) = (b"", b"", Pairs::default());
         let mut fields = Fields::of(group.of);
         while let Some((number, content)) = fields.next()? {
             match number {
@@ -194,10 +194,10 @@ impl Shared<'_> {
         for (column, word) in [
             (tenant, delivery.tenant.as_bytes()),
             (service, &resource.name),
-            (resource_schema, resource.schema_url.as_bytes()),
-            (scope_schema, scope.schema_url.as_bytes()),
+            (resource_schema, resource.schema_url),
+            (scope_schema, scope.schema_url),
             (name, &scope.name),
-            (version, scope.version.as_bytes()),
+            (version, scope.version),
             (agent, delivery.agent.as_bytes()),
         ] {
             column.repeat(rows, |column| column.word(word));

@@ -13,12 +13,12 @@ struct Record<'a> {
     time: u64,
     observed_time: u64,
     severity_number: i32,
-    severity_text: &'a str,
+    severity_text: &'a [u8],
     body: Option<&'a [u8]>,
     flags: u32,
     trace_id: &'a [u8],
     span_id: &'a [u8],
-    event_name: &'a str,
+    event_name: &'a [u8],
 }
 
 impl<'a> Record<'a> {
@@ -100,10 +100,10 @@ pub(super) fn convert<'a>(
             id(span_id, of.span_id, 8);
             // The lower eight bits are W3C's; the rest is reserved.
             trace_flags.number(&[of.flags as u8]);
-            severity_text.word(of.severity_text.as_bytes());
+            severity_text.word(of.severity_text);
             let severity = Some(of.severity_number).filter(|number| (0..=SEVERITY_MAX).contains(number)).unwrap_or(0);
             severity_number.number(&[severity as u8]);
-            event_name.word(of.event_name.as_bytes());
+            event_name.word(of.event_name);
             body.text(Text::of(of.body.unwrap_or_default(), &mut made)?.bytes(&made));
             let lines = attributes.get(LOG_COUNT).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
             line_count.number(&lines.unwrap_or(1u64).max(1).to_le_bytes());

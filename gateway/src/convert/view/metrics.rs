@@ -35,9 +35,9 @@ pub(super) fn count(metric: &[u8]) -> Result<u64, Unusual> {
 }
 
 struct Metric<'a> {
-    name: &'a str,
-    unit: &'a str,
-    description: &'a str,
+    name: &'a [u8],
+    unit: &'a [u8],
+    description: &'a [u8],
     /// Its field's number, and the message.
     data: (u32, &'a [u8]),
 }
@@ -45,7 +45,8 @@ struct Metric<'a> {
 impl<'a> Metric<'a> {
     #[inline]
     fn read(metric: &'a [u8], metadata: &mut Pairs<'a>) -> Result<Metric<'a>, Unusual> {
-        let (mut name, mut unit, mut description, mut kind, mut data) = ("", "", "", 0, None);
+        let (mut name, mut unit, mut description): (&[u8], &[u8], &[u8]) = (b"", b"", b"");
+        let (mut kind, mut data) = (0, None);
         let mut fields = Fields::of(metric);
         while let Some((number, content)) = fields.next()? {
             match number {
@@ -92,7 +93,7 @@ impl<'a> Metric<'a> {
 fn feed_attributes(attributes: &Pairs<'_>, hashed: &mut Vec<u8>) {
     hashed.extend_from_slice(&(attributes.len() as u64).to_le_bytes());
     for (key, value) in attributes.iter() {
-        feed(key.as_bytes(), hashed);
+        feed(key, hashed);
         feed(value, hashed);
     }
 }
@@ -101,7 +102,7 @@ fn origin_hash(resource: &Origin<'_>, scope: &Origin<'_>) -> u64 {
     let mut hashed = Vec::new();
     feed_attributes(&resource.attributes, &mut hashed);
     feed(&scope.name, &mut hashed);
-    feed(scope.version.as_bytes(), &mut hashed);
+    feed(scope.version, &mut hashed);
     feed_attributes(&scope.attributes, &mut hashed);
     xxh3_64(&hashed)
 }
@@ -112,7 +113,7 @@ fn owned(text: &[u8]) -> String {
 }
 
 fn owned_pairs(attributes: &Pairs<'_>) -> Vec<(String, String)> {
-    attributes.iter().map(|(key, value)| (key.to_owned(), owned(value))).collect()
+    attributes.iter().map(|(key, value)| (owned(key), owned(value))).collect()
 }
 
 /// The metrics of one scope.
@@ -131,8 +132,8 @@ pub(super) fn convert<'a>(
         metadata.sort_unique()?;
         let kind = metric.kind(&metadata)?;
         let mut hashed = origin_hash.to_le_bytes().to_vec();
-        feed(metric.name.as_bytes(), &mut hashed);
-        feed(metric.unit.as_bytes(), &mut hashed);
+        feed(metric.name, &mut hashed);
+        feed(metric.unit, &mut hashed);
         hashed.extend_from_slice(&kind.bytes());
         Points { metric, kind, hashed, shared, seen }.convert(outcome, sink)?;
     }
@@ -154,7 +155,7 @@ impl<'a> Points<'a, '_> {
         let Shared { delivery, resource, .. } = *self.shared;
         let (number, data) = self.metric.data;
         let (mut points, hashed_length) = (Fields::of(data), self.hashed.len());
-        let of_spans = self.metric.name == SPAN_DURATION;
+        let of_spans = self.metric.name == SPAN_DURATION.as_bytes();
         let (mut attributes, mut inner): (Pairs<'a>, Pairs<'a>) = Default::default();
         loop {
             let columns = sink.open::<MetricRow>();
@@ -258,16 +259,18 @@ impl<'a> Points<'a, '_> {
                     span_kind.word(own(key::SPAN_KIND));
                     status_code.word(own(key::STATUS_CODE));
                 }
-                let key = described_key(&delivery.tenant, series, self.metric.description);
+                let key = described_key(&delivery.tenant, series, !self.metric.description.is_empty());
                 if !self.seen.contains(key, delivery.ingested_at) && outcome.described.insert(key) {
                     described.push(self.series(series, service, &attributes));
                 }
                 rows += 1;
             }
-            for (column, word) in
-                [(tenant, delivery.tenant.as_str()), (metric_name, self.metric.name), (agent, delivery.agent.as_str())]
-            {
-                column.repeat(rows, |column| column.word(word.as_bytes()));
+            for (column, word) in [
+                (tenant, delivery.tenant.as_bytes()),
+                (metric_name, self.metric.name),
+                (agent, delivery.agent.as_bytes()),
+            ] {
+                column.repeat(rows, |column| column.word(word));
             }
             if !of_spans {
                 for column in [span_name, span_kind, status_code] {
@@ -296,19 +299,19 @@ impl<'a> Points<'a, '_> {
         let Shared { delivery, resource, scope } = self.shared;
         SeriesRow {
             tenant_id: delivery.tenant.clone(),
-            metric_name: self.metric.name.to_owned(),
+            metric_name: owned(self.metric.name),
             series_hash,
             service_name: owned(service),
             metric_type: self.kind.metric_type,
-            metric_unit: self.metric.unit.to_owned(),
-            metric_description: self.metric.description.to_owned(),
+            metric_unit: owned(self.metric.unit),
+            metric_description: owned(self.metric.description),
             aggregation_temporality: self.kind.temporality,
             is_monotonic: self.kind.monotonic,
-            resource_schema_url: resource.schema_url.to_owned(),
+            resource_schema_url: owned(resource.schema_url),
             resource_attributes: Arc::new(owned_pairs(&resource.attributes)),
             scope_name: owned(&scope.name),
-            scope_version: scope.version.to_owned(),
-            scope_schema_url: scope.schema_url.to_owned(),
+            scope_version: owned(scope.version),
+            scope_schema_url: owned(scope.schema_url),
             scope_attributes: Arc::new(owned_pairs(&scope.attributes)),
             attributes: owned_pairs(attributes),
             last_seen: delivery.ingested_at,

@@ -43,7 +43,17 @@ fn text(text: &str) -> Value {
 
 /// A value of any kind.
 fn value(rng: &mut Rng, nests: usize) -> Value {
-    const TEXTS: [&str; 5] = ["", "shop", "a \"quoted\"\n\u{1}line \\", "größer", "12"];
+    const TEXTS: [&str; 9] = [
+        "",
+        "shop",
+        "a \"quoted\"\n\u{1}line \\",
+        "größer",
+        "12",
+        "GET /orders",
+        "/orders/{id}/größer",
+        "SELECT id, state FROM orders",
+        "SELECT id, state, total, customer_id, address, amount, currency, made_at FROM orders WHERE customer_id = 4711 AND state = 'open' LIMIT 1",
+    ];
     const NUMBERS: [f64; 7] = [0.0, -0.0, 1.0, 1e21, -1.5e-9, f64::NAN, f64::NEG_INFINITY];
     match rng.u8(..if nests == 0 { 5 } else { 7 }) {
         0 => text(TEXTS[rng.usize(..TEXTS.len())]),

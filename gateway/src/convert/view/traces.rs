@@ -13,9 +13,9 @@ use ollystack_schema::rows::SpanRow;
 struct Span<'a> {
     trace_id: &'a [u8],
     span_id: &'a [u8],
-    trace_state: &'a str,
+    trace_state: &'a [u8],
     parent_span_id: &'a [u8],
-    name: &'a str,
+    name: &'a [u8],
     kind: i32,
     start: u64,
     end: u64,
@@ -80,7 +80,7 @@ impl<'a> Span<'a> {
 impl Lists<'_> {
     fn event<'a>(&mut self, event: &'a [u8], attributes: &mut Pairs<'a>) -> Result<(), Unusual> {
         attributes.clear();
-        let (mut time, mut name) = (0, "");
+        let (mut time, mut name): (_, &[u8]) = (0, b"");
         let mut fields = Fields::of(event);
         while let Some((number, content)) = fields.next()? {
             match number {
@@ -93,14 +93,14 @@ impl Lists<'_> {
         }
         attributes.sort()?;
         self.event_timestamps.number(&nanos(time)?.to_le_bytes());
-        self.event_names.word(name.as_bytes());
+        self.event_names.word(name);
         attributes.write(self.event_attributes);
         Ok(())
     }
 
     fn link<'a>(&mut self, link: &'a [u8], attributes: &mut Pairs<'a>) -> Result<(), Unusual> {
         attributes.clear();
-        let (mut trace_id, mut span_id, mut trace_state): (&[u8], &[u8], _) = (&[], &[], "");
+        let (mut trace_id, mut span_id, mut trace_state): (&[u8], &[u8], &[u8]) = (&[], &[], &[]);
         let mut fields = Fields::of(link);
         while let Some((number, content)) = fields.next()? {
             match number {
@@ -116,7 +116,7 @@ impl Lists<'_> {
         attributes.sort()?;
         id(self.link_trace_ids, trace_id, 16);
         id(self.link_span_ids, span_id, 8);
-        self.link_trace_states.text(trace_state.as_bytes());
+        self.link_trace_states.text(trace_state);
         attributes.write(self.link_attributes);
         Ok(())
     }
@@ -131,8 +131,8 @@ impl Lists<'_> {
 }
 
 /// Message and code.
-fn status(status: &[u8]) -> Result<(&str, i32), Unusual> {
-    let (mut message, mut code) = ("", 0);
+fn status(status: &[u8]) -> Result<(&[u8], i32), Unusual> {
+    let (mut message, mut code): (&[u8], _) = (b"", 0);
     let mut fields = Fields::of(status);
     while let Some((number, content)) = fields.next()? {
         match number {
@@ -211,17 +211,18 @@ pub(super) fn convert<'a>(
             trace_id.hex(of.trace_id);
             span_id.hex(of.span_id);
             id(parent_span_id, of.parent_span_id, 8);
-            trace_state.text(of.trace_state.as_bytes());
+            trace_state.text(of.trace_state);
             trace_flags.number(&of.flags.to_le_bytes());
-            span_name.word(of.name.as_bytes());
+            span_name.word(of.name);
             span_kind.word(named(&SPAN_KINDS, of.kind).as_bytes());
             attributes.write(span_attributes);
             nanos(of.end)?;
             duration.number(&of.end.saturating_sub(of.start).to_le_bytes());
             let (message, code) = status(of.status.unwrap_or_default())?;
             status_code.word(named(&STATUS_CODES, code).as_bytes());
-            status_message.text(message.as_bytes());
-            sample_weight.number(&weight(of.trace_state).to_le_bytes());
+            status_message.text(message);
+            let state = std::str::from_utf8(of.trace_state).map_err(|_| Unusual)?;
+            sample_weight.number(&weight(state).to_le_bytes());
             rows += 1;
             bytes += span.len() + size_of::<SpanRow>() + shared_bytes;
         }

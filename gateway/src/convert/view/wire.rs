@@ -143,9 +143,11 @@ impl<'a> Content<'a> {
         }
     }
 
+    /// Bytes that are valid UTF-8.
     #[inline(always)]
-    pub(super) fn text(self) -> Result<&'a str, Unusual> {
-        std::str::from_utf8(self.bytes()?).map_err(|_| Unusual)
+    pub(super) fn text(self) -> Result<&'a [u8], Unusual> {
+        let text = self.bytes()?;
+        if is_short_ascii(text) || std::str::from_utf8(text).is_ok() { Ok(text) } else { Err(Unusual) }
     }
 
     /// A message that is there once: prost merges those that are there again.
@@ -156,6 +158,23 @@ impl<'a> Content<'a> {
             Some(_) => Err(Unusual),
         }
     }
+}
+
+/// Whether it is ASCII of at most 32 bytes, as most texts are: for so few a look at whole words, which may overlap, is done before a check byte
+/// by byte has begun.
+#[inline(always)]
+fn is_short_ascii(text: &[u8]) -> bool {
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let word =
+        |at: usize| text.get(at..).and_then(|rest| rest.first_chunk()).map_or(HIGH, |word| u64::from_le_bytes(*word));
+    let length = text.len();
+    let all = match length {
+        0..=7 => return text.iter().fold(0, |all, byte| all | byte) < 0x80,
+        8..=16 => word(0) | word(length - 8),
+        17..=32 => word(0) | word(8) | word(length - 16) | word(length - 8),
+        _ => HIGH,
+    };
+    all & HIGH == 0
 }
 
 #[cfg(test)]
@@ -183,7 +202,7 @@ mod tests {
     fn a_field_is_what_its_tag_says() {
         let mut fields = Fields::of(&[0x08, 0x96, 0x01, 0x12, 2, b'h', b'i', 0x1d, 1, 0, 0, 0]);
         assert_eq!(fields.next().unwrap().unwrap().1.varint().unwrap(), 150);
-        assert_eq!(fields.next().unwrap().unwrap().1.text().unwrap(), "hi");
+        assert_eq!(fields.next().unwrap().unwrap().1.text().unwrap(), b"hi");
         let (number, last) = fields.next().unwrap().unwrap();
         assert_eq!((number, last.fixed32().unwrap(), last.fixed64()), (3, 1, Err(Unusual)));
         assert!(fields.next().unwrap().is_none());
@@ -194,5 +213,22 @@ mod tests {
         let mut message = None;
         assert_eq!(Content::Bytes(b"a").once(&mut message), Ok(()));
         assert_eq!((Content::Bytes(b"b").once(&mut message), message), (Err(Unusual), Some(&b"b"[..])));
+    }
+
+    #[test]
+    fn text_is_utf8_wherever_it_is_not_ascii() {
+        for length in 0..70 {
+            let ascii = vec![b'a'; length];
+            assert_eq!(Content::Bytes(&ascii).text(), Ok(&ascii[..]));
+            for at in 0..length {
+                let mut text = ascii.clone();
+                text[at] = 0xc3;
+                assert_eq!(Content::Bytes(&text).text(), Err(Unusual), "{length} {at}");
+                if let Some(second) = text.get_mut(at + 1) {
+                    *second = 0xa9;
+                    assert_eq!(Content::Bytes(&text).text(), Ok(&text[..]), "{length} {at}");
+                }
+            }
+        }
     }
 }

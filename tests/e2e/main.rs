@@ -97,6 +97,7 @@ const PROPERTIES: &[(&str, Property)] = properties![
     treatment::samples_for_senders_that_do_not_and_the_ledger_and_the_weights_say_so,
     treatment::takes_out_and_hides_attributes_of_one_tenant_wherever_they_are,
     migrations::a_second_run_changes_nothing,
+    migrations::are_left_in_order_on_stop_and_whoever_waits_for_a_killed_gateway_says_so,
     tiers::hold_rows_by_age_and_let_them_expire,
     tiers::are_refused_without_the_policy_or_a_volume,
     cluster::is_refused_where_it_cannot_be_or_would_replace_tables,

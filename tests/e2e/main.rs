@@ -59,6 +59,7 @@ const PROPERTIES: &[(&str, Property)] = properties![
     kafka::keeps_each_record_once_whoever_is_killed,
     kafka_access::by_tls_and_scram_is_named_when_it_is_wrong_and_loses_nothing,
     kafka_access::by_a_password_is_named_when_it_is_wrong_and_loses_nothing,
+    kafka_access::by_rights_is_named_for_each_that_a_user_lacks_and_comes_with_them,
     outage::loses_and_doubles_nothing,
     offline::keeps_and_delivers_once,
     once::through_another_gateway_and_over_an_outage,

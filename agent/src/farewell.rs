@@ -2,16 +2,28 @@
 //!
 //! Invariant: records that neither left nor reached the disk are counted as dropped before the line is written.
 
+use ollystack_export::StatusReading;
 use ollystack_record::{DropReason, Ledger, Place, Signal};
 use std::time::Duration;
 
-/// Close the books and say so.
-pub(crate) fn say(ledger: &Ledger, took: Duration) {
+/// Close the books and say so. `sending` is how it went in the end.
+pub(crate) fn say(ledger: &Ledger, sending: &StatusReading, took: Duration) {
     let lost = write_off(ledger);
     if lost > 0 {
         tracing::error!(
             records = lost,
             "stopped before all records were on disk; they are counted as dropped, reason shutdown"
+        );
+    }
+    let kept: i64 = Signal::ALL.map(|signal| ledger.waiting(signal, Place::Buffer)).iter().sum();
+    if kept > 0 {
+        let (endpoint, error) =
+            (sending.state, sending.last_error.as_deref().filter(|_| sending.consecutive_failures > 0));
+        tracing::warn!(
+            records = kept,
+            endpoint,
+            error,
+            "stopped before all records were delivered; these are on disk, and the next start sends them"
         );
     }
     let sums = ledger.read().signals.map(|account| {

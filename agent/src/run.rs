@@ -54,6 +54,7 @@ struct Agent {
     buffer: Buffer,
     ledger: Arc<Ledger>,
     books: Arc<Books>,
+    sending: Arc<export::Status>,
     _guard: Guard,
     stop_inputs: CancellationToken,
     stop_pipeline: CancellationToken,
@@ -167,7 +168,7 @@ impl Agent {
             ledger: Arc::clone(&ledger),
             books: Arc::clone(&books),
             buffer: buffer_seen,
-            sending,
+            sending: Arc::clone(&sending),
             pulse,
             board,
             figures,
@@ -184,6 +185,7 @@ impl Agent {
             buffer,
             ledger,
             books,
+            sending,
             _guard: guard,
             stop_inputs,
             stop_pipeline,
@@ -210,7 +212,7 @@ impl Agent {
         within(by(10), "thinning", self.stages.end("thinning")).await;
         within(by(11), "the disk buffer", self.buffer.close()).await;
         export::measure(&self.buffer, &self.ledger);
-        farewell::say(&self.ledger, begin.elapsed());
+        farewell::say(&self.ledger, &self.sending.read(), begin.elapsed());
         self.books.close().await;
     }
 }

@@ -7,6 +7,7 @@
 
 use crate::admit::Admission;
 use crate::batch::budget::Budget;
+use crate::migrate::Problem;
 use crate::telemetry::ledger;
 use crate::telemetry::metrics::SharedMetrics;
 use crate::usage;
@@ -20,8 +21,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -58,7 +59,7 @@ pub(crate) struct Status {
     pub(crate) budget: Budget,
     pub(crate) metrics: SharedMetrics,
     /// Why the schema is not there; `migrate` sets it.
-    pub(crate) schema_problem: Arc<Mutex<Option<String>>>,
+    pub(crate) schema_problem: Arc<Problem>,
     /// Whether the schema has been there since the start.
     pub(crate) schema_seen: AtomicBool,
     pub(crate) stop: CancellationToken,
@@ -78,7 +79,7 @@ impl Status {
         } else {
             let needed = self.broker.as_ref().is_none_or(|broker| !broker.replaces_tables());
             ready &= !needed || self.schema_seen.load(Relaxed);
-            let problem = self.schema_problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let problem = self.schema_problem.get();
             notes.push(format!("schema: {}", problem.as_deref().unwrap_or("not applied yet")));
         }
         let (clickhouse, spill) = self.writer.trouble();

@@ -15,8 +15,8 @@ use crate::signals::Signals;
 use crate::telemetry::metrics::Metrics;
 use crate::write::Writer;
 use crate::write::clickhouse::ClickHouse;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -46,7 +46,7 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
     let writer = Arc::new(writer);
     let (consumer, thread) = start(&config, Arc::clone(&writer), metrics.clone(), stop.clone())?;
 
-    let schema_problem: Arc<Mutex<Option<String>>> = Arc::default();
+    let schema_problem: Arc<migrate::Problem> = Arc::default();
     let status = Arc::new(Status {
         admission: None,
         writer: Arc::clone(&writer),
@@ -67,8 +67,7 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
     until_stop.spawn(Arc::clone(&writer).replay());
     let (ready, keep_schema, tiers) = (writer.schema_ready().clone(), stop.clone(), config.tiers.clone());
     until_stop.spawn(async move {
-        let keep = migrate::keep_applied(clickhouse, tiers, ready, &schema_problem);
-        keep_schema.run_until_cancelled(keep).await;
+        migrate::keep_applied(clickhouse, tiers, ready, &schema_problem, keep_schema).await;
     });
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),

@@ -35,11 +35,13 @@ pub(crate) mod message;
 pub(crate) mod produce;
 mod settings;
 
+use crate::config::Kafka;
 use crate::telemetry::metrics::SharedMetrics;
 use ollystack_receive::Signal;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::MetadataTopic;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
@@ -55,6 +57,14 @@ pub(crate) struct SetUpError(#[from] KafkaError);
 /// The topics, by signal.
 pub(crate) fn topics(prefix: &str) -> [String; 3] {
     SIGNALS.map(|signal| format!("{prefix}-{}", signal.name()))
+}
+
+/// Who this is to the brokers, for people.
+fn user_of(config: &Kafka) -> String {
+    match config.sasl_user.as_str() {
+        "" => "this client (kafka.sasl_user is empty)".to_owned(),
+        user => format!("kafka.sasl_user \"{user}\""),
+    }
 }
 
 /// How the cluster fares, as far as this process knows. Clones are the same.
@@ -134,6 +144,11 @@ impl Health {
         self.0.reached.send_replace(problem.is_none());
         *trouble = problem;
     }
+}
+
+/// Whether a broker keeps a topic from us.
+fn is_hidden(topic: Option<&MetadataTopic>) -> bool {
+    topic.and_then(MetadataTopic::error).map(RDKafkaErrorCode::from) == Some(RDKafkaErrorCode::TopicAuthorizationFailed)
 }
 
 /// What the client tells by itself.

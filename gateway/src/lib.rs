@@ -36,10 +36,13 @@ mod write;
 use clap::Parser;
 use cli::{Cli, Command, Configured};
 use config::{Config, Layers, StoreMode};
+use migrate::unless_stopped;
 use ollystack_schema::migrations::MIGRATIONS;
+use signals::Signals;
 use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use tokio_util::sync::CancellationToken;
 use write::clickhouse::ClickHouse;
 
 /// Read the command line, do what it says, and exit as it went.
@@ -113,13 +116,24 @@ async fn migrate(config: &Config, plan: bool) -> Result<(), Box<dyn Error>> {
     };
     let clickhouse = ClickHouse::new(&config.clickhouse, &url)?;
     let at = |error: migrate::Error| format!("ClickHouse at {url}, database {}: {error}", config.clickhouse.database);
-    let done = if plan { migrate::pending(&clickhouse).await } else { migrate::apply(&clickhouse).await };
+    let (stop, mut signals) = (CancellationToken::new(), Signals::new()?);
+    let stopped = stop.clone();
+    tokio::spawn(async move {
+        let interrupted = signals.next().await;
+        stopped.cancel();
+        signals.second_interrupt(interrupted).await;
+        std::process::exit(1);
+    });
+    let done = match plan {
+        true => unless_stopped(&stop, migrate::pending(&clickhouse)).await,
+        false => migrate::apply(&clickhouse, &migrate::Problem::default(), &stop).await,
+    };
     let done = done.map_err(at)?;
     let moves = match plan {
-        true => tiers::pending(&clickhouse, &config.tiers).await,
-        false => tiers::apply(&clickhouse, &config.tiers).await,
+        true => unless_stopped(&stop, tiers::pending(&clickhouse, &config.tiers)).await,
+        false => unless_stopped(&stop, tiers::apply(&clickhouse, &config.tiers)).await,
     };
-    let moves = moves.map_err(|error| at(error.into()))?;
+    let moves = moves.map_err(at)?;
     let mut text = String::new();
     if plan && done.len() == MIGRATIONS.len() {
         text = migrate::foundation(&clickhouse).iter().map(|statement| format!("{statement};\n\n")).collect();

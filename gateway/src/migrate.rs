@@ -1,8 +1,9 @@
 //! Applies the schema's numbered migrations to the database, under a lock, and records them.
 //!
-//! The lock is a table whose creation fails when it exists. Every statement of a migration may be run again, so a lock whose holder
-//! died is broken after a minute, and doing so cannot harm. Invariant: a migration is recorded after all its statements ran,
-//! and one whose text differs from what was recorded is never run.
+//! The lock is a table whose creation fails when it exists; its comment says who made it. Whoever is stopped ends with the statement under way and
+//! releases it. Every statement of a migration may be run again, so a lock whose holder died is broken after a minute, and doing so cannot
+//! harm; until then whoever waits says for whom. Invariant: a migration is recorded after all its statements ran, and one whose text differs
+//! from what was recorded is never run.
 //!
 //! On a cluster each statement goes to all servers by the cluster's own queue, which has one order: of two gateways that make the lock, each server
 //! tells the second one that it exists. A statement that a server has not run in time is an error and is run again, so what is recorded is
@@ -17,6 +18,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 const RECORDS: &str = "schema_migrations";
 const LOCK_TABLE: &str = "schema_migrations_lock";
@@ -26,6 +28,9 @@ const LOCK_SECONDS_MAX: u64 = 60;
 const LOCK_SECONDS_MAX_ON_CLUSTER: u64 = 600;
 
 const LOCK_LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// On stop, the statement under way and the release of the lock have so long: ClickHouse may stand still. Less than our units' TimeoutStopSec.
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// ClickHouse's numbers for "table already exists" and "unknown table", "unknown database".
 const TABLE_EXISTS: u32 = 57;
@@ -77,13 +82,15 @@ pub(crate) enum Error {
     Placed { cluster: String, database: String, how: &'static str },
     #[error(transparent)]
     Tiers(#[from] tiers::Error),
+    #[error("stopped before all migrations were applied; the next start goes on with them")]
+    Stopped,
 }
 
 impl Error {
     /// Whether a person is needed: by itself it stays as it is.
     fn needs_person(&self) -> bool {
         match self {
-            Error::ClickHouse(_) | Error::Statement { .. } => false,
+            Error::ClickHouse(_) | Error::Statement { .. } | Error::Stopped => false,
             Error::Tiers(error) => error.needs_person(),
             _ => true,
         }
@@ -114,21 +121,58 @@ pub(crate) fn foundation(clickhouse: &ClickHouse) -> Vec<String> {
     databases.into_iter().map(create).chain([clickhouse.placement().record_table()]).collect()
 }
 
-/// Run what is pending; returns what was run.
-pub(crate) async fn apply(clickhouse: &ClickHouse) -> Result<Vec<&'static Migration>, Error> {
-    let pending = pending(clickhouse).await?;
-    if pending.is_empty() {
+/// What is in the way of the schema, for /readyz.
+#[derive(Debug, Default)]
+pub(crate) struct Problem(Mutex<Option<String>>);
+
+impl Problem {
+    /// What it is now.
+    pub(crate) fn get(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether it is news.
+    pub(crate) fn set(&self, problem: Option<String>) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = *known != problem;
+        *known = problem;
+        news
+    }
+}
+
+/// Work that may be broken off: it holds no lock.
+pub(crate) async fn unless_stopped<T, E>(
+    stop: &CancellationToken,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, Error>
+where
+    Error: From<E>,
+{
+    Ok(stop.run_until_cancelled(work).await.ok_or(Error::Stopped)??)
+}
+
+/// Run what is pending; returns what was run. After `stop` no further statement is begun.
+pub(crate) async fn apply(
+    clickhouse: &ClickHouse,
+    problem: &Problem,
+    stop: &CancellationToken,
+) -> Result<Vec<&'static Migration>, Error> {
+    let prepared = async {
+        let pending = pending(clickhouse).await?;
+        let foundation = foundation(clickhouse);
+        if let Some((record_table, databases)) = foundation.split_last().filter(|_| !pending.is_empty()) {
+            for database in databases {
+                clickhouse.run_outside(database).await?;
+            }
+            clickhouse.run(record_table).await?;
+        }
+        Ok::<bool, Error>(!pending.is_empty())
+    };
+    if !unless_stopped(stop, prepared).await? {
         return Ok(Vec::new());
     }
-    let foundation = foundation(clickhouse);
-    if let Some((record_table, databases)) = foundation.split_last() {
-        for database in databases {
-            clickhouse.run_outside(database).await?;
-        }
-        clickhouse.run(record_table).await?;
-    }
-    lock(clickhouse).await?;
-    let applied = apply_locked(clickhouse).await;
+    lock(clickhouse, problem, stop).await?;
+    let applied = apply_locked(clickhouse, stop).await;
     // Left behind, the lock is broken after its time: what matters is whether the migrations ran.
     if let Err(error) = unlock(clickhouse).await {
         tracing::warn!(%error, "the migration lock could not be removed; it lapses after {} s", lock_seconds_max(clickhouse));
@@ -136,12 +180,15 @@ pub(crate) async fn apply(clickhouse: &ClickHouse) -> Result<Vec<&'static Migrat
     applied
 }
 
-async fn apply_locked(clickhouse: &ClickHouse) -> Result<Vec<&'static Migration>, Error> {
+async fn apply_locked(clickhouse: &ClickHouse, stop: &CancellationToken) -> Result<Vec<&'static Migration>, Error> {
     // Again, as another gateway may have run them while this one waited for the lock.
     let recorded = recorded(clickhouse, &clickhouse.everywhere(RECORDS)).await?;
     let pending = check(MIGRATIONS, &recorded.unwrap_or_default())?;
     for migration in &pending {
         for statement in migration.statements(&clickhouse.placement())? {
+            if stop.is_cancelled() {
+                return Err(Error::Stopped);
+            }
             let failed = |source| Error::Statement { name: migration.name, source };
             clickhouse.run(&statement).await.map_err(failed)?;
         }
@@ -239,32 +286,84 @@ fn lock_seconds_max(clickhouse: &ClickHouse) -> u64 {
     if clickhouse.cluster().is_some() { LOCK_SECONDS_MAX_ON_CLUSTER } else { LOCK_SECONDS_MAX }
 }
 
-async fn lock(clickhouse: &ClickHouse) -> Result<(), ClickHouseError> {
+/// Another gateway's lock, as ClickHouse has it.
+struct Held {
+    by: String,
+    /// In UTC, as the next.
+    since: String,
+    until: String,
+    is_over: bool,
+}
+
+impl Held {
+    /// None when it is gone.
+    async fn read(clickhouse: &ClickHouse) -> Result<Option<Held>, ClickHouseError> {
+        let (home, seconds_max) = (clickhouse.home(), lock_seconds_max(clickhouse));
+        let query = format!(
+            "WITH metadata_modification_time AS since, since + {seconds_max} AS until \
+             SELECT comment, formatDateTime(since, '%FT%TZ', 'UTC'), formatDateTime(until, '%FT%TZ', 'UTC'), now() > until \
+             FROM system.tables WHERE database = '{home}' AND name = '{LOCK_TABLE}'"
+        );
+        let line = clickhouse.lines(&query).await?.into_iter().next();
+        Ok(line.and_then(|line| <[String; 4]>::try_from(line).ok()).map(|[by, since, until, is_over]| Held {
+            by: if by.is_empty() { "a gateway that does not say which".to_owned() } else { by },
+            since,
+            until,
+            is_over: is_over == "1",
+        }))
+    }
+}
+
+/// This process, as others are told of it. Nothing in it needs quoting.
+fn holder() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host: String = host.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_')).collect();
+    format!("ollystack-gateway {} on {host}, process {}", env!("CARGO_PKG_VERSION"), std::process::id())
+}
+
+async fn lock(clickhouse: &ClickHouse, problem: &Problem, stop: &CancellationToken) -> Result<(), Error> {
     let on_cluster = clickhouse.on_cluster();
+    // No IF NOT EXISTS: of two gateways one is told that it exists.
+    let create = format!("CREATE TABLE {LOCK_TABLE}{on_cluster} (Held UInt8) ENGINE = Memory COMMENT '{}'", holder());
+    let mut waited = false;
     loop {
-        // No IF NOT EXISTS: of two gateways one is told that it exists.
-        let create = format!("CREATE TABLE {LOCK_TABLE}{on_cluster} (Held UInt8) ENGINE = Memory");
+        if stop.is_cancelled() {
+            return Err(Error::Stopped);
+        }
         match clickhouse.run(&create).await {
             Err(error) if error.code == Some(TABLE_EXISTS) => {}
             // Made, though not everywhere: in the way of nobody.
             Err(error) if error.code == Some(TIMEOUT_EXCEEDED) => {
                 let _ = unlock(clickhouse).await;
-                return Err(error);
+                return Err(error.into());
             }
-            other => return other,
+            Err(error) => return Err(error.into()),
+            Ok(()) => {
+                if waited {
+                    problem.set(None);
+                }
+                return Ok(());
+            }
         }
-        let age = format!(
-            "SELECT toUInt64(now() - metadata_modification_time) FROM system.tables WHERE database = '{}' AND name = '{LOCK_TABLE}'",
-            clickhouse.home()
-        );
-        let lines = clickhouse.lines(&age).await?;
-        let seconds: Option<u64> = lines.first().and_then(|line| line.first()?.parse().ok());
-        if seconds.is_some_and(|seconds| seconds > lock_seconds_max(clickhouse)) {
-            tracing::warn!(seconds, "breaking the migration lock of a gateway that died");
-            unlock(clickhouse).await?;
-        } else {
-            sleep(LOCK_LOOK_INTERVAL).await;
+        match Held::read(clickhouse).await? {
+            Some(Held { by, since, is_over: true, .. }) => {
+                tracing::warn!(holder = by, since, "breaking the migration lock of a gateway that died");
+                unlock(clickhouse).await?;
+                continue;
+            }
+            Some(Held { by, since, until, .. }) => {
+                waited = true;
+                let waits = format!(
+                    "waiting for the migration lock that {by} has since {since}; unless it is released before, it lapses at {until}"
+                );
+                if problem.set(Some(waits.clone())) {
+                    tracing::info!("{waits}");
+                }
+            }
+            // Released meanwhile, or another server of the cluster has it.
+            None => {}
         }
+        stop.run_until_cancelled(sleep(LOCK_LOOK_INTERVAL)).await;
     }
 }
 
@@ -273,52 +372,73 @@ async fn unlock(clickhouse: &ClickHouse) -> Result<(), ClickHouseError> {
     clickhouse.run(&format!("DROP TABLE IF EXISTS {LOCK_TABLE}{on_cluster}")).await
 }
 
-/// Apply the migrations whenever `ready` says that the schema is not there, for ever. `problem` holds what is in the way.
+/// Apply the migrations whenever `ready` says that the schema is not there, until `stop`. `problem` holds what is in the way.
 pub(crate) async fn keep_applied(
     clickhouse: ClickHouse,
     tiers: Tiers,
     ready: watch::Sender<bool>,
-    problem: &Mutex<Option<String>>,
+    problem: &Problem,
+    stop: CancellationToken,
+) {
+    let overdue = async {
+        stop.cancelled().await;
+        sleep(STOP_TIMEOUT).await;
+    };
+    tokio::select! {
+        () = keep(&clickhouse, &tiers, &ready, problem, &stop) => {}
+        () = overdue => tracing::warn!(
+            "ClickHouse has not answered within {} s of the stop; a migration lock of this gateway lapses {} s after it was made",
+            STOP_TIMEOUT.as_secs(),
+            lock_seconds_max(&clickhouse)
+        ),
+    }
+}
+
+async fn keep(
+    clickhouse: &ClickHouse,
+    tiers: &Tiers,
+    ready: &watch::Sender<bool>,
+    problem: &Problem,
+    stop: &CancellationToken,
 ) {
     let mut states = ready.subscribe();
-    let set_problem = |text: Option<String>| *problem.lock().unwrap_or_else(PoisonError::into_inner) = text;
     let (mut pause, mut failures) = (RETRY_MIN, 0_u32);
     loop {
         // An error means that the sender is gone, and it is ours.
-        let _ = states.wait_for(|ready| !*ready).await;
+        let _ = stop.run_until_cancelled(states.wait_for(|ready| !*ready)).await;
         let applied = async {
-            apply(&clickhouse).await?;
-            tiers::apply(&clickhouse, &tiers).await?;
-            Ok::<(), Error>(())
+            apply(clickhouse, problem, stop).await?;
+            unless_stopped(stop, tiers::apply(clickhouse, tiers)).await
         };
-        match applied.await {
-            Ok(()) => {
-                set_problem(None);
+        let wait = match applied.await {
+            Ok(_) => {
+                problem.set(None);
                 tracing::info!(database = clickhouse.database(), "the schema is up to date");
                 ready.send_replace(true);
-                // A table that goes missing again and again must not become a busy loop.
-                sleep(RETRY_MIN).await;
                 (pause, failures) = (RETRY_MIN, 0);
+                // A table that goes missing again and again must not become a busy loop.
+                RETRY_MIN
             }
+            Err(Error::Stopped) => return,
             Err(error) => {
                 let text = error.to_string();
-                let known = problem.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(&text);
-                let person = error.needs_person();
+                let news = problem.set(Some(text.clone()));
                 failures += 1;
-                if person {
-                    if !known {
+                if error.needs_person() {
+                    if news {
                         tracing::error!(error = text, "the schema cannot be used; rows wait in the spill");
                     }
-                } else if failures == STARTS_WITHIN || (failures > STARTS_WITHIN && !known) {
+                } else if failures == STARTS_WITHIN || (failures > STARTS_WITHIN && news) {
                     tracing::warn!(error = text, "no schema; rows wait in the spill; trying again");
                 } else if failures == 1 {
                     tracing::info!("waiting for ClickHouse; rows wait in the spill");
                 }
-                set_problem(Some(text));
-                sleep(pause).await;
+                let wait = pause;
                 pause = (pause * 2).min(RETRY_MAX);
+                wait
             }
-        }
+        };
+        stop.run_until_cancelled(sleep(wait)).await;
     }
 }
 

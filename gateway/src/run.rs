@@ -21,8 +21,8 @@ use crate::write::{Disks, Losses, Writer, by_signal};
 use ollystack_buffer::{Buffer, Options, Recovery, WhenFull};
 use ollystack_receive::Signal;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -85,7 +85,7 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
     let broker = producer.clone().map(|producer| producer as Arc<dyn admin::Broker>);
     #[cfg(not(feature = "kafka"))]
     let broker = None;
-    let schema_problem: Arc<Mutex<Option<String>>> = Arc::default();
+    let schema_problem: Arc<migrate::Problem> = Arc::default();
     let status = Arc::new(Status {
         admission: Some(Arc::clone(&admission)),
         writer: Arc::clone(&writer),
@@ -109,8 +109,7 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
     let reporting = tokio::spawn(reporter.run(taken.clone()));
     let (keep_schema, tiers) = (stop.clone(), config.tiers.clone());
     until_stop.spawn(async move {
-        let keep = migrate::keep_applied(clickhouse, tiers, ready, &schema_problem);
-        keep_schema.run_until_cancelled(keep).await;
+        migrate::keep_applied(clickhouse, tiers, ready, &schema_problem, keep_schema).await;
     });
 
     let seen = Arc::new(Seen::new());

@@ -1,11 +1,11 @@
 //! Kafka that asks who is there: with the right password, and over TLS, records come from agent and sender to the tables; and with anything
-//! wrong gateway and consumer say which key to look at, while nothing is lost.
+//! wrong gateway and consumer say which key to look at, or which right their user lacks, while nothing is lost.
 
 use crate::numbered::{are_there_once, arrives, send, send_to_gateway};
 use anyhow::{Context, Result, ensure};
 use ollystack_tests::{
-    BrokerConfig, Consumer, Gateway, GatewayConfig, Mechanism, Outcome, PASSWORD, Security, Topics, USER, World, get,
-    until,
+    BrokerConfig, Consumer, Gateway, GatewayConfig, Mechanism, Outcome, PASSWORD, Right, Security, Topics, USER, World,
+    get, until,
 };
 
 /// A setting that keeps a client out, and a key that it has to name then.
@@ -67,21 +67,7 @@ fn has_tls(world: &World) -> Result<bool> {
 fn from_wrong_to_right(world: &World, security: &Security, wrong: &[Wrong]) -> Result<Outcome> {
     let broker = BrokerConfig::secured(&world.folder().join("kafka"), Topics::ByThemselves(1), security)?;
     let _broker = broker.start()?;
-    let file = world.folder().join("password");
-    std::fs::write(&file, format!("{PASSWORD}\n"))?;
-    let with_kafka = |config: GatewayConfig| {
-        let mut config = config.set("kafka.brokers", &format!("{:?}", security.address()));
-        if let Some(ca) = security.ca_file() {
-            config = config.set("kafka.tls", "true").set("kafka.tls_ca_file", &format!("{ca:?}"));
-        }
-        let config = config.set("kafka.sasl_mechanism", &format!("{:?}", security.mechanism().name()));
-        let config = config.set("kafka.sasl_user", &format!("{USER:?}"));
-        let config = config.set("kafka.sasl_password_file", &format!("{file:?}"));
-        config.set("kafka.session_timeout_ms", "6000").set("kafka.produce_timeout_ms", "2000")
-    };
-    let right = with_kafka(world.gateway()?).set("sink", "\"kafka\"");
-    let mut consumes = with_kafka(world.gateway()?);
-    consumes.folder = world.folder().join("consumer");
+    let [right, consumes] = let_in(world, security)?;
 
     // Nobody waits for the tables then.
     ensure!(world.gateway_with_tables()?.stop()?.success(), "the gateway that made the tables did not stop in order");
@@ -129,12 +115,86 @@ fn from_wrong_to_right(world: &World, security: &Security, wrong: &[Wrong]) -> R
     Ok(Outcome::Held)
 }
 
+/// A gateway and a consumer that the broker lets in.
+fn let_in(world: &World, security: &Security) -> Result<[GatewayConfig; 2]> {
+    let file = world.folder().join("password");
+    std::fs::write(&file, format!("{PASSWORD}\n"))?;
+    let with_kafka = |config: GatewayConfig| {
+        let mut config = config.set("kafka.brokers", &format!("{:?}", security.address()));
+        if let Some(ca) = security.ca_file() {
+            config = config.set("kafka.tls", "true").set("kafka.tls_ca_file", &format!("{ca:?}"));
+        }
+        let config = config.set("kafka.sasl_mechanism", &format!("{:?}", security.mechanism().name()));
+        let config = config.set("kafka.sasl_user", &format!("{USER:?}"));
+        let config = config.set("kafka.sasl_password_file", &format!("{file:?}"));
+        config.set("kafka.session_timeout_ms", "6000").set("kafka.produce_timeout_ms", "2000")
+    };
+    let produces = with_kafka(world.gateway()?).set("sink", "\"kafka\"");
+    let mut consumes = with_kafka(world.gateway()?);
+    consumes.folder = world.folder().join("consumer");
+    Ok([produces, consumes])
+}
+
+pub(crate) fn by_rights_is_named_for_each_that_a_user_lacks_and_comes_with_them(world: &World) -> Result<Outcome> {
+    if let Some(missing) = BrokerConfig::missing() {
+        return Ok(Outcome::Skipped(missing));
+    }
+    const TOPICS: [&str; 3] = ["ollystack-metrics", "ollystack-logs", "ollystack-traces"];
+    const GROUP: &str = "ollystack-gateway";
+    let security = Security::new(&world.folder().join("security"), Mechanism::Plain, false)?.without_rights();
+    let broker = BrokerConfig::secured(&world.folder().join("kafka"), Topics::ByThemselves(1), &security)?.start()?;
+    let [produces, consumes] = let_in(world, &security)?;
+    ensure!(world.gateway_with_tables()?.stop()?.success(), "the gateway that made the tables did not stop in order");
+    let mut gateway = produces.start(world.binaries())?;
+    let mut consumer = Consumer::spawn(&consumes, world.binaries())?;
+    let of_tenant = gateway.new_key("acme")?;
+    let [produces, consumes] = [produces, consumes].map(|config| config.ports[2]);
+    let user = format!("kafka.sasl_user \"{USER}\" ");
+    let [on_group, on_topics @ ..] = [GROUP, TOPICS[0], TOPICS[1], TOPICS[2]].map(|of| {
+        let kind = if of == GROUP { "group" } else { "topic" };
+        format!("add the ACL Read on {kind} {of}")
+    });
+
+    send_to_gateway(&gateway, &of_tenant, "early")?;
+    names(produces, &format!("{user}may not use topic {}; add the ACL Write on topic", TOPICS[0]))?;
+    names(consumes, &format!("{user}may not be in group {GROUP}; {on_group}"))?;
+    for (topic, on_topic) in TOPICS.iter().zip(&on_topics) {
+        names(consumes, &format!("{user}is not shown topic {topic}; {on_topic}"))?;
+    }
+    nothing_went(&gateway)?;
+
+    // To write is to know of the topics, not to read them.
+    let writes: Vec<Right> =
+        TOPICS.iter().flat_map(|topic| [Right::WriteTopic(topic), Right::CreateTopic(topic)]).collect();
+    broker.give(&writes)?;
+    gateway.wait_until_the_schema_is_there()?;
+    broker.give(&[Right::ReadGroup(GROUP)])?;
+    for (topic, on_topic) in TOPICS.iter().zip(&on_topics) {
+        names(consumes, &format!("{user}may not read topic {topic}; {on_topic}"))?;
+    }
+    ensure!(!readyz(consumes).contains(GROUP), "the group is named after the right to it was given");
+    broker.give(&TOPICS.map(Right::ReadTopic))?;
+    consumer.wait_until_it_is_ready()?;
+    send_to_gateway(&gateway, &of_tenant, "late")?;
+    ["early", "late"].iter().try_for_each(|service| arrives(world, service))?;
+    are_there_once(world, &["early", "late"])?;
+    let logged = consumer.process().output();
+    for right in on_topics.iter().chain([&on_group]) {
+        ensure!(logged.contains(right), "the log does not say {right}:\n{logged}");
+    }
+    ensure!(gateway.stop()?.success() && consumer.process().stop()?.success(), "they did not stop in order");
+    Ok(Outcome::Held)
+}
+
+fn readyz(admin: u16) -> String {
+    get(&format!("http://127.0.0.1:{admin}/readyz")).map(|answer| answer.text()).unwrap_or_default()
+}
+
 /// Waits until a process says that it is not ready, and names a key.
 fn names(admin: u16, key: &str) -> Result<()> {
     let mut said = String::new();
     let named = until(&format!("/readyz names {key}"), || {
-        let answer = get(&format!("http://127.0.0.1:{admin}/readyz"));
-        said = answer.map(|answer| answer.text()).unwrap_or_default();
+        said = readyz(admin);
         Ok(said.contains(key).then_some(()))
     });
     named.with_context(|| said)

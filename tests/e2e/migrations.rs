@@ -1,8 +1,9 @@
-//! Migrations are applied once: a second run changes nothing and says so, and existing rows stay.
+//! Migrations are applied once: a second run changes nothing and says so, and existing rows stay. A gateway that is stopped in the middle of
+//! them leaves nothing in the way of the next start; one that is killed leaves its lock, and whoever waits for it says whose it is.
 
 use crate::otlp::{PROTOBUF, Signal};
-use anyhow::{Result, ensure};
-use ollystack_tests::{Outcome, World, until};
+use anyhow::{Context, Result, ensure};
+use ollystack_tests::{Outcome, World, get, until};
 
 pub(crate) fn a_second_run_changes_nothing(world: &World) -> Result<Outcome> {
     let config = world.gateway()?;
@@ -35,5 +36,46 @@ pub(crate) fn a_second_run_changes_nothing(world: &World) -> Result<Outcome> {
     let second = objects()?;
     ensure!(first == second, "the second run changed something (it said: {said}); before:\n{first}\nafter:\n{second}");
     ensure!(rows()? == 1, "the second run lost a row");
+    Ok(Outcome::Held)
+}
+
+pub(crate) fn are_left_in_order_on_stop_and_whoever_waits_for_a_killed_gateway_says_so(
+    world: &World,
+) -> Result<Outcome> {
+    let config = world.gateway()?;
+    let locked = || {
+        let lock = "SELECT count() FROM system.tables WHERE database = '{db}' AND name = 'schema_migrations_lock'";
+        Ok::<bool, anyhow::Error>(world.count(lock)? == 1)
+    };
+    let is_locked = || Ok(locked()?.then_some(()));
+
+    let mut gateway = config.spawn(world.binaries())?;
+    until("migrations are under way", is_locked)?;
+    let status = gateway.stop()?;
+    ensure!(status.success(), "in the middle of migrations the gateway ended with {status}");
+    ensure!(!locked()?, "a gateway that was stopped left its lock");
+
+    let mut gateway = config.spawn(world.binaries())?;
+    until("migrations are under way again", is_locked)?;
+    gateway.process().kill()?;
+    ensure!(locked()?, "the kill came too late: this test needs longer migrations");
+    let holder = format!("process {} has since ", gateway.process().id());
+
+    let mut gateway = config.spawn(world.binaries())?;
+    gateway.wait_until_it_serves()?;
+    let mut said = String::new();
+    let told = until("/readyz names who has the lock", || {
+        said = get(&format!("http://127.0.0.1:{}/readyz", config.ports[2]))?.text();
+        Ok((said.contains(&holder) && said.contains("it lapses at ")).then_some(()))
+    });
+    told.with_context(|| said)?;
+    ensure!(gateway.process().output().contains(&holder), "the log does not name who has the lock");
+    // Whoever waits is stopped at once, and leaves the lock to whose it is.
+    let status = gateway.stop()?;
+    ensure!(status.success() && locked()?, "while it waited the gateway ended with {status}");
+    let mut gateway = config.start(world.binaries())?;
+    world.sql("DROP TABLE {db}.schema_migrations_lock")?;
+    gateway.wait_until_the_schema_is_there()?;
+    ensure!(!locked()?, "the lock is there after the migrations");
     Ok(Outcome::Held)
 }

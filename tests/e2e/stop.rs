@@ -1,5 +1,6 @@
 //! SIGTERM loses nothing that was accepted: the gateway writes or keeps it, the agent sends or keeps it, open metric windows and
-//! undecided traces included; what was kept is delivered after the next start. So it is however they are told, and however often; only
+//! undecided traces included, also to a gateway that came while the agent waited to try again; what was kept is said, and delivered after the next
+//! start. So it is however they are told, and however often; only
 //! Ctrl-C twice ends the agent at once, and that loses nothing of what was acknowledged either.
 
 use crate::numbered;
@@ -46,7 +47,10 @@ pub(crate) fn of_the_agent_sends_or_keeps_what_it_took(world: &World) -> Result<
         .set("metrics.window_ms", "600000")
         .set("metrics.first_window_ms", "600000")
         .set("metrics.constant_ms", "0")
-        .set("traces.wait_ms", "300000");
+        .set("traces.wait_ms", "300000")
+        // And a pause after a failure that would, too.
+        .set("export.retry_initial_ms", "600000")
+        .set("export.retry_max_ms", "600000");
     let mut agent = config.start(world.binaries())?;
     let send = |agent: &ollystack_tests::Agent, service: &str| -> Result<()> {
         let requests = [
@@ -79,10 +83,22 @@ pub(crate) fn of_the_agent_sends_or_keeps_what_it_took(world: &World) -> Result<
     send(&agent, "alone")?;
     let status = agent.stop()?;
     ensure!(status.success(), "the agent ended with {status} without a gateway");
+    let said = agent.process().output();
+    ensure!(said.contains("on disk, and the next start sends them"), "the agent did not say what it kept:\n{said}");
     gateway.restart()?;
     ensure!(arrived("alone")? == [0, 0, 0], "the gateway was away, and still something arrived");
     agent.restart()?;
     until("what the agent kept is there after its restart", || Ok((arrived("alone")? == all).then_some(())))?;
+
+    gateway.stop()?;
+    send(&agent, "late")?;
+    let waits = |agent: &Agent| Ok((agent.status()?["export"]["state"] == "unreachable").then_some(()));
+    until("the agent waits to try again", || waits(&agent))?;
+    gateway.restart()?;
+    let status = agent.stop()?;
+    ensure!(status.success(), "the agent ended with {status}");
+    until("what waited for the gateway is there", || Ok((arrived("late")? == all).then_some(())))?;
+    agent.restart()?;
     agent.ledger_closes()?;
     Ok(Outcome::Held)
 }

@@ -1,9 +1,12 @@
 //! Brokers of Kafka that are their own controllers, from the libraries that `cargo xtask setup` keeps, and the consumer role of a gateway.
 
 mod cluster;
+mod rights;
 mod security;
+mod wire;
 
 pub use cluster::Cluster;
+pub use rights::Right;
 pub use security::{Mechanism, PASSWORD, Security, USER};
 
 use crate::port::free_port;
@@ -171,6 +174,11 @@ impl Broker {
             self.process.must_run()?;
             Ok(TcpStream::connect(self.config.address).is_ok().then_some(()))
         })
+    }
+
+    /// Gives rights to [`USER`], where [`Security::without_rights`] left it none.
+    pub fn give(&self, rights: &[Right<'_>]) -> Result<()> {
+        rights::give(self.address(), USER, rights)
     }
 
     /// The process.

@@ -21,7 +21,7 @@ mod world;
 pub use agent::{Agent, AgentConfig};
 pub use gateway::{Gateway, GatewayConfig, Key};
 pub use http::{Answer, get, post};
-pub use kafka::{Broker, BrokerConfig, Cluster, Consumer, Mechanism, PASSWORD, Security, Topics, USER};
+pub use kafka::{Broker, BrokerConfig, Cluster, Consumer, Mechanism, PASSWORD, Right, Security, Topics, USER};
 pub use keys::keys_shown;
 pub use link::Link;
 pub use memory::{MemoryWatch, resident_bytes};

@@ -133,7 +133,7 @@ fn send(oracle: &Oracle, url: &str, key: Option<&Key>, stop: &AtomicBool) {
 }
 
 impl<'a> Site<'a> {
-    /// Three brokers, a gateway and two consumers.
+    /// Three brokers, a gateway and two consumers that are about to share the partitions.
     fn start(world: &'a World<'a>) -> Result<Site<'a>> {
         let cluster = Cluster::start(&world.folder().join("brokers"), Topics::ByThemselves(PARTITIONS))?;
         let brokers = format!("{:?}", cluster.addresses());
@@ -147,15 +147,15 @@ impl<'a> Site<'a> {
         let consumers = ["first consumer", "second consumer"].map(|name| -> Result<_> {
             let mut config = with_kafka(world.gateway()?);
             config.folder = world.folder().join(name);
-            let mut consumer = Consumer::spawn(&config, world.binaries())?;
-            consumer.wait_until_it_is_ready()?;
+            let consumer = Consumer::spawn(&config, world.binaries())?;
             Ok((config, consumer))
         });
         Ok(Site { world, cluster, gateway, consumers: consumers.into_iter().collect::<Result<_>>()? })
     }
 
     /// Waits until all of it works.
-    fn begin(&self) -> Result<()> {
+    fn begin(&mut self) -> Result<()> {
+        self.consumers.iter_mut().try_for_each(|(_, consumer)| consumer.wait_until_it_is_ready())?;
         self.rows_arrive()?;
         self.cluster.wait_until_all_are_in_sync(&[TOPICS[0], TOPICS[1], OFFSETS])
     }
@@ -227,6 +227,7 @@ impl<'a> Site<'a> {
         let bytes: u64 = brokers.collect::<Result<Vec<_>>>()?.into_iter().sum();
         report.figure("brokers_resident_mb", bytes / 1_000_000);
         ensure!(self.gateway.stop()?.success(), "the gateway did not stop in order");
-        Ok(())
+        // All is told: nobody has to wait until each has taken leave of its group.
+        self.consumers.iter_mut().try_for_each(|(_, consumer)| consumer.process().kill())
     }
 }

@@ -27,7 +27,7 @@ const SAY_EVERY: u32 = 20;
 /// Pause after the buffer could not be read.
 const BUFFER_PAUSE: Duration = Duration::from_secs(1);
 
-/// Send until `stop`, then for the drain timeout, and leave the rest on disk. `agent` is the agent's UUID.
+/// Send until `stop`, then for the drain timeout what the endpoint takes, and leave the rest on disk. `agent` is the agent's UUID.
 pub async fn send(
     config: Config,
     key: ApiKey,
@@ -64,7 +64,7 @@ pub async fn send(
         () = stop.cancelled() => sender.gate.close(),
     }
     if timeout(drain, pump).await.is_err() {
-        tracing::info!(entries = sender.buffer.stats().entries, "the drain timeout is over; the rest stays on disk");
+        tracing::info!("export.drain_timeout_ms is over; the rest stays on disk");
     }
     Ok(())
 }

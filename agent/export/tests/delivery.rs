@@ -12,6 +12,7 @@ use ollystack_record::otlp::common::v1::{AnyValue, any_value::Value};
 use ollystack_record::otlp::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
 use ollystack_record::{Ack, Class, Ledger, Outcome, Place, Reduced, ReducedRecords, Signal};
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -60,9 +61,13 @@ impl OtlpService for Endpoint {
 
 /// An endpoint on a free port.
 async fn serve(endpoint: &Arc<Endpoint>, tls: Option<&Tls>) -> (u16, CancellationToken) {
+    serve_at("127.0.0.1:0".parse().unwrap(), endpoint, tls).await
+}
+
+async fn serve_at(address: SocketAddr, endpoint: &Arc<Endpoint>, tls: Option<&Tls>) -> (u16, CancellationToken) {
     "good".clone_into(&mut endpoint.key.lock().unwrap());
     let server = Server::new(Arc::clone(endpoint), Limits::default(), tls).unwrap();
-    let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let listener = bind(address).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let stop = CancellationToken::new();
     let token = stop.clone();
@@ -131,6 +136,13 @@ impl Stage {
             outcomes.push(verdict.outcome().await);
         }
         outcomes
+    }
+
+    /// Wait until an attempt has failed.
+    async fn fails(&self) {
+        while self.status.read().attempts_failed == 0 {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Wait until nothing is left to send, then stop.
@@ -355,19 +367,17 @@ async fn an_endpoint_without_zstd_gets_gzip_and_one_without_either_gets_it_plain
 }
 
 #[tokio::test]
-async fn an_unreachable_endpoint_delays_stop_by_nothing_and_the_next_start_sends_what_was_left() {
+async fn an_unreachable_endpoint_delays_stop_by_one_attempt_and_the_next_start_sends_what_was_left() {
     let directory = tempfile::tempdir().unwrap();
-    let free = bind("127.0.0.1:0".parse().unwrap()).await.unwrap().local_addr().unwrap();
-    let away = Config { retry_initial_ms: 600_000, retry_max_ms: 600_000, ..config(format!("http://{free}")) };
+    let (_, away) = nobody().await;
     let stage = Stage::start(away.clone(), directory.path());
     stage.freeze(&away, vec![lines(5)]).await;
-    while stage.status.read().attempts_failed == 0 {
-        tokio::task::yield_now().await;
-    }
+    stage.fails().await;
     assert_eq!(stage.status.read().state, "unreachable");
     // Were it to wait for the pause of ten minutes, this test would not end.
-    let (ledger, _) = stage.end().await;
+    let (ledger, status) = stage.end().await;
     assert_eq!((logs(&ledger).sent, logs(&ledger).waiting_total()), (0, 5));
+    assert_eq!(status.read().attempts_failed, 2, "one more on stop");
 
     let endpoint = Arc::new(Endpoint::default());
     let (port, _stop) = serve(&endpoint, None).await;
@@ -376,6 +386,65 @@ async fn an_unreachable_endpoint_delays_stop_by_nothing_and_the_next_start_sends
     assert_eq!((logs(&ledger).carried, logs(&ledger).sent), (5, 5));
     // The earlier process may have sent it for all this one knows.
     assert_eq!(header(&endpoint.seen.lock().unwrap()[0].headers, "x-ollystack-redelivered"), "1");
+}
+
+/// Where nobody listens, and a sender that waits for ten minutes after it has found out.
+async fn nobody() -> (SocketAddr, Config) {
+    let free = bind("127.0.0.1:0".parse().unwrap()).await.unwrap().local_addr().unwrap();
+    (free, patient(config(format!("http://{free}"))))
+}
+
+fn patient(config: Config) -> Config {
+    Config { retry_initial_ms: 600_000, retry_max_ms: 600_000, retry_key_ms: 600_000, ..config }
+}
+
+#[tokio::test]
+async fn what_waits_for_an_endpoint_that_came_meanwhile_is_sent_on_stop() {
+    let (endpoint, directory) = (Arc::new(Endpoint::default()), tempfile::tempdir().unwrap());
+    let (address, config) = nobody().await;
+    let config = Config { batch_records_max: 5, ..config };
+    let stage = Stage::start(config.clone(), directory.path());
+    // More than are under way at once.
+    stage.freeze(&config, (0..7).map(|_| lines(5)).collect()).await;
+    stage.fails().await;
+    let (_, _stop) = serve_at(address, &endpoint, None).await;
+    let (ledger, _) = stage.end().await;
+    assert_eq!((logs(&ledger).sent, logs(&ledger).waiting_total()), (35, 0));
+}
+
+#[tokio::test]
+async fn an_endpoint_that_keeps_the_agent_away_is_not_asked_again_on_stop() {
+    let later = Refusal::Exhausted { retry_after: Duration::from_secs(600), message: "quota".into() };
+    for (refusal, key) in [(Some(later), "good"), (None, "another")] {
+        let (endpoint, directory) = (Arc::new(Endpoint::default()), tempfile::tempdir().unwrap());
+        endpoint.script.lock().unwrap().extend(refusal.map(Err));
+        let (port, _stop) = serve(&endpoint, None).await;
+        key.clone_into(&mut endpoint.key.lock().unwrap());
+        let config = patient(config(format!("http://127.0.0.1:{port}")));
+        let stage = Stage::start(config.clone(), directory.path());
+        stage.freeze(&config, vec![lines(5)]).await;
+        stage.fails().await;
+        // It would take them now.
+        "good".clone_into(&mut endpoint.key.lock().unwrap());
+        let (ledger, status) = stage.end().await;
+        assert_eq!((logs(&ledger).sent, logs(&ledger).waiting_total(), status.read().attempts_failed), (0, 5, 1));
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_says_nothing_delays_stop_by_the_drain_timeout() {
+    let directory = tempfile::tempdir().unwrap();
+    let (address, config) = nobody().await;
+    let config = Config { drain_timeout_ms: 100, response_timeout_ms: 600_000, connect_timeout_ms: 600_000, ..config };
+    let stage = Stage::start(config.clone(), directory.path());
+    stage.freeze(&config, vec![lines(5)]).await;
+    stage.fails().await;
+    let silent = bind(address).await.unwrap();
+    let took = tokio::spawn(async move { silent.accept().await.unwrap() });
+    // Were it to wait for an answer, this test would not end.
+    let (ledger, _) = stage.end().await;
+    took.await.unwrap();
+    assert_eq!((logs(&ledger).sent, logs(&ledger).waiting_total()), (0, 5));
 }
 
 /// What a batch is in the buffer, but for its description.
@@ -466,9 +535,7 @@ async fn https_trusts_the_authorities_that_were_named_and_no_others() {
     let directory = tempfile::tempdir().unwrap();
     let stage = Stage::start(stranger.clone(), directory.path());
     stage.freeze(&stranger, vec![lines(5)]).await;
-    while stage.status.read().attempts_failed == 0 {
-        tokio::task::yield_now().await;
-    }
+    stage.fails().await;
     let (ledger, _) = stage.end().await;
     assert_eq!((logs(&ledger).sent, logs(&ledger).waiting_total()), (0, 5));
     let stage = Stage::start(known.clone(), directory.path());
@@ -482,9 +549,7 @@ async fn https_trusts_the_authorities_that_were_named_and_no_others() {
     let directory = tempfile::tempdir().unwrap();
     let stage = Stage::start(doubting.clone(), directory.path());
     stage.freeze(&doubting, vec![lines(5)]).await;
-    while stage.status.read().attempts_failed == 0 {
-        tokio::task::yield_now().await;
-    }
+    stage.fails().await;
     assert!(stage.status.read().last_error.unwrap().contains("certificate"), "{:?}", stage.status.read());
     let (ledger, _) = stage.end().await;
     assert_eq!(logs(&ledger).waiting_total(), 5);

@@ -33,7 +33,7 @@ fn status(directory: &TempDir) -> Status {
         broker: None,
         budget: Budget::new(1),
         metrics,
-        schema_problem: Arc::new(Mutex::new(Some("cannot reach ClickHouse".to_owned()))),
+        schema_problem: Arc::default(),
         schema_seen: AtomicBool::new(false),
         stop,
     }
@@ -43,6 +43,7 @@ fn status(directory: &TempDir) -> Status {
 async fn a_gateway_is_ready_once_the_tables_were_there_and_says_what_is_wrong() {
     let directory = tempfile::tempdir().unwrap();
     let status = status(&directory);
+    status.schema_problem.set(Some("cannot reach ClickHouse".to_owned()));
     let (ready, notes) = status.readiness();
     assert!(!ready);
     assert!(notes.contains(&"schema: cannot reach ClickHouse".to_owned()), "{notes:?}");

@@ -5,9 +5,11 @@
 //! block is inserted after its intent was committed in the generation in which the partition was given to us; offsets are committed after
 //! the insert; a result of a partition that was taken away meanwhile is passed over.
 
+mod access;
 pub(crate) mod block;
 mod insert;
 pub(crate) mod intent;
+mod watch;
 
 use super::message::{Head, Message};
 use super::{Context, Health, SIGNALS, SetUpError, reason_of, settings, topics};
@@ -15,6 +17,7 @@ use crate::admin::Broker;
 use crate::config::Config;
 use crate::telemetry::metrics::SharedMetrics;
 use crate::write::Writer;
+use access::Access;
 use block::{Batch, Gatherer, Limits, Taken};
 use bytes::Bytes;
 use insert::Inserter;
@@ -25,6 +28,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::statistics::Statistics;
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -34,6 +38,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use watch::Watch;
 
 /// A look at what came back from tasks, at least.
 const POLL: Duration = Duration::from_millis(20);
@@ -46,10 +51,7 @@ const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the group has committed is asked for so long at a time.
 const COMMITTED_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How far the topics reach is asked so often, for the lag.
-const LAG_INTERVAL: Duration = Duration::from_secs(2);
-const WATERMARK_TIMEOUT: Duration = Duration::from_secs(2);
+const COMMITTED_PAUSE: Duration = Duration::from_secs(1);
 
 /// On stop, blocks that are being written have so long.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -60,6 +62,7 @@ type Client = BaseConsumer<Group>;
 #[derive(Debug)]
 pub(crate) struct Consumer {
     health: Health,
+    access: Access,
     /// The group has given partitions to this one, or has none for it.
     joined: AtomicBool,
     /// By partition: up to which offset everything is in the tables.
@@ -75,10 +78,12 @@ impl Broker for Consumer {
         let mut notes: Vec<String> =
             self.health.trouble().map(|problem| format!("kafka: {problem}")).into_iter().collect();
         let joined = self.joined.load(Relaxed);
-        if !joined {
+        let missing = self.access.missing();
+        if !joined && missing.is_empty() {
             notes.push("kafka: waiting for the group to share out its partitions".to_owned());
         }
-        (joined, notes)
+        notes.extend(missing.iter().map(|missing| format!("kafka: {missing}")));
+        (joined && missing.is_empty(), notes)
     }
 
     fn waiting(&self) -> (u64, u64) {
@@ -93,6 +98,7 @@ impl Broker for Consumer {
 /// What the client tells while it is polled.
 struct Group {
     context: Context,
+    shown: Arc<Consumer>,
     changes: Mutex<Vec<Change>>,
 }
 
@@ -107,7 +113,12 @@ impl ClientContext for Group {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.shown.access.refused(error.rdkafka_error_code(), reason);
         self.context.error(error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.shown.access.reads(&statistics);
     }
 }
 
@@ -134,12 +145,13 @@ pub(crate) fn start(
 ) -> Result<(Arc<Consumer>, JoinHandle<()>), StartError> {
     let health = Health::new();
     let context = Context { health: health.clone(), metrics: metrics.clone() };
-    let group = Group { context, changes: Mutex::default() };
+    let access = Access::new(&config.kafka);
+    let shown = Arc::new(Consumer { health, access, joined: AtomicBool::new(false), confirmed: Mutex::default() });
+    let group = Group { context, shown: Arc::clone(&shown), changes: Mutex::default() };
     let client: Client = settings::consumer(&config.kafka).create_with_context(group).map_err(SetUpError::from)?;
     let topics = topics(&config.kafka.topic_prefix);
     let names: Vec<&str> = topics.iter().map(String::as_str).collect();
     client.subscribe(&names).map_err(SetUpError::from)?;
-    let shown = Arc::new(Consumer { health, joined: AtomicBool::new(false), confirmed: Mutex::default() });
     let (results, received) = mpsc::unbounded_channel();
     let inserter = Arc::new(Inserter::new(config, writer, metrics.clone()));
     let client = Arc::new(client);
@@ -353,10 +365,13 @@ impl Consuming {
                 Ok(committed) => break committed,
                 Err(error) => {
                     self.metrics.kafka.failure("offsets", reason_of(&error));
+                    self.shown.access.refused(error.rdkafka_error_code(), "");
                     tracing::warn!(%error, "what the group has committed cannot be read; asking again");
                     if self.stop.is_cancelled() {
                         return;
                     }
+                    // A broker that refuses does so at once.
+                    std::thread::sleep(COMMITTED_PAUSE);
                 }
             }
         };
@@ -387,6 +402,7 @@ impl Consuming {
             confirmed.insert(key, offset.unwrap_or(0));
         }
         tracing::info!(partitions = self.partitions.len(), "the group has shared out its partitions");
+        self.shown.access.in_group();
         self.shown.joined.store(true, Relaxed);
     }
 
@@ -470,9 +486,11 @@ impl Consuming {
         if offsets.count() > 0 {
             if let Err(error) = self.client.commit(&offsets, CommitMode::Sync) {
                 self.metrics.kafka.failure("commit", reason_of(&error));
+                self.shown.access.refused(error.rdkafka_error_code(), "");
                 tracing::debug!(%error, "kafka: offsets are not committed");
                 return;
             }
+            self.shown.access.in_group();
             self.shown.health.set(None);
         }
         let confirmed: Vec<((u8, i32), i64)> = offsets
@@ -519,44 +537,4 @@ fn of_partition(topic: &str, partition: i32) -> TopicPartitionList {
     let mut list = TopicPartitionList::new();
     list.add_partition(topic, partition);
     list
-}
-
-/// Looks how far the topics reach: the lag, also of partitions that are paused, and whether the cluster is there.
-struct Watch {
-    client: Arc<Client>,
-    shown: Arc<Consumer>,
-    topics: [String; 3],
-    metrics: SharedMetrics,
-    stop: CancellationToken,
-}
-
-impl Watch {
-    fn run(self) {
-        while !self.stop.is_cancelled() {
-            std::thread::sleep(LAG_INTERVAL);
-            let confirmed = self.shown.confirmed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            if confirmed.is_empty() {
-                let looked = self.client.fetch_metadata(Some(&self.topics[0]), WATERMARK_TIMEOUT);
-                self.shown.health.set(looked.err().map(|error| error.to_string()));
-            }
-            for ((signal, partition), next) in confirmed {
-                let topic = &self.topics[usize::from(signal)];
-                match self.client.fetch_watermarks(topic, partition, WATERMARK_TIMEOUT) {
-                    Ok((low, high)) => {
-                        self.shown.health.set(None);
-                        // Meanwhile it may have been taken from us.
-                        let known = self.shown.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
-                        if known.contains_key(&(signal, partition)) {
-                            self.metrics.kafka.lag(topic, partition, high.saturating_sub(next.max(low)).max(0));
-                        }
-                    }
-                    Err(error) => {
-                        self.metrics.kafka.failure("watermarks", reason_of(&error));
-                        self.shown.health.set(Some(error.to_string()));
-                        break;
-                    }
-                }
-            }
-        }
-    }
 }

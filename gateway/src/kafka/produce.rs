@@ -6,7 +6,7 @@
 //! message is answered as safe only after all replicas in sync have it or the disk was synced.
 
 use super::message::{Head, Message};
-use super::{Context, Health, SIGNALS, SetUpError, reason_of, settings, topics};
+use super::{Context, Health, SIGNALS, SetUpError, is_hidden, reason_of, settings, topics, user_of};
 use crate::admin::Broker;
 use crate::batch::budget::Hold;
 use crate::batch::share::{self, Fate, Share, Verdict};
@@ -42,6 +42,7 @@ pub(crate) struct Producer {
     /// Replaced after an error that it cannot go on from.
     client: Mutex<Client>,
     settings: ClientConfig,
+    user: String,
     topics: [String; 3],
     message_bytes_max: usize,
     health: Health,
@@ -87,6 +88,7 @@ impl Producer {
         Ok(Producer {
             client: Mutex::new(settings.create_with_context(context)?),
             settings,
+            user: user_of(config),
             topics: topics(&config.topic_prefix),
             message_bytes_max: config.message_bytes_max,
             health,
@@ -304,10 +306,10 @@ impl Producer {
             let metadata = client.client().fetch_metadata(Some(topic), LOOK_TIMEOUT);
             let metadata = metadata.map_err(|error| error.to_string())?;
             let found = metadata.topics().iter().find(|found| found.name() == topic);
-            let error = found.and_then(|topic| topic.error()).map(RDKafkaErrorCode::from);
-            if error == Some(RDKafkaErrorCode::TopicAuthorizationFailed) {
+            if is_hidden(found) {
+                let user = &self.user;
                 return Err(format!(
-                    "kafka.sasl_user may not use topic {topic}; let it describe, write and make the topics"
+                    "{user} may not use topic {topic}; add the ACL Write on topic {topic}, and Create if it is not there yet"
                 ));
             }
             let partitions = found.filter(|topic| topic.error().is_none()).map(|topic| topic.partitions());

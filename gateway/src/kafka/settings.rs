@@ -75,6 +75,8 @@ pub(super) fn consumer(config: &Kafka) -> ClientConfig {
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "earliest")
         .set("session.timeout.ms", config.session_timeout_ms.to_string())
+        // What is read of each partition; see `consume/access.rs`.
+        .set("statistics.interval.ms", "2000")
         .set("heartbeat.interval.ms", (config.session_timeout_ms / 4).to_string())
         // Fetched ahead, of all partitions together.
         .set("queued.max.messages.kbytes", "16384")

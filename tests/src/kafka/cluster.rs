@@ -2,22 +2,14 @@
 //!
 //! Who leads is asked by Kafka's own protocol (Metadata, version 4), of whichever broker answers.
 
-use super::{Broker, BrokerConfig, Node, Topics};
+use super::{Broker, BrokerConfig, Node, Topics, wire};
 use crate::wait::until;
-use anyhow::{Context, Result, bail};
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use anyhow::{Context, Result};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
 
 /// A majority outlives one.
 const BROKERS: usize = 3;
-
-/// A broker that is stopped accepts, and says nothing.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Answers are some hundred bytes.
-const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// Three running brokers.
 #[derive(Debug)]
@@ -98,26 +90,10 @@ impl Drop for Cluster {
 
 /// What a broker knows of a topic, without making it.
 fn ask(broker: SocketAddr, topic: &str) -> Result<Vec<Partition>> {
-    const METADATA: [u8; 2] = [0, 3];
-    const VERSION: [u8; 2] = [0, 4];
-    let mut request = [METADATA.as_slice(), &VERSION, &[0; 4], &string("tests")].concat();
-    request.extend([1_u32.to_be_bytes().as_slice(), &string(topic), &[0]].concat());
-    let mut stream = TcpStream::connect_timeout(&broker, ANSWER_TIMEOUT)?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    stream.write_all(&[(request.len() as u32).to_be_bytes().as_slice(), &request].concat())?;
-    let mut length = [0; 4];
-    stream.read_exact(&mut length)?;
-    let length = u32::from_be_bytes(length) as usize;
-    if length > ANSWER_BYTES_MAX {
-        bail!("an answer of {length} bytes");
-    }
-    let mut answer = vec![0; length];
-    stream.read_exact(&mut answer)?;
+    const METADATA: u16 = 3;
+    let wanted = [1_u32.to_be_bytes().as_slice(), &wire::string(topic), &[0]].concat();
+    let answer = wire::ask(broker, METADATA, 4, &wanted)?;
     Answer(&answer).partitions().context("the answer ends too early")
-}
-
-fn string(text: &str) -> Vec<u8> {
-    [(text.len() as u16).to_be_bytes().as_slice(), text.as_bytes()].concat()
 }
 
 /// What is left to be read of one.
@@ -126,7 +102,7 @@ struct Answer<'a>(&'a [u8]);
 impl Answer<'_> {
     /// Of the one topic that was asked for.
     fn partitions(&mut self) -> Option<Vec<Partition>> {
-        let _correlation_and_throttle = (self.number()?, self.number()?);
+        let _throttle = self.number()?;
         self.array(|broker| {
             let _id = broker.number()?;
             broker.skip_string()?;

@@ -30,6 +30,8 @@ pub struct Security {
     mechanism: Mechanism,
     tls: bool,
     port: u16,
+    /// Whether the broker asks what a user may do.
+    acls: bool,
 }
 
 impl Mechanism {
@@ -46,11 +48,16 @@ impl Security {
     /// On a free port. For TLS it makes certificates in `folder`.
     pub fn new(folder: &Path, mechanism: Mechanism, tls: bool) -> Result<Security> {
         std::fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
-        let security = Security { folder: folder.to_owned(), mechanism, tls, port: free_port()? };
+        let security = Security { folder: folder.to_owned(), mechanism, tls, port: free_port()?, acls: false };
         if tls {
             security.make_certificates()?;
         }
         Ok(security)
+    }
+
+    /// The same, for a user who may do nothing until he is given rights.
+    pub fn without_rights(self) -> Security {
+        Security { acls: true, ..self }
     }
 
     /// Where it listens, by the name that its certificate is for.
@@ -104,9 +111,16 @@ impl Security {
             }
             false => String::new(),
         };
+        let acls = match self.acls {
+            // Who comes by the listener that asks for nobody may do anything: the broker itself, and tests.
+            true => {
+                "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\nsuper.users=User:ANONYMOUS\n"
+            }
+            false => "",
+        };
         format!(
             "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,{protocol}:{protocol}\n\
-             sasl.enabled.mechanisms={mechanism}\n{listener}.{}.sasl.jaas.config={module}\n{tls}",
+             sasl.enabled.mechanisms={mechanism}\n{listener}.{}.sasl.jaas.config={module}\n{tls}{acls}",
             mechanism.to_lowercase()
         )
     }

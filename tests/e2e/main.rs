@@ -101,6 +101,7 @@ const PROPERTIES: &[(&str, Property)] = properties![
     migrations::are_left_in_order_on_stop_and_whoever_waits_for_a_killed_gateway_says_so,
     tiers::hold_rows_by_age_and_let_them_expire,
     tiers::are_refused_without_the_policy_or_a_volume,
+    tiers::reach_into_object_storage_as_they_are_shipped,
     cluster::is_refused_where_it_cannot_be_or_would_replace_tables,
     patterns_command::of_files_and_streams_are_the_same_and_every_line_has_one,
     configuration::an_unknown_key_is_refused_by_name,

@@ -49,6 +49,8 @@ pub struct StoreConfig {
     pub port: u16,
     /// What the engine may take; as it is by default where none is said.
     pub memory_bytes: Option<u64>,
+    /// Configuration laid beside the engine's own, instead of a cluster of one and disks for tiers.
+    pub more_xml: Option<String>,
 }
 
 /// A running store.
@@ -62,14 +64,14 @@ pub struct Store {
 impl StoreConfig {
     /// On a free port.
     pub fn new(folder: &Path) -> Result<Self> {
-        Ok(Self { folder: folder.to_owned(), port: free_port()?, memory_bytes: None })
+        Ok(Self { folder: folder.to_owned(), port: free_port()?, memory_bytes: None, more_xml: None })
     }
 
     fn run(&self, binaries: &Binaries) -> Result<Process> {
         std::fs::create_dir_all(&self.folder).with_context(|| format!("make {}", self.folder.display()))?;
         let more = self.folder.join("data/ollystack/config.d");
-        let written =
-            std::fs::create_dir_all(&more).and_then(|()| std::fs::write(more.join("more.xml"), more_xml(&self.folder)));
+        let xml = self.more_xml.clone().unwrap_or_else(|| more_xml(&self.folder));
+        let written = std::fs::create_dir_all(&more).and_then(|()| std::fs::write(more.join("more.xml"), xml));
         written.with_context(|| format!("write {}", more.display()))?;
         let mut command = binaries.command("ollystack-gateway")?;
         // Half a gigabyte of engine must not be left behind when this process is killed.

@@ -12,7 +12,7 @@
 //!
 //! On a cluster there are two databases of one content. What the migrations make is in [`local_database`], on every server: replicated
 //! tables, views over them, and materialized views that feed a shard's tables from that shard's own. Everybody else, the gateway
-//! included, sees the database that is configured: it has a `Distributed` table of the same name before each of them. A row's shard follows
+//! included, sees the database that is configured: it has a `Distributed` table of the same name before each of them that keeps anything. A row's shard follows
 //! from its tenant, so all of a tenant lies on one: what a view groups or joins is together there, and a view is asked shard by shard
 //! like a table. A table without a tenant would break that, and so would a statement that copies rows, which runs on one server only.
 
@@ -30,6 +30,9 @@ const CLUSTER_PATH: &str = "/clickhouse/tables/{database}/{table}";
 const TOKENS: &str = "non_replicated_deduplication_window = 10000";
 const REPLICATED_TOKENS: &str =
     "replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800";
+
+/// How a table ends that keeps nothing: by way of it one materialized view feeds others.
+const NOTHING_KEPT: &str = "\nENGINE = Null";
 
 /// One numbered file.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +74,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     19 "0019_otel_tools",
     20 "0020_by_time",
     21 "0021_service_edges",
+    22 "0022_views_in_steps",
 ];
 
 /// Where the schema is to live: what a template's placeholders become.
@@ -152,7 +156,9 @@ fn front(template: &str, placement: &Placement) -> Option<String> {
     let (head, rest) = template.split_once(" ${on_cluster}")?;
     let (verb, name) = head.rsplit_once(' ')?;
     let seen = match verb {
-        "CREATE TABLE IF NOT EXISTS" | "CREATE VIEW IF NOT EXISTS" | "CREATE OR REPLACE VIEW" => true,
+        // What one view hands on to the next is nobody else's.
+        "CREATE TABLE IF NOT EXISTS" => !rest.contains(NOTHING_KEPT),
+        "CREATE VIEW IF NOT EXISTS" | "CREATE OR REPLACE VIEW" => true,
         "CREATE MATERIALIZED VIEW IF NOT EXISTS" => !rest.starts_with(" TO "),
         "ALTER TABLE" => rest.contains(" COLUMN "),
         _ => false,
@@ -346,7 +352,7 @@ mod tests {
         for migration in MIGRATIONS {
             for table in split(migration.sql).iter().filter(|statement| statement.starts_with("CREATE TABLE")) {
                 assert!(table.contains("(\n    TenantId "), "{table}");
-                assert!(table.contains("\nORDER BY (TenantId, "), "{table}");
+                assert!(table.contains("\nORDER BY (TenantId, ") || table.ends_with(NOTHING_KEPT), "{table}");
             }
         }
     }
@@ -372,7 +378,9 @@ mod tests {
             let name = head.rsplit([' ', '.']).next().unwrap().to_owned();
             match head {
                 _ if head.starts_with("CREATE OR REPLACE TABLE `ollystack`.") => seen.insert(name),
-                _ if head.starts_with("CREATE ") && !rest.starts_with(" TO ") => made.insert(name),
+                _ if head.starts_with("CREATE ") && !rest.starts_with(" TO ") && !rest.ends_with(NOTHING_KEPT) => {
+                    made.insert(name)
+                }
                 _ if head.starts_with("DROP ") => made.remove(&name),
                 _ => false,
             };

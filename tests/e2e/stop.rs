@@ -86,6 +86,7 @@ pub(crate) fn of_the_agent_sends_or_keeps_what_it_took(world: &World) -> Result<
     let said = agent.process().output();
     ensure!(said.contains("on disk, and the next start sends them"), "the agent did not say what it kept:\n{said}");
     gateway.restart()?;
+    gateway.wait_until_the_schema_is_there()?;
     ensure!(arrived("alone")? == [0, 0, 0], "the gateway was away, and still something arrived");
     agent.restart()?;
     until("what the agent kept is there after its restart", || Ok((arrived("alone")? == all).then_some(())))?;
@@ -95,6 +96,7 @@ pub(crate) fn of_the_agent_sends_or_keeps_what_it_took(world: &World) -> Result<
     let waits = |agent: &Agent| Ok((agent.status()?["export"]["state"] == "unreachable").then_some(()));
     until("the agent waits to try again", || waits(&agent))?;
     gateway.restart()?;
+    gateway.wait_until_the_schema_is_there()?;
     let status = agent.stop()?;
     ensure!(status.success(), "the agent ended with {status}");
     until("what waited for the gateway is there", || Ok((arrived("late")? == all).then_some(())))?;

@@ -128,7 +128,7 @@ impl Stack {
         let folder = tempfile::Builder::new().prefix("run-").tempdir_in(&base).context("no folder for the run")?;
         let Built(binaries) = built;
         let start = Instant::now();
-        let store = StoreConfig { folder: folder.path().join("store"), port: port_or_free(8123)?, memory_bytes: None };
+        let store = StoreConfig { port: port_or_free(8123)?, ..StoreConfig::new(&folder.path().join("store"))? };
         let store = store.start(binaries)?;
         let gateway = GatewayConfig {
             folder: folder.path().join("gateway"),

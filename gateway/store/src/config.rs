@@ -20,7 +20,9 @@ pub(crate) fn write(folder: &Path, options: &Options) -> io::Result<PathBuf> {
     Ok(config)
 }
 
-/// Caches are a share of the memory: the library's own defaults (5 GiB of marks alone) are for a server.
+/// Caches are a share of the memory: the library's own defaults (5 GiB of marks alone) are for a server. Merges wait while others take a third. A
+/// column's buffer begins small and grows: with a MiB for each from the start, as tables of less than 500 columns have it, a part of spans
+/// counted a hundred MiB of memory that nobody touched, and inserts were refused for it.
 fn config_xml(options: &Options, users: &Path) -> String {
     let memory = options.memory_bytes;
     let sync = u8::from(options.sync);
@@ -38,7 +40,9 @@ fn config_xml(options: &Options, users: &Path) -> String {
     <text_index_postings_cache_size>{small}</text_index_postings_cache_size>
     <mmap_cache_size>64</mmap_cache_size>
     <background_schedule_pool_size>4</background_schedule_pool_size>
+    <merges_mutations_memory_usage_soft_limit>{merges}</merges_mutations_memory_usage_soft_limit>
     <merge_tree>
+        <min_columns_to_activate_adaptive_write_buffer>1</min_columns_to_activate_adaptive_write_buffer>
         <fsync_after_insert>{sync}</fsync_after_insert>
         <fsync_part_directory>{sync}</fsync_part_directory>
     </merge_tree>
@@ -46,6 +50,7 @@ fn config_xml(options: &Options, users: &Path) -> String {
 ",
         users = escape(&users.display().to_string()),
         mark = memory / 16,
+        merges = memory / 3,
         small = memory / 64,
     )
 }

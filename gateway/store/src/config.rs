@@ -20,9 +20,9 @@ pub(crate) fn write(folder: &Path, options: &Options) -> io::Result<PathBuf> {
     Ok(config)
 }
 
-/// Caches are a share of the memory: the library's own defaults (5 GiB of marks alone) are for a server. Merges wait while others take a third. A
-/// column's buffer begins small and grows: with a MiB for each from the start, as tables of less than 500 columns have it, a part of spans
-/// counted a hundred MiB of memory that nobody touched, and inserts were refused for it.
+/// Caches are a share of the memory: the library's own defaults (5 GiB of marks alone) are for a server. No merge begins while those under way
+/// take a third. A column's buffer begins small and grows: with a MiB for each from the start, as tables of less than 500 columns have it, a
+/// part of spans counted a hundred MiB of memory that nobody touched, and inserts were refused for it.
 fn config_xml(options: &Options, users: &Path) -> String {
     let memory = options.memory_bytes;
     let sync = u8::from(options.sync);

@@ -27,20 +27,28 @@ impl Answer {
     }
 }
 
-fn client() -> Agent {
-    let config = Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(60)));
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn client(patience: Duration) -> Agent {
+    let config = Agent::config_builder().http_status_as_error(false).timeout_global(Some(patience));
     config.proxy(None).build().into()
 }
 
 /// GET. An answer of any status is an answer; only no answer is an error.
 pub fn get(url: &str) -> Result<Answer> {
-    let response = client().get(url).call().with_context(|| format!("GET {url}"))?;
+    let response = client(PATIENCE).get(url).call().with_context(|| format!("GET {url}"))?;
     answer(response).with_context(|| format!("GET {url}"))
 }
 
 /// POST of a body with headers. An answer of any status is an answer; only no answer is an error.
 pub fn post(url: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer> {
-    let mut request = client().post(url);
+    post_within(PATIENCE, url, headers, body)
+}
+
+/// POST to one that may take as long to answer.
+pub(crate) fn post_within(patience: Duration, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer> {
+    let mut request = client(patience).post(url);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }

@@ -1,9 +1,10 @@
 //! The embedded ClickHouse engine as a process of its own, and SQL through its HTTP interface.
 
+use crate::get;
+use crate::http::post_within;
 use crate::port::free_port;
 use crate::process::{Binaries, Process};
 use crate::wait::within;
-use crate::{get, post};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -52,6 +53,9 @@ pub struct StoreConfig {
     /// Configuration laid beside the engine's own, instead of a cluster of one and disks for tiers.
     pub more_xml: Option<String>,
 }
+
+/// As long may a statement take: one that fills or merges tables of a hundred million rows takes minutes.
+const STATEMENT: Duration = Duration::from_secs(900);
 
 /// A running store.
 #[derive(Debug)]
@@ -138,7 +142,8 @@ impl Store {
 
     /// The same in another database than the default one.
     pub fn sql_in(&self, database: &str, statement: &str) -> Result<String> {
-        let answer = post(&format!("{}/?database={database}", self.url()), &[], statement.as_bytes())?;
+        let answer =
+            post_within(STATEMENT, &format!("{}/?database={database}", self.url()), &[], statement.as_bytes())?;
         if answer.status != 200 {
             bail!("ClickHouse answered {} to `{statement}`: {}", answer.status, answer.text());
         }

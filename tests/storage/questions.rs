@@ -107,12 +107,12 @@ pub(crate) fn ask(store: &Store, database: &str, question: &Question, now: i64) 
         // Another one each time.
         let trace = || {
             one(&format!(
-                "SELECT TraceId FROM {database}.traces_trace_id_ts ORDER BY cityHash64(TraceId, {at}) LIMIT 1"
+                "SELECT TraceId FROM {database}.traces_trace_id_ts ORDER BY cityHash64(TraceId, {at}) LIMIT 1 SETTINGS max_execution_time = 0"
             ))
         };
         let service = || {
             one(&format!(
-                "SELECT ServiceName FROM {database}.traces_raw WHERE Timestamp >= {now} - INTERVAL 1 HOUR GROUP BY ServiceName ORDER BY cityHash64(ServiceName, {at}) LIMIT 1"
+                "SELECT ServiceName FROM {database}.traces_raw WHERE Timestamp >= {now} - INTERVAL 1 HOUR GROUP BY ServiceName ORDER BY cityHash64(ServiceName, {at}) LIMIT 1 SETTINGS max_execution_time = 0"
             ))
         };
         let mut sql = question.sql.replace("{now}", &now);

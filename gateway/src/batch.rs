@@ -1,4 +1,4 @@
-//! Gathers rows per table and freezes them into blocks of 10,000 rows or one second, and more while ClickHouse has enough to do.
+//! Gathers rows per table and freezes them into blocks of 10,000 rows or one second, and more while others are on their way.
 //!
 //! [`Batcher::add`] takes a request's rows; two tasks a table gather them, one those of agents, which have them on disk, one all
 //! others, which go to the spill when ClickHouse is away; each hands its frozen blocks to the [`Sink`]. Invariants: a token is given
@@ -176,6 +176,7 @@ impl Batcher {
                 },
                 rows_max: config.rows_max,
                 wait,
+                writes_max: writes_max.try_into().unwrap_or(u32::MAX),
                 turns: Arc::new(Semaphore::new(writes_max)),
                 tokens: Arc::clone(&tokens),
                 sink: Arc::clone(sink),
@@ -230,7 +231,8 @@ struct Gatherer<S> {
     head: Head,
     rows_max: usize,
     wait: Duration,
-    /// To be written.
+    writes_max: u32,
+    /// To be written, as many as `writes_max`.
     turns: Arc<Semaphore>,
     tokens: Arc<Tokens>,
     sink: Arc<S>,
@@ -260,14 +262,14 @@ impl<S: Sink> Gatherer<S> {
         let mut open: Option<Open> = None;
         let mut writes = JoinSet::new();
         loop {
-            let is_due = open.as_ref().is_some_and(|open| self.is_due(open));
+            let turns = open.as_ref().and_then(|open| self.turns_due(open));
             let is_large = open.as_ref().is_some_and(Open::is_large);
-            let deadline = open.as_ref().filter(|_| !is_due).map(|open| open.deadline);
+            let deadline = open.as_ref().map(|open| open.deadline).filter(|deadline| *deadline > Instant::now());
             tokio::select! {
                 biased;
                 // Until it is its turn, a block that is due goes on growing: the busier ClickHouse is, the fewer inserts it gets.
-                turn = Arc::clone(&self.turns).acquire_owned(), if is_due => {
-                    self.freeze(open.take(), None, turn.ok(), &mut writes);
+                turns = Arc::clone(&self.turns).acquire_many_owned(turns.unwrap_or_default()), if turns.is_some() => {
+                    self.freeze(open.take(), None, turns.ok().and_then(one_of), &mut writes);
                 }
                 Some(_) = writes.join_next() => {}
                 () = stop.cancelled(), if !self.wait.is_zero() => self.wait = Duration::ZERO,
@@ -282,9 +284,14 @@ impl<S: Sink> Gatherer<S> {
         while writes.join_next().await.is_some() {}
     }
 
-    /// Whether it has waited long enough, or has rows enough.
-    fn is_due(&self, open: &Open) -> bool {
-        open.rows as usize >= self.rows_max || open.is_large() || open.deadline <= Instant::now() || self.wait.is_zero()
+    /// How many turns must be free for it to take one. Any is enough for what has waited long enough or must not grow further; what
+    /// has rows enough goes when no other is on its way: till then it grows, as each insert costs ClickHouse a part in every table behind
+    /// its views, however few its rows are.
+    fn turns_due(&self, open: &Open) -> Option<u32> {
+        if open.is_large() || open.deadline <= Instant::now() || self.wait.is_zero() {
+            return Some(1);
+        }
+        (open.rows as usize >= self.rows_max).then_some(self.writes_max)
     }
 
     async fn take(&self, queued: Queued, open: &mut Option<Open>, writes: &mut JoinSet<()>) {
@@ -294,9 +301,11 @@ impl<S: Sink> Gatherer<S> {
             let block = if token.is_some() { &mut alone } else { &mut *open };
             self.gather(block, rows, begin_by, share.clone());
             // What goes to the spill must fit into it; what an agent keeps is in whole or not at all.
-            if begin_by.is_none() && open.as_ref().is_some_and(|open| self.is_due(open)) {
-                match Arc::clone(&self.turns).try_acquire_owned() {
-                    Ok(turn) => self.freeze(open.take(), None, Some(turn), writes),
+            if begin_by.is_none()
+                && let Some(turns) = open.as_ref().and_then(|open| self.turns_due(open))
+            {
+                match Arc::clone(&self.turns).try_acquire_many_owned(turns) {
+                    Ok(turns) => self.freeze(open.take(), None, one_of(turns), writes),
                     Err(_) => self.write(open.take_if(|open| open.is_large()), None, writes).await,
                 }
             }
@@ -355,6 +364,11 @@ impl<S: Sink> Gatherer<S> {
         let sink = Arc::clone(&self.sink);
         writes.spawn(async move { sink.write(frozen).await });
     }
+}
+
+/// The turn that is taken of those that had to be free.
+fn one_of(mut turns: OwnedSemaphorePermit) -> Option<OwnedSemaphorePermit> {
+    turns.split(1)
 }
 
 #[cfg(test)]

@@ -80,8 +80,36 @@ async fn a_block_is_frozen_when_it_has_enough_rows() {
 }
 
 #[tokio::test]
-async fn a_block_that_must_wait_for_its_turn_goes_on_growing() {
+async fn a_block_grows_while_another_is_on_its_way() {
     let mut rig = rig(1, HOUR_MS);
+    let _ = rig.batcher.add(fresh(vec![rig.rows(0, 1, b"a")])).await.unwrap();
+    let first = rig.blocks.recv().await.unwrap();
+    for _ in 0..3 {
+        let _ = rig.batcher.add(fresh(vec![rig.rows(0, 1, b"b")])).await.unwrap();
+    }
+    while rig.batcher.tables[0][1].capacity() < QUEUE_MAX {
+        tokio::task::yield_now().await;
+    }
+    assert!(rig.blocks.try_recv().is_err(), "it has rows enough, and time");
+    first.settle(Fate::Safe);
+    let grown = rig.blocks.recv().await.unwrap();
+    assert_eq!((grown.block.head.count, bytes(&grown)), (3, &b"bbb"[..]));
+}
+
+#[tokio::test]
+async fn a_block_whose_time_is_up_goes_beside_another() {
+    let mut rig = rig(1, 1);
+    let mut under_way = Vec::new();
+    for _ in 0..4 {
+        let _ = rig.batcher.add(fresh(vec![rig.rows(0, 1, b"a")])).await.unwrap();
+        under_way.push(rig.blocks.recv().await.unwrap());
+    }
+    assert!(under_way.iter().all(|frozen| frozen.block.head.count == 1));
+}
+
+#[tokio::test]
+async fn a_block_that_must_wait_for_its_turn_goes_on_growing() {
+    let mut rig = rig(1, 1);
     let mut under_way = Vec::new();
     for _ in 0..4 {
         let _ = rig.batcher.add(fresh(vec![rig.rows(0, 1, b"a")])).await.unwrap();
@@ -101,7 +129,7 @@ async fn a_block_that_must_wait_for_its_turn_goes_on_growing() {
 
 #[tokio::test]
 async fn a_block_that_must_wait_for_its_turn_grows_to_what_fits_and_no_further() {
-    let mut rig = rig(1, HOUR_MS);
+    let mut rig = rig(1, 1);
     rig.budget = Budget::new(1 << 30);
     let half = vec![b'a'; BLOCK_BYTES_MAX / 2];
     let mut under_way = Vec::new();

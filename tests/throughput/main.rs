@@ -5,7 +5,7 @@
 //! CPU is what the kernel counts for the process, so that whoever else uses the host spoils little. First as fast as it answers, then
 //! at 10,000 records a second, as an agent's region has it. `--instructions` counts what the gateway executes for a record instead (two runs
 //! under callgrind, one the longer: their difference has no start in it). `--formats` has ClickHouse take the gateway's own blocks in other
-//! formats, too (see [`formats`]). `--peer` has another program on the gateway's core take the same load: a shell command that listens for
+//! formats, too (see [`formats`]). `--set KEY=VALUE` changes a setting of the gateway. `--peer` has another program on the gateway's core take the same load: a shell command that listens for
 //! OTLP/gRPC at `$OTLP_ADDRESS` and writes to `$CLICKHOUSE_URL`, database `$CLICKHOUSE_DATABASE`; `collector.yaml` is one for the
 //! OpenTelemetry Collector. `cargo xtask bench gateway` builds what it needs and prints the report.
 
@@ -48,6 +48,8 @@ struct Options {
     peer: Option<String>,
     instructions: bool,
     formats: bool,
+    /// Settings of the gateway, beside its defaults.
+    settings: Vec<(String, String)>,
 }
 
 impl Options {
@@ -62,6 +64,7 @@ impl Options {
             peer: None,
             instructions: false,
             formats: false,
+            settings: Vec::new(),
         };
         while let Some(flag) = arguments.next() {
             let mut value = || arguments.next().with_context(|| format!("{flag} lacks its value"));
@@ -79,7 +82,13 @@ impl Options {
                     ensure!(!options.signals.is_empty(), "--signal {name}; it is logs, traces or metrics");
                 }
                 "--peer" => options.peer = Some(value()?),
-                other => bail!("{other}; there are --sink, --signal, --peer, --instructions and --formats"),
+                "--set" => {
+                    let setting = value()?;
+                    let (key, value) =
+                        setting.split_once('=').with_context(|| format!("--set {setting}; it is KEY=VALUE"))?;
+                    options.settings.push((key.to_owned(), value.to_owned()));
+                }
+                other => bail!("{other}; there are --sink, --signal, --peer, --set, --instructions and --formats"),
             }
         }
         Ok(options)
@@ -325,12 +334,18 @@ impl Subject {
     ) -> Result<Subject> {
         let (binaries, folder, clickhouse) = (options.binaries.clone(), folder.to_owned(), clickhouse.to_owned());
         let (peer, through) = (peer.map(str::to_owned), through.to_vec());
+        let settings = options.settings.clone();
         let started = tokio::task::spawn_blocking(move || {
             // What is started on a core stays there.
             stay_on(GATEWAY_CORE)?;
             let started = match peer {
                 Some(command) => Subject::peer(&folder, &clickhouse, &command),
-                None => Subject::gateway(&binaries, &folder, &clickhouse, &through),
+                None => Subject::gateway(
+                    &binaries,
+                    GatewayConfig::new(&folder.join("gateway"), &clickhouse, DATABASE)?,
+                    &settings,
+                    &through,
+                ),
             };
             stay_on(OTHER_CORE)?;
             started
@@ -340,9 +355,14 @@ impl Subject {
         started
     }
 
-    fn gateway(binaries: &Binaries, folder: &Path, clickhouse: &str, through: &[String]) -> Result<Subject> {
-        let mut config =
-            GatewayConfig::new(&folder.join("gateway"), clickhouse, DATABASE)?.set("tenants.records_per_second", "0");
+    fn gateway(
+        binaries: &Binaries,
+        config: GatewayConfig,
+        settings: &[(String, String)],
+        through: &[String],
+    ) -> Result<Subject> {
+        let config = config.set("tenants.records_per_second", "0");
+        let mut config = settings.iter().fold(config, |config, (key, value)| config.set(key, value));
         config.through = through.to_vec();
         config.write()?;
         let key = config.new_key(binaries, "bench")?;

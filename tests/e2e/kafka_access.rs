@@ -177,7 +177,24 @@ pub(crate) fn by_rights_is_named_for_each_that_a_user_lacks_and_comes_with_them(
     consumer.wait_until_it_is_ready()?;
     send_to_gateway(&gateway, &of_tenant, "late")?;
     ["early", "late"].iter().try_for_each(|service| arrives(world, service))?;
-    are_there_once(world, &["early", "late"])?;
+
+    // Taken away again while all goes on.
+    let lost = [
+        (Right::ReadGroup(GROUP), consumes, on_group.clone()),
+        (Right::ReadTopic(TOPICS[1]), consumes, on_topics[1].clone()),
+        (Right::WriteTopic(TOPICS[1]), produces, format!("add the ACL Write on topic {}", TOPICS[1])),
+    ];
+    let mut services = vec!["early".to_owned(), "late".to_owned()];
+    for (right, admin, named) in lost {
+        broker.take(right)?;
+        let service = format!("without {right:?}");
+        send_to_gateway(&gateway, &of_tenant, &service)?;
+        names(admin, &named)?;
+        broker.give(&[right])?;
+        arrives(world, &service)?;
+        services.push(service);
+    }
+    are_there_once(world, &services.iter().map(String::as_str).collect::<Vec<_>>())?;
     let logged = consumer.process().output();
     for right in on_topics.iter().chain([&on_group]) {
         ensure!(logged.contains(right), "the log does not say {right}:\n{logged}");

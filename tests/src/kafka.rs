@@ -181,6 +181,11 @@ impl Broker {
         rights::give(self.address(), USER, rights)
     }
 
+    /// Takes from it a right that it was given.
+    pub fn take(&self, right: Right<'_>) -> Result<()> {
+        rights::take(self.address(), USER, right)
+    }
+
     /// The process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process

@@ -264,7 +264,8 @@ impl<S: Sink> Gatherer<S> {
         loop {
             let turns = open.as_ref().and_then(|open| self.turns_due(open));
             let is_large = open.as_ref().is_some_and(Open::is_large);
-            let deadline = open.as_ref().map(|open| open.deadline).filter(|deadline| *deadline > Instant::now());
+            // Once any turn is enough there is nothing more that time could change.
+            let deadline = open.as_ref().filter(|_| turns != Some(1)).map(|open| open.deadline);
             tokio::select! {
                 biased;
                 // Until it is its turn, a block that is due goes on growing: the busier ClickHouse is, the fewer inserts it gets.

@@ -23,6 +23,7 @@ pub mod objects;
 pub mod oom;
 pub mod process;
 pub mod profile;
+pub mod ring;
 pub mod run_queue;
 pub mod sniff;
 pub mod tcp;

@@ -2,8 +2,8 @@
 //! through a pipe in a container runtime's.
 
 use crate::ebpf::{alone, impossible, watching};
-use anyhow::Result;
-use ollystack_tests::{Outcome, Process, World, free_port, get, until};
+use anyhow::{Context, Result};
+use ollystack_tests::{Agent, Outcome, Process, World, free_port, get, until};
 use std::process::Command;
 
 const REQUESTS: u64 = 20;
@@ -56,14 +56,34 @@ pub(crate) fn are_those_of_the_requests_that_the_lines_are_about(world: &World) 
              WHERE extract(line.Body, '/in/[0-9]+') = span.path AND",
         )
     };
-    until("every line has its request's trace and span", || Ok((of_their_requests()? == 2 * REQUESTS).then_some(())))?;
+    until("every line has its request's trace and span", || Ok((of_their_requests()? == 2 * REQUESTS).then_some(())))
+        .with_context(|| what_was_seen(world, &agent))?;
     agent.ledger_closes()?;
     Ok(Outcome::Held)
 }
 
-/// A thread a connection; what it logs goes to a file, and by a pipe to who frames it as container runtimes do.
+/// Of a failure: each line with the span that it has and the one that it should have, and what the agent counted of lines.
+fn what_was_seen(world: &World, agent: &Agent) -> String {
+    let lines = world.sql(
+        "SELECT line.Timestamp, line.ObservedTimestamp, line.Body, line.SpanId, span.Timestamp, span.Duration, span.SpanId \
+         FROM (SELECT *, extract(Body, '/in/[0-9]+') AS path FROM {db}.logs_raw) AS line \
+         LEFT JOIN (SELECT *, SpanAttributes['url.path'] AS path FROM {db}.traces_raw WHERE SpanKind = 'Server') AS span \
+         ON line.path = span.path WHERE line.path != '' ORDER BY line.Timestamp",
+    );
+    let counted = agent.status().map(|status| {
+        let ebpf = &status["stages"]["ebpf"];
+        let of_lines = ["lines", "lines_served", "lines_missed", "lines_alike", "lines_late"];
+        let counters = of_lines.iter().chain(&["drains_put_off", "ring_failures", "unpaired"]);
+        counters.map(|name| format!("{name}: {}", ebpf[name])).collect::<Vec<_>>().join(", ")
+    });
+    let told = |text: Result<String>| text.unwrap_or_else(|error| format!("{error:#}"));
+    format!("lines and spans:\n{}\nebpf: {}", told(lines), told(counted))
+}
+
+/// A thread a connection; what it logs goes to a file, and by a pipe to who frames it as container runtimes do. Between the two the agent
+/// looks into the ring: the pause is longer than `ebpf.drain_interval_ms`.
 const SERVER: &str = r#"
-import http.server, logging, os, subprocess, sys
+import http.server, logging, os, subprocess, sys, time
 RUNTIME = '''
 import datetime, sys
 with open(sys.argv[1], "a", buffering=1) as log:
@@ -74,7 +94,10 @@ folder = sys.argv[2]
 runtime = subprocess.Popen([sys.executable, "-c", RUNTIME, folder + "/container.log"], stdin=subprocess.PIPE)
 os.dup2(runtime.stdin.fileno(), 2)
 form = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
-for handler in (logging.FileHandler(folder + "/app.log"), logging.StreamHandler()):
+class Pause(logging.Handler):
+    def emit(self, record):
+        time.sleep(0.06)
+for handler in (logging.FileHandler(folder + "/app.log"), Pause(), logging.StreamHandler()):
     handler.setFormatter(form)
     logging.getLogger().addHandler(handler)
 logging.getLogger().setLevel(logging.INFO)

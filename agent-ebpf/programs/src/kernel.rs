@@ -8,6 +8,7 @@ use aya_ebpf::helpers::bpf_probe_read_kernel;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_comm as get_current_comm, bpf_probe_read_kernel as probe_read_kernel,
 };
+pub use ollystack_ebpf::ring::wakeup;
 use ollystack_ebpf::{COMMAND_BYTES, Ends, FAMILY_V4, FAMILY_V6, layout};
 
 pub mod cgroup;
@@ -15,25 +16,6 @@ pub mod histogram;
 
 /// Asks a ring how many bytes wait in it.
 pub const AVAILABLE: u64 = 0;
-
-/// With which flags to submit a record of `bytes`, where so many waited before it.
-///
-/// The reader comes by itself every few milliseconds, and waking it costs several times what the record costs (an interrupt to the
-/// own processor, for which a virtual machine is left): so it is woken when a quarter of the ring waits for it, and, should it
-/// not have come, at each sixteenth more. Not at every record beyond: a reader that is at work needs no waking. Processors that write
-/// at once may both take a step's end for the other's; the next step makes up for it.
-#[inline(always)]
-pub fn wakeup(waiting: u64, bytes: usize, ring_bytes: u64) -> u64 {
-    const NO_WAKEUP: u64 = 1;
-    const FORCE_WAKEUP: u64 = 2;
-    let then = waiting + RECORD_HEAD_BYTES + bytes as u64;
-    // The step is a power of two, as the ring is: what differs in a higher bit is of another step.
-    let is_step = (waiting ^ then) >= ring_bytes / 16;
-    if then > ring_bytes / 4 && is_step { FORCE_WAKEUP } else { NO_WAKEUP }
-}
-
-/// What the ring puts before each record (`struct bpf_ringbuf_hdr`).
-const RECORD_HEAD_BYTES: u64 = 8;
 
 /// TCP's states, as `inet_sock_set_state` gives them.
 pub mod state {

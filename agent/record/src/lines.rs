@@ -8,6 +8,7 @@
 use crate::otlp::common::v1::any_value::Value;
 use crate::otlp::logs::v1::LogRecord;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, watch};
@@ -41,6 +42,13 @@ pub struct Under {
     pub asked_unix_nano: u64,
 }
 
+impl Under {
+    /// Whether both are of one request. By when that came they are not: it is reckoned anew from two clocks each time that lines are told.
+    fn is_one_with(&self, other: &Under) -> bool {
+        self.trace == other.trace && self.span == other.span
+    }
+}
+
 /// In place of the one that there is not.
 const NOBODY: Under = Under { trace: [0; 16], span: [0; 8], asked_unix_nano: 0 };
 
@@ -51,6 +59,17 @@ pub struct Lines {
     /// Up to when (nanoseconds since the epoch) all that was written has been told; 0 while nobody tells.
     told_until: watch::Sender<u64>,
     asked: Notify,
+    alike: AtomicU64,
+    late: AtomicU64,
+}
+
+/// Why lines that were written under a request have no trace. Counters only grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Doubts {
+    /// Lines that said the same as one of another request, or of none.
+    pub alike: u64,
+    /// Times that who asked was not told in time what had been written.
+    pub late: u64,
 }
 
 #[derive(Debug, Default)]
@@ -63,7 +82,8 @@ struct Known {
 
 impl Default for Lines {
     fn default() -> Lines {
-        Lines { known: Mutex::default(), told_until: watch::Sender::new(0), asked: Notify::new() }
+        let (known, told_until, asked) = (Mutex::default(), watch::Sender::new(0), Notify::new());
+        Lines { known, told_until, asked, alike: AtomicU64::new(0), late: AtomicU64::new(0) }
     }
 }
 
@@ -72,7 +92,8 @@ impl Lines {
     /// knows which.
     pub fn tell(&self, shown: &[u8], length: usize, under: Option<Under>, now_unix_nano: u64) {
         if let Some(key) = key_of_write(shown, length) {
-            self.known().tell(key, under.unwrap_or(NOBODY), now_unix_nano);
+            let is_alike = self.known().tell(key, under.unwrap_or(NOBODY), now_unix_nano);
+            self.alike.fetch_add(is_alike.into(), Relaxed);
         }
     }
 
@@ -108,6 +129,7 @@ impl Lines {
         self.asked.notify_one();
         if tokio::time::timeout(PATIENCE, told.wait_for(is_there)).await.is_err() {
             // Whoever is so slow is not waited for again until he speaks.
+            self.late.fetch_add(1, Relaxed);
             self.rest();
         }
     }
@@ -127,20 +149,27 @@ impl Lines {
         known.find(key_of_text(text.as_bytes())).filter(|under| *under != NOBODY)
     }
 
+    /// How often a trace was left out.
+    pub fn doubts(&self) -> Doubts {
+        Doubts { alike: self.alike.load(Relaxed), late: self.late.load(Relaxed) }
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Known {
-    fn tell(&mut self, key: u64, under: Under, now_unix_nano: u64) {
+    /// Whether it says the same as a line that is not of this request.
+    fn tell(&mut self, key: u64, under: Under, now_unix_nano: u64) -> bool {
         let is_over = now_unix_nano.abs_diff(self.began) >= GENERATION.as_nanos() as u64;
         if is_over || self.young.len() >= GENERATION_MAX {
             self.old = std::mem::take(&mut self.young);
             self.began = now_unix_nano;
         }
-        let under = self.find(key).filter(|before| *before != under).map_or(under, |_| NOBODY);
-        self.young.insert(key, under);
+        let is_alike = self.find(key).is_some_and(|before| !before.is_one_with(&under));
+        self.young.insert(key, if is_alike { NOBODY } else { under });
+        is_alike
     }
 
     fn find(&self, key: u64) -> Option<Under> {
@@ -229,6 +258,16 @@ mod tests {
     }
 
     #[test]
+    fn what_a_request_says_twice_is_its_own_also_if_its_time_is_told_a_little_differently() {
+        let lines = Lines::default();
+        for asked_unix_nano in [1_000_000, 1_000_020, 999_990] {
+            write(&lines, "to a file and to the console\n", Some(Under { asked_unix_nano, ..A }), 1);
+        }
+        let found = read(&lines, "to a file and to the console").map(|under| (under.trace, under.span));
+        assert_eq!((found, lines.doubts().alike), (Some((A.trace, A.span)), 0));
+    }
+
+    #[test]
     fn what_two_requests_say_alike_is_nobody_s_nor_what_is_said_outside_of_any() {
         let lines = Lines::default();
         for (text, first, second, expected) in [
@@ -241,6 +280,7 @@ mod tests {
             write(&lines, text, second, GENERATION.as_nanos() as u64 + 1);
             assert_eq!(read(&lines, text.trim_end()), expected, "{text}");
         }
+        assert_eq!(lines.doubts(), Doubts { alike: 3, late: 0 });
     }
 
     #[test]
@@ -287,7 +327,7 @@ mod tests {
         // One who does not answer is waited for once.
         lines.told_until(1);
         lines.settle(7).await;
-        assert_eq!(*lines.told_until.borrow(), 0);
+        assert_eq!((*lines.told_until.borrow(), lines.doubts().late), (0, 1));
         lines.settle(7).await;
         lines.forget();
         assert_eq!(read(&lines, "just written"), None);

@@ -229,6 +229,7 @@ impl Input {
         let now_ns = monotonic_ns();
         self.flows.settle(now_ns, epoch_offset_ns(), &mut self.processes, &self.intake, &self.stats);
         self.stats.set_processes(self.processes.seen());
+        self.stats.set_doubts(self.lines.doubts());
         let epoch_ns = now_ns + epoch_offset_ns();
         for batch in self.tcp.read(epoch_ns).into_iter().chain(self.process.read(epoch_ns)) {
             self.intake.offer(batch);

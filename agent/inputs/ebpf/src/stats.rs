@@ -2,6 +2,7 @@
 
 use crate::seen::SeenProcess;
 use crate::tls::TlsFile;
+use ollystack_record::lines::Doubts;
 use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -17,6 +18,8 @@ pub struct Stats {
     pub(crate) lines: AtomicU64,
     pub(crate) lines_served: AtomicU64,
     pub(crate) lines_missed: AtomicU64,
+    pub(crate) lines_alike: AtomicU64,
+    pub(crate) lines_late: AtomicU64,
     pub(crate) unanswered: AtomicU64,
     pub(crate) unpaired: AtomicU64,
     pub(crate) unrecognised: AtomicU64,
@@ -58,6 +61,10 @@ pub struct Reading {
     pub lines_served: u64,
     /// Lines that were left out because a ring was filling.
     pub lines_missed: u64,
+    /// Lines that said the same as one of another request, or of none: both are nobody's.
+    pub lines_alike: u64,
+    /// Times that lines were read in a log and the kernel's records were not looked into in time: those lines have no trace.
+    pub lines_late: u64,
     /// Requests whose answer was not seen: their connection ended, or was silent for minutes.
     pub unanswered: u64,
     /// Responses whose request was not seen.
@@ -94,6 +101,8 @@ impl Stats {
             lines: self.lines.load(Relaxed),
             lines_served: self.lines_served.load(Relaxed),
             lines_missed: self.lines_missed.load(Relaxed),
+            lines_alike: self.lines_alike.load(Relaxed),
+            lines_late: self.lines_late.load(Relaxed),
             unanswered: self.unanswered.load(Relaxed),
             unpaired: self.unpaired.load(Relaxed),
             unrecognised: self.unrecognised.load(Relaxed),
@@ -111,6 +120,11 @@ impl Stats {
     /// Bytes that the kernel holds for the agent's maps.
     pub fn map_bytes(&self) -> u64 {
         self.map_bytes.load(Relaxed)
+    }
+
+    pub(crate) fn set_doubts(&self, doubts: Doubts) {
+        self.lines_alike.store(doubts.alike, Relaxed);
+        self.lines_late.store(doubts.late, Relaxed);
     }
 
     pub(crate) fn set_processes(&self, processes: Vec<SeenProcess>) {

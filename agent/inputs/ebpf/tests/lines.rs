@@ -40,6 +40,8 @@ const REQUESTS: usize = 50;
 /// Rounds of as many requests until all lines of one have theirs; who has none by then has none.
 const ROUNDS: usize = 20;
 const DEADLINE: Duration = Duration::from_secs(30);
+/// Between the two times that a line is written: of the order of that between two looks into the ring.
+const BETWEEN: Duration = Duration::from_millis(10);
 
 fn main() -> ExitCode {
     if let Ok(part) = std::env::var(PLAY) {
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
     if let Some(taps) = best {
         for (title, server, share) in [
             ("a_thread_s_lines_through_a_pipe_are_its_request_s", "pipe", 99),
+            ("a_thread_s_lines_that_are_written_twice_are_its_request_s", "twice", 99),
             ("lines_of_workers_behind_a_queue_are_nobody_s", "pool", 0),
             ("lines_of_an_async_runtime_are_never_another_s", "async", 0),
             ("lines_of_a_loop_are_never_another_s", "loop", 0),
@@ -297,6 +300,15 @@ fn play(part: &str) {
     let part = part.to_owned();
     std::thread::spawn(move || match part.as_str() {
         "pipe" => threads(&listener, |line| std::io::stderr().write_all(line.as_bytes()).expect("written")),
+        "twice" => {
+            // As with one logger to a file and one to the console; between the two the agent reads what the kernel told.
+            let log = Arc::new(log);
+            threads(&listener, move |line| {
+                log.as_ref().write_all(line.as_bytes()).expect("written");
+                std::thread::sleep(BETWEEN);
+                log.as_ref().write_all(line.as_bytes()).expect("written");
+            });
+        }
         "pool" => pool(&listener, log),
         "async" => tasks(listener, &log, tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS)),
         "loop" => tasks(listener, &log, &mut tokio::runtime::Builder::new_current_thread()),

@@ -3,6 +3,8 @@
 use super::*;
 use ollystack_ebpf::flow::{DATA, RECEIVED, SERVER};
 use ollystack_ebpf::{bytes_of, sniff};
+use ollystack_record::otlp::common::v1::{AnyValue, any_value::Value};
+use ollystack_record::otlp::logs::v1::LogRecord;
 use ollystack_record::otlp::trace::v1::Span;
 use ollystack_record::{Ledger, value};
 use ollystack_schema::names::semconv;
@@ -200,6 +202,31 @@ fn who_reads_a_request_in_two_calls_makes_the_same_of_its_numbers_as_who_reads_i
     assert_eq!(whole.iter().map(|(_, links)| *links).collect::<Vec<_>>(), [1]);
     assert_eq!(trace(&[(&ASK[..1], TURN, 700), (&ASK[1..], 0, 0)]), whole, "a byte, then the rest");
     assert_eq!(trace(&[(&ASK[4..], CARRY, 704)]), whole, "four bytes of which only the rest tells");
+}
+
+#[test]
+fn a_line_that_is_written_twice_is_its_request_s_though_the_clock_is_read_anew_between() {
+    let (mut kernel, lines) = (Kernel::new(16), Arc::new(Lines::default()));
+    kernel.flows = kernel.flows.telling(Arc::clone(&lines));
+    for number in 0..8 {
+        kernel.ask(7, 2 * number + 1, number * ASK.len() as u32);
+        kernel.answer(7, 2 * number + 2, number * FAILED.len() as u32);
+    }
+    // It has no event loop.
+    assert!(kernel.flows.parents.loggers(1, |_| false).eq([(0, true)]));
+    kernel.ask(7, 17, 8 * ASK.len() as u32);
+    let text = "INFO serving /orders/17/lines";
+    for (time_ns, offset_ns) in [(17_100, 1_000_000), (17_200, 1_000_020)] {
+        let length = text.len() + 1;
+        let meta = Meta { time_ns, length: length as u32, captured: length as u16, kind: LINE, ..Meta::default() };
+        let record = [bytes_of(&meta), text.as_bytes(), b"\n"].concat();
+        kernel.flows.take(&record, true, offset_ns, &mut kernel.processes);
+    }
+    kernel.answer(7, 18, 8 * FAILED.len() as u32);
+    let span = kernel.spans().pop().unwrap();
+    let body = Some(AnyValue { value: Some(Value::StringValue(text.to_owned())) });
+    let under = lines.of(&LogRecord { body, ..LogRecord::default() });
+    assert_eq!(under.map(|under| (under.trace.to_vec(), under.span.to_vec())), Some((span.trace_id, span.span_id)));
 }
 
 #[test]

@@ -82,9 +82,16 @@ fn main() -> Result<()> {
     ensure!(seconds >= 60, "{seconds} s are too short; at least 60 are needed");
     // To repeat one load.
     let only = arguments.next();
+    let loads: Vec<_> = LOADS.iter().filter(|load| only.as_deref().is_none_or(|only| only == load.name)).collect();
+    ensure!(
+        !loads.is_empty(),
+        "no load is called {}; there are: {}",
+        only.unwrap_or_default(),
+        LOADS.iter().map(|load| load.name).collect::<Vec<_>>().join(", ")
+    );
     let systems = lines::systems(&Path::new(env!("CARGO_MANIFEST_DIR")).join("data/loghub"))?;
     let (mut rows, mut figures, mut rests) = (Vec::new(), Map::new(), Vec::new());
-    for load in LOADS.iter().filter(|load| only.as_deref().is_none_or(|only| only == load.name)) {
+    for load in loads {
         let mut of_both = Vec::new();
         for (state, settings) in [("off", OFF), ("on", &[][..])] {
             let found = measure(&binaries, &systems, load, settings, seconds)

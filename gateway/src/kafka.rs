@@ -97,7 +97,7 @@ impl Health {
         }))
     }
 
-    /// Whether the cluster takes messages, as far as is known.
+    /// Whether the cluster takes messages, or may, as far as is known.
     pub(crate) fn is_reached(&self) -> bool {
         *self.0.reached.borrow()
     }
@@ -136,13 +136,18 @@ impl Health {
         let told = barred.as_ref().map(|Barred { reason, next_step }| format!("{reason}; {next_step}"));
         let problem = problem.map(|problem| told.unwrap_or(problem));
         let mut trouble = self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        match (self.is_reached(), &problem) {
-            (true, Some(problem)) => tracing::warn!(problem, "Kafka is away"),
-            (false, None) => tracing::info!("Kafka is reached"),
+        match (&*trouble, &problem) {
+            (None, Some(problem)) => tracing::warn!(problem, "Kafka is away"),
+            (Some(_), None) => tracing::info!("Kafka is reached"),
             _ => {}
         }
         self.0.reached.send_replace(problem.is_none());
         *trouble = problem;
+    }
+
+    /// Let messages try whether what is wrong has been put right, where nothing else can tell. It is shown until one has got through.
+    fn try_again(&self) {
+        self.0.reached.send_replace(true);
     }
 }
 
@@ -242,6 +247,20 @@ fn reason_of(error: &KafkaError) -> &'static str {
 mod tests {
     use super::*;
     use crate::telemetry::metrics::Metrics;
+
+    #[test]
+    fn what_is_wrong_is_shown_while_messages_try_again_until_one_got_through() {
+        let health = Health::new();
+        health.set(None);
+        for _ in 0..2 {
+            health.set(Some("may not".to_owned()));
+            assert!(!health.is_reached());
+            health.try_again();
+            assert_eq!((health.is_reached(), health.trouble().as_deref()), (true, Some("may not")));
+        }
+        health.set(None);
+        assert_eq!((health.is_reached(), health.trouble()), (true, None));
+    }
 
     #[test]
     fn what_bars_a_client_is_told_with_a_next_step_until_the_cluster_is_reached() {

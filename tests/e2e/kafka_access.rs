@@ -195,6 +195,8 @@ pub(crate) fn by_rights_is_named_for_each_that_a_user_lacks_and_comes_with_them(
         services.push(service);
     }
     are_there_once(world, &services.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let refusals = gateway.process().output().matches("Kafka is away").count();
+    ensure!(refusals < 10, "that one right is missing is told {refusals} times");
     let logged = consumer.process().output();
     for right in on_topics.iter().chain([&on_group]) {
         ensure!(logged.contains(right), "the log does not say {right}:\n{logged}");

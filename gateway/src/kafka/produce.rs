@@ -19,6 +19,7 @@ use ollystack_buffer::{Buffer, EntryId, Loss, Observer, Stored};
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -33,7 +34,7 @@ const LOOK_PAUSE: Duration = Duration::from_millis(500);
 const REPLAY_MAX: usize = 64;
 
 /// After a failure that somebody has to put right.
-const DISK_PAUSE: Duration = Duration::from_secs(5);
+const REPAIR_PAUSE: Duration = Duration::from_secs(5);
 
 type Client = FutureProducer<Context>;
 
@@ -44,6 +45,8 @@ pub(crate) struct Producer {
     settings: ClientConfig,
     user: String,
     topics: [String; 3],
+    /// By topic: brokers refused what we wrote to it, and have taken nothing since. They may show it all the same.
+    refused: [AtomicBool; 3],
     message_bytes_max: usize,
     health: Health,
     spill: Buffer,
@@ -90,6 +93,7 @@ impl Producer {
             settings,
             user: user_of(config),
             topics: topics(&config.topic_prefix),
+            refused: Default::default(),
             message_bytes_max: config.message_bytes_max,
             health,
             spill,
@@ -239,7 +243,12 @@ impl Producer {
             }
         };
         match &sent {
-            Ok(()) => self.metrics.kafka.produced(message.signal, message.head.records, begun.elapsed()),
+            Ok(()) => {
+                self.metrics.kafka.produced(message.signal, message.head.records, begun.elapsed());
+                if self.refused[message.signal as usize].swap(false, Relaxed) && !self.is_refused() {
+                    self.health.set(None);
+                }
+            }
             Err(Failure::Perhaps(None)) => self.metrics.kafka.failure("produce", "stopped"),
             Err(Failure::Never(error)) => {
                 self.metrics.kafka.failure("produce", reason_of(error));
@@ -248,14 +257,14 @@ impl Producer {
             }
             Err(Failure::NotSent(error) | Failure::Perhaps(Some(error))) => {
                 self.metrics.kafka.failure("produce", reason_of(error));
-                self.failed(&client, error);
+                self.failed(&client, message.signal as usize, error);
             }
         }
         sent
     }
 
-    /// What a failure says of the cluster, or of the client.
-    fn failed(&self, client: &Client, error: &KafkaError) {
+    /// What a failure to write to a topic says of it, of the cluster, or of the client.
+    fn failed(&self, client: &Client, topic: usize, error: &KafkaError) {
         if let Some((_, why)) = client.client().fatal_error() {
             let mut current = self.client.lock().unwrap_or_else(PoisonError::into_inner);
             // All that was under way fails with it: the first of them replaces it.
@@ -268,9 +277,25 @@ impl Producer {
                 }
             }
         }
-        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
-            self.health.set(Some(error.to_string()));
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::QueueFull) => {}
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                self.refused[topic].store(true, Relaxed);
+                self.health.set(Some(self.may_not_use(&self.topics[topic])));
+            }
+            _ => self.health.set(Some(error.to_string())),
         }
+    }
+
+    fn is_refused(&self) -> bool {
+        self.refused.iter().any(|refused| refused.load(Relaxed))
+    }
+
+    fn may_not_use(&self, topic: &str) -> String {
+        let user = &self.user;
+        format!(
+            "{user} may not use topic {topic}; add the ACL Write on topic {topic}, and Create if it is not there yet"
+        )
     }
 
     fn set_spill_trouble(&self, problem: Option<String>) {
@@ -287,13 +312,21 @@ impl Producer {
         stop.run_until_cancelled(async {
             loop {
                 self.health.wait(false).await;
+                if self.is_refused() {
+                    sleep(REPAIR_PAUSE).await;
+                }
                 let producer = Arc::clone(&self);
                 let looked = tokio::task::spawn_blocking(move || producer.look()).await;
                 let problem = looked.map_err(|error| error.to_string()).and_then(|look| look).err();
-                if problem.is_some() {
-                    sleep(LOOK_PAUSE).await;
+                match problem {
+                    Some(problem) => {
+                        sleep(LOOK_PAUSE).await;
+                        self.health.set(Some(problem));
+                    }
+                    // That a topic is shown does not say that it may be written to.
+                    None if self.is_refused() => self.health.try_again(),
+                    None => self.health.set(None),
                 }
-                self.health.set(problem);
             }
         })
         .await;
@@ -307,10 +340,7 @@ impl Producer {
             let metadata = metadata.map_err(|error| error.to_string())?;
             let found = metadata.topics().iter().find(|found| found.name() == topic);
             if is_hidden(found) {
-                let user = &self.user;
-                return Err(format!(
-                    "{user} may not use topic {topic}; add the ACL Write on topic {topic}, and Create if it is not there yet"
-                ));
+                return Err(self.may_not_use(topic));
             }
             let partitions = found.filter(|topic| topic.error().is_none()).map(|topic| topic.partitions());
             let Some(partitions) = partitions.filter(|partitions| !partitions.is_empty()) else {
@@ -350,7 +380,7 @@ impl Producer {
                 }
                 Err(error) => {
                     tracing::error!(%error, "the spill cannot be read; trying again");
-                    sleep(DISK_PAUSE).await;
+                    sleep(REPAIR_PAUSE).await;
                 }
             }
         }
@@ -374,7 +404,7 @@ impl Producer {
                 lease.done().await;
             }
             // It was answered as safe: it stays until somebody has put right what is in its way.
-            Err(Failure::Never(_)) => sleep(DISK_PAUSE).await,
+            Err(Failure::Never(_)) => sleep(REPAIR_PAUSE).await,
             // Back to where it was.
             Err(_) => {}
         }

@@ -77,10 +77,18 @@ pub(crate) fn a_stop_goes_on_where_levels_and_totals_were(world: &World) -> Resu
     agent.stop()?;
     // A gateway whose tables are not there yet has left some of it on the agent's disk.
     agent.restart()?;
-    until("all is there, once", || {
+    let mut last = (0, 0);
+    let all = until("all is there, once", || {
         let arrived = arrived(world)?;
+        last = arrived;
         ensure!(arrived.0 <= 50 && arrived.1 <= 70, "{arrived:?} is more than the 50 samples and the total of 70 sent");
         Ok((arrived == (50, 70)).then_some(()))
+    });
+    all.with_context(|| {
+        format!(
+            "{last:?} of 50 samples and a total of 70 are there: {:?}",
+            world.sql("SELECT * FROM {db}.metrics_raw FORMAT Vertical")
+        )
     })?;
     Ok(Outcome::Held)
 }

@@ -234,6 +234,11 @@ impl Process {
         self.fold.checkpoint(now)
     }
 
+    /// From now on nothing escapes: totals of metrics that begin later count in full. Call before anything can come.
+    pub fn begin(&mut self, now: u64) {
+        self.fold.begin(now);
+    }
+
     /// Go on from a checkpoint of which nothing had been handed out, before anything is taken.
     pub fn restore(&mut self, checkpoint: &[u8], now: u64) -> Result<fold::Restored, fold::CheckpointError> {
         self.fold.restore(checkpoint, now)

@@ -66,6 +66,8 @@ pub(crate) fn open(
     mut lost: Lost,
     now: u64,
 ) -> Keeper {
+    // Inputs open soon, and the first tick comes when it comes.
+    process.begin(now);
     let file = CheckpointFile::new(dir, bytes_max);
     let restored = match file.read() {
         Ok(Some(bytes)) => process.restore(&bytes, now).map_err(|error| error.to_string()),

@@ -130,6 +130,11 @@ impl Fold {
         }
     }
 
+    /// From now on nothing escapes: totals that begin later count in full. Without this, that is from the first sample or tick on.
+    pub fn begin(&mut self, now: u64) {
+        self.times.begin(now);
+    }
+
     /// Let `rewrite` say, when a series is first seen, under which labels it goes out.
     pub fn rewrite_with(&mut self, rewrite: Rewrite) {
         self.table.rewrite_with(rewrite);

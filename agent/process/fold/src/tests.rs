@@ -400,6 +400,20 @@ fn a_gauge_that_is_not_a_number_does_not_spoil_its_window() {
 }
 
 #[test]
+fn a_counter_that_began_before_the_first_look_counts_in_full_if_the_agent_was_there() {
+    for (begins, expected) in [(true, 100.0), (false, 0.0)] {
+        let mut bench = Bench::steady();
+        if begins {
+            bench.fold.begin(START);
+        }
+        let series = series(Kind::Sum { monotonic: true, delta: false });
+        bench.take(total(&series, START + 1, START + SECOND, 100), START + SECOND);
+        bench.tick(START + 120 * SECOND);
+        assert_eq!(sums(bench.data()).iter().sum::<f64>(), expected);
+    }
+}
+
+#[test]
 fn a_counter_that_was_forgotten_is_not_counted_again_when_it_returns() {
     let mut bench = Bench::steady();
     let series = series(Kind::Sum { monotonic: true, delta: false });
